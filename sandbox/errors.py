@@ -67,8 +67,8 @@ class SpecError(SandboxError):
 
     def __init__(self, diagnostics: Iterable[RenderableDiagnostic]) -> None:
         self.diagnostics = list(diagnostics)
-        #: Returns the valid part of the file (sandbox.spec.remainder), so that host checks can cover it; None if there is none.
-        self.remainder: Callable[[], Any] | None = None
+        #: Returns the valid part of the file (sandbox.spec.valid_part), so that host checks can cover it; None if there is none.
+        self.valid_part: Callable[[], Any] | None = None
         super().__init__("\n".join(diagnostic.render() for diagnostic in self.diagnostics))
 
     def render(self, *, color: bool = False) -> str:

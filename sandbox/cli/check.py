@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sandbox.spec.check import Checked
+    from sandbox.spec.check import CheckResult
     from sandbox.spec.requests import Request
 
 DESCRIPTION = """\
@@ -108,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if mistakes else 0
 
 
-def _requests_as_dict(checked: Checked, wanted: bool) -> dict[str, object]:
+def _requests_as_dict(checked: CheckResult, wanted: bool) -> dict[str, object]:
     if not wanted:
         return {}
     asked = checked.requests
@@ -131,7 +131,7 @@ def _leads_to(request: Request) -> str | None:
     return None if real == path else real
 
 
-def _requests_as_text(file: str, checked: Checked) -> Iterator[str]:
+def _requests_as_text(file: str, checked: CheckResult) -> Iterator[str]:
     """Yield the lines of the report, with control characters escaped, so that an untrusted file cannot forge lines."""
     from sandbox.spec.notation import visible
 

@@ -7,11 +7,11 @@ from unionfs._stdlib.dataclasses import replace
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sandbox.spec.check import Checked, Variant
+    from sandbox.spec.check import CheckResult, Variant
     from sandbox.spec.diagnostic import Diagnostic
 
 
-def with_refusals(checked: Checked) -> Checked:
+def with_refusals(checked: CheckResult) -> CheckResult:
     """Return *checked* with the refusals of this machine for the file and for each of its profiles. Change nothing."""
     from sandbox.spec.check import identity
     from sandbox.spec.diagnostic import Diagnostic
@@ -30,12 +30,12 @@ def with_refusals(checked: Checked) -> Checked:
 
 
 def _refusals(variant: Variant) -> list[Diagnostic]:
-    from sandbox.cli.planning import plan, refusals_of_rest
+    from sandbox.cli.planning import plan, refusals_of_valid_part
     from sandbox.spec.diagnostic import Diagnostic
 
     if variant.spec is None:
-        rest = None if variant.remainder is None else variant.remainder()
-        return [] if rest is None else refusals_of_rest(rest)
+        rest = None if variant.valid_part is None else variant.valid_part()
+        return [] if rest is None else refusals_of_valid_part(rest)
     planning = plan(variant.spec)
     found = list(planning.draft.diagnostics())
     if planning.state is not None:

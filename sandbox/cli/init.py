@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the file, or list the templates; return the exit status."""
     from sandbox.editing.replace import create, read_original, replace
-    from sandbox.editing.starters import template, templates
+    from sandbox.editing.template_files import template, templates
 
     if arguments.list:
         known = templates()

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     if "_ARGCOMPLETE" in os.environ and "COMP_LINE" in os.environ:  # a shell requests completions
         from sandbox.cli.parser import whole
-        from sandbox.completion.asking import complete
+        from sandbox.completion.answer import complete
 
         complete(whole)
     _open_standard_descriptors()

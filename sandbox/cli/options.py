@@ -109,7 +109,7 @@ def load_spec(arguments: argparse.Namespace, *, unenforced: Unenforced = "refuse
         assignments=overrides(arguments),
         unenforced=unenforced,
     )
-    if spec.doubts:
+    if spec.suspicious:
         from sandbox.cli.output import print_warnings
 
         print_warnings(spec.warnings)

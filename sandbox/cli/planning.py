@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sandbox.plan import Draft, Kept
     from sandbox.spec.diagnostic import Diagnostic
     from sandbox.spec.model import Spec
-    from sandbox.spec.remainder import Remainder
+    from sandbox.spec.valid_part import ValidPart
     from sandbox.state.joined_namespaces import Found
 
 
@@ -53,16 +53,16 @@ def load_to_plan(arguments: argparse.Namespace, command: tuple[str, ...] | None 
     try:
         return load_spec(arguments, unenforced="keep")
     except SpecError as error:
-        rest: Remainder | None = error.remainder() if error.remainder is not None else None
+        rest: ValidPart | None = error.valid_part() if error.valid_part is not None else None
         if rest is None:
             raise
         mistakes = cast("list[Diagnostic]", error.diagnostics)
-        together = [*mistakes, *refusals_of_rest(rest, command)]
+        together = [*mistakes, *refusals_of_valid_part(rest, command)]
     together.sort(key=Diagnostic.sort_key)
     raise SpecError(together)
 
 
-def refusals_of_rest(rest: Remainder, command: tuple[str, ...] | None = None) -> list[Diagnostic]:
+def refusals_of_valid_part(rest: ValidPart, command: tuple[str, ...] | None = None) -> list[Diagnostic]:
     """Return the refusals of this machine for *rest*, the part without mistakes of a file, as far as it can be planned."""
     from sandbox.errors import SandboxError
 

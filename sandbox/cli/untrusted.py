@@ -10,13 +10,13 @@ from unionfs._stdlib.dataclasses import replace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.plan import Kept
-    from sandbox.spec.check import Checked
+    from sandbox.spec.check import CheckResult
     from sandbox.spec.diagnostic import Diagnostic
     from sandbox.spec.model import Spec
     from sandbox.spec.requests import Request
 
 
-def look_here(checked: Checked) -> Checked:
+def look_here(checked: CheckResult) -> CheckResult:
     """Return *checked* with warnings about files that decide the next start, and with existing state that the file would use.
 
     Host paths are resolved, but only the records of persistent layers and volumes are opened for reading.

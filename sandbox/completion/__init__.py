@@ -2,7 +2,7 @@
 
     scripts     the completion script of each shell
     candidates  the candidates for an argument: files, keys, values, profiles
-    asking      the answer to a completion request of a shell, and the completer of each argument
+    answer      the answer to a completion request of a shell, and the completer of each argument
 
-A module imports only modules listed above it. `candidates` and `asking` are imported only for a completion request.
+A module imports only modules listed above it. `candidates` and `answer` are imported only for a completion request.
 """

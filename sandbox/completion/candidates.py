@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sandbox.editing import starters
+from sandbox.editing import template_files
 from sandbox.errors import SandboxError, SpecError
 from sandbox.reference.entries import entries
 from sandbox.reference.prose import TOPICS
@@ -142,7 +142,7 @@ def _shown(value: object) -> str:
 
 def templates() -> Candidates:
     """Return the templates of `sandbox init` with their descriptions."""
-    return starters.templates()
+    return template_files.templates()
 
 
 def kept_layers() -> Candidates:

@@ -16,7 +16,7 @@
     change         read, change, check and replace a file
     style          the usual layout, which `fmt` gives to a file
     session        the dialogue of `sandbox edit`
-    starters       commented files to start from, which are in templates/
+    template_files commented files to start from, which are in templates/
 
 A module imports only modules listed above it, and from outside only `sandbox.spec` and `sandbox.errors`.
 

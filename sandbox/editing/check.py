@@ -62,14 +62,14 @@ def _found(
     try:
         # All unenforced settings are kept, because the file may be meant for a later version.
         spec = parse(content, path=name, environ=environ, unenforced="keep", every_mistake=True)
-        found, doubts = list(spec.unenforced), list(spec.warnings)
+        found, suspicious = list(spec.unenforced), list(spec.warnings)
     except SpecError as error:
-        found, doubts = cast("list[Diagnostic]", error.diagnostics), []
+        found, suspicious = cast("list[Diagnostic]", error.diagnostics), []
     mistakes = [one for one in found if not one.message.endswith(NOT_ENFORCED)]
     unenforced = [
         dataclasses.replace(one, severity="warning") for one in found if one.message.endswith(NOT_ENFORCED)
     ]
-    return mistakes, unenforced + doubts
+    return mistakes, unenforced + suspicious
 
 
 def _without(found: list[Diagnostic], known: list[Diagnostic]) -> list[Diagnostic]:

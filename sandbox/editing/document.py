@@ -25,9 +25,9 @@ from typing import Any
 from sandbox.editing.insertion import insert, insert_section
 from sandbox.editing.layout import is_below
 from sandbox.editing.placement import inside_profile, is_list_of_tables, is_tables
-from sandbox.editing.removal import cut, remove
+from sandbox.editing.removal import delete, remove
 from sandbox.editing.replacement import replace_literal
-from sandbox.editing.values import MISSING, lookup, same, texts, tree_with, unsafe
+from sandbox.editing.values import MISSING, lookup, same, texts, tree_with, unexpected_result
 from sandbox.editing.verified_text import VerifiedText
 from sandbox.errors import EditError
 from sandbox.spec.notation import KeyPath, format_key, format_key_path, is_unicode, type_name
@@ -69,7 +69,7 @@ class Document:
         wanted = tree_with(self.tree, path, value)
         self._put(path, value)
         if not same(self.tree, wanted):
-            raise unsafe(self.name)
+            raise unexpected_result(self.name)
 
     def remove(self, *paths: KeyPath) -> None:
         """Remove the values at *paths*, with the current numbers of elements. Raises EditError if one is not set."""
@@ -92,7 +92,7 @@ class Document:
             else:
                 self._put(path, [value])
         elif not isinstance(present, list):
-            raise EditError(f"{self.name}: {format_key_path(path)} is {_a(present)}, not a list")
+            raise EditError(f"{self.name}: {format_key_path(path)} is {_with_article(present)}, not a list")
         elif isinstance(value, dict) and self._source.is_made_of_headers(path):
             insert_section(self._source, path, value, array=True)
         else:
@@ -113,7 +113,7 @@ class Document:
             for key, item in value.items():
                 self._put((*path, key), item)
             for key in [key for key in old if key not in value]:
-                cut(self._source, (*path, key))
+                delete(self._source, (*path, key))
             if lookup(self.tree, path) is MISSING:
                 insert(self._source, path, {})
         elif self._source.is_literal(path):
@@ -127,7 +127,7 @@ class Document:
             # A table of [[a]] cannot be anything but a table: the list becomes an array.
             self._put(path[:-1], lookup(tree_with(self.tree, path, value), path[:-1]))
         else:
-            cut(self._source, path)
+            delete(self._source, path)
             if lookup(self.tree, path) is MISSING:
                 insert(self._source, path, value)
             else:
@@ -144,7 +144,7 @@ class Document:
 
     def _put_elements(self, path: KeyPath, old: list[Any], new: list[Any]) -> None:
         for index in range(len(old) - 1, len(new) - 1, -1):
-            cut(self._source, (*path, index))
+            delete(self._source, (*path, index))
         for index, item in enumerate(new):
             if index < len(old):
                 self._put((*path, index), item)
@@ -163,7 +163,7 @@ class Document:
                 if around is MISSING:
                     raise EditError(f"{here} is not set", hint="`sandbox add` adds an element to a list")
                 if not isinstance(around, list):
-                    raise EditError(f"{here} is {_a(around)}, and has no element {part}")
+                    raise EditError(f"{here} is {_with_article(around)}, and has no element {part}")
                 if part >= len(around):
                     elements = "1 element" if len(around) == 1 else f"{len(around)} elements"
                     raise EditError(
@@ -172,7 +172,9 @@ class Document:
                     )
             elif around is not MISSING and not isinstance(around, dict):
                 hint = "write the number of an element, such as [0]" if isinstance(around, list) else None
-                raise EditError(f"{here} is {_a(around)}, and has no key {format_key(part)}", hint=hint)
+                raise EditError(
+                    f"{here} is {_with_article(around)}, and has no key {format_key(part)}", hint=hint
+                )
             around = MISSING if around is MISSING else lookup(around, (part,))
 
     def _nearest(self, path: KeyPath) -> str | None:
@@ -191,6 +193,6 @@ def _by_number(path: KeyPath) -> list[tuple[str, int]]:
     return [(part, 0) if isinstance(part, str) else ("", part) for part in path]
 
 
-def _a(value: object) -> str:
+def _with_article(value: object) -> str:
     noun = type_name(value)
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"

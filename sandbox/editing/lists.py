@@ -35,11 +35,11 @@ from sandbox.spec.short_forms import parse_volume
 from sandbox.spec.tables import Volume
 from unionfs._stdlib.dataclasses import dataclass
 
-_OVER = "add"
+_ADD = "add"
 _VOLUMES = "volumes"
 _VOLUME = Record(Volume)
 VOLUME_TYPES = settings_of(Volume)["type"].codec.choices
-_TAKE_ES = ("s", "x", "z", "ch", "sh")
+_PLURAL_WITH_ES = ("s", "x", "z", "ch", "sh")
 _NAMED_ELEMENT = re.compile(r"\[(?![0-9]+\])(?P<name>[^\[\]\"]+)\]")
 
 
@@ -91,7 +91,7 @@ def find_collection(what: str) -> Collection:
         raise _unknown(what)
     known = collections()
     wanted = ".".join(map(str, words))
-    plurals = (f"{wanted}es",) if wanted.endswith(_TAKE_ES) else (plural(wanted),)
+    plurals = (f"{wanted}es",) if wanted.endswith(_PLURAL_WITH_ES) else (plural(wanted),)
     for matches in (
         [one for name, one in _names(known) if name in plurals],
         [one for name, one in _names(known) if name.endswith("." + wanted)],
@@ -130,12 +130,12 @@ def find_volume(what: str, words: Sequence[str]) -> list[str]:
 def _names(known: dict[str, Collection]) -> list[tuple[str, Collection]]:
     names = list(known.items())
     return names + [
-        (key.removesuffix(f".{_OVER}"), one) for key, one in known.items() if key.endswith(f".{_OVER}")
+        (key.removesuffix(f".{_ADD}"), one) for key, one in known.items() if key.endswith(f".{_ADD}")
     ]
 
 
 def _unknown(what: str) -> EditError:
-    words = sorted({name.rpartition(".")[2] for name, _ in _names(collections())} - {_OVER})
+    words = sorted({name.rpartition(".")[2] for name, _ in _names(collections())} - {_ADD})
     meant = nearest(what, words)
     hint = (
         f"did you mean {meant}?" if meant else f"lists: {', '.join(words)}; or write the full key of a list"

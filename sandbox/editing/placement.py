@@ -58,7 +58,7 @@ def is_tables(value: object) -> TypeGuard[list[dict[str, object]]]:
     return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
-def is_void(path: KeyPath) -> bool:
+def is_same_if_absent(path: KeyPath) -> bool:
     """Tell whether the table *path* means the same when it is empty as when it is absent."""
     if isinstance(path[-1], int):
         return False
@@ -71,7 +71,7 @@ def is_void(path: KeyPath) -> bool:
     return setting.required or setting.default is not None
 
 
-def holds(layout: Layout, path: KeyPath, position: int) -> bool:
+def contains_position(layout: Layout, path: KeyPath, position: int) -> bool:
     """Tell whether *path* is an inline table or array whose text contains *position*."""
     entry = layout.located.entries.get(path)
     return entry is not None and entry.literal and entry.value.start < position < entry.value.end

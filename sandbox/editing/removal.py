@@ -1,13 +1,13 @@
 """Remove keys, tables and elements from a text, with their comments.
 
-`document` calls `remove` for what the user removes, and `cut` for what another value replaces.
+`document` calls `remove` for what the user removes, and `delete` for what another value replaces.
 """
 
 from __future__ import annotations
 
 from sandbox.editing.insertion import insert
 from sandbox.editing.layout import Layout, Section, after_blanks, comments, is_below
-from sandbox.editing.placement import PROFILE, is_void
+from sandbox.editing.placement import PROFILE, is_same_if_absent
 from sandbox.editing.replacement import replace_literal
 from sandbox.editing.values import lookup, tree_without
 from sandbox.editing.verified_text import VerifiedText
@@ -24,16 +24,16 @@ def remove(source: VerifiedText, path: KeyPath) -> None:
     going = path
     for parent in parents:
         table = lookup(source.tree, parent)
-        if not isinstance(table, dict) or len(table) > 1 or not is_void(parent):
+        if not isinstance(table, dict) or len(table) > 1 or not is_same_if_absent(parent):
             break
         section = layout.section(parent)
         if section is not None and comments(_inside(source, layout, section, path)):
             break
         going = parent
-    cut(source, going, comment=True)
+    delete(source, going, comment=True)
 
 
-def cut(source: VerifiedText, path: KeyPath, *, comment: bool = False) -> None:
+def delete(source: VerifiedText, path: KeyPath, *, comment: bool = False) -> None:
     """Remove *path* alone; with *comment* also the comments that belong to it.
 
     A table that only this key defined, as in `a.b = 1`, becomes `a = {}` if an empty table has a meaning.
@@ -68,7 +68,9 @@ def cut(source: VerifiedText, path: KeyPath, *, comment: bool = False) -> None:
         wanted = tree_without(wanted, outer)
         outer = outer[:-1]
     source.accept(text, wanted)
-    meant = next((table for table in gone if isinstance(table[-1], str) and not is_void(table)), None)
+    meant = next(
+        (table for table in gone if isinstance(table[-1], str) and not is_same_if_absent(table)), None
+    )
     if meant is not None:
         insert(source, meant, {})
 
@@ -82,10 +84,10 @@ def _remove_element(source: VerifiedText, path: KeyPath) -> None:
             source, around, elements, [item for number, item in enumerate(elements) if number != index]
         )
     elif len(elements) > 1:
-        cut(source, path, comment=True)
+        delete(source, path, comment=True)
     elif around[0] == PROFILE or "extends" in source.tree:
         # Without a list, the list of the other file would apply.
-        cut(source, around, comment=True)
+        delete(source, around, comment=True)
         insert(source, around, [])
     else:
         remove(source, around)

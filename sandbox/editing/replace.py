@@ -96,7 +96,7 @@ def create(name: str, data: bytes) -> None:
         try:
             os.link(temporary, name)  # unlike rename(2), link(2) never replaces an existing file
         except FileExistsError:
-            raise already_there(name) from None
+            raise file_exists(name) from None
         except OSError as error:
             raise _unwritable(name, error) from None
     _synchronise_directory(name)
@@ -120,7 +120,7 @@ def check_replaceable(original: Original) -> None:
         )
 
 
-def already_there(name: str) -> EditError:
+def file_exists(name: str) -> EditError:
     """Return the error for a new file *name* that exists already."""
     return EditError(f"{name}: exists already", hint="replace it with --force, or give another name")
 

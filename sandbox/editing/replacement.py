@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sandbox.editing.arrays import changed_array
 from sandbox.editing.layout import indent_at
-from sandbox.editing.placement import holds
+from sandbox.editing.placement import contains_position
 from sandbox.editing.values import tree_with, written
 from sandbox.editing.verified_text import VerifiedText
 from sandbox.spec.notation import KeyPath, literal
@@ -22,7 +22,8 @@ def replace_literal(source: VerifiedText, path: KeyPath, old: object, value: obj
     else:
         new = written(value, before=column)
         if "\n" in new and any(
-            holds(layout, outer, span.start) for outer in (path[:length] for length in range(1, len(path)))
+            contains_position(layout, outer, span.start)
+            for outer in (path[:length] for length in range(1, len(path)))
         ):
             new = literal(value)  # an inline table ends on its line
     source.accept(

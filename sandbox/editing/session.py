@@ -82,7 +82,7 @@ def edit_file(
             return warnings
     finally:
         if not keep:
-            _forget(copy)
+            _remove_copy(copy)
 
 
 def _copy(original: Original) -> str:
@@ -93,7 +93,7 @@ def _copy(original: Original) -> str:
         with open(descriptor, "wb") as file:
             file.write(original.data)
     except OSError as error:
-        _forget(path)
+        _remove_copy(path)
         reason = (error.strerror or str(error)).lower()
         raise EditError(f"{original.name}: cannot write a copy in its directory: {reason}") from None
     return path
@@ -103,7 +103,7 @@ def _run(editor: list[str], copy: str, name: str) -> None:
     import subprocess
 
     # Ctrl-C is for the editor. A handler that does nothing is used, because execve(2) would pass SIG_IGN on to the editor.
-    before = signal.signal(signal.SIGINT, _nothing)
+    before = signal.signal(signal.SIGINT, _ignore_signal)
     try:
         status = subprocess.run([*editor, copy], check=False).returncode
     except OSError as error:
@@ -124,7 +124,7 @@ def _is_found(program: str) -> bool:
     return "/" in program or any(os.path.exists(os.path.join(part, program)) for part in os.get_exec_path())
 
 
-def _nothing(_number: int, _frame: FrameType | None) -> None:
+def _ignore_signal(_number: int, _frame: FrameType | None) -> None:
     pass
 
 
@@ -147,7 +147,7 @@ def _wants_to_edit_again(ask: Callable[[str], str], show: Callable[[str], None])
         show(_ANSWERS)
 
 
-def _forget(path: str) -> None:
+def _remove_copy(path: str) -> None:
     try:
         os.unlink(path)
     except FileNotFoundError:

@@ -21,7 +21,7 @@ from typing import Any
 from sandbox.editing.arrays import elements_of, in_lines
 from sandbox.editing.document import Document
 from sandbox.editing.layout import comments, top_statements
-from sandbox.editing.values import same, unsafe
+from sandbox.editing.values import same, unexpected_result
 from sandbox.spec.locate import Entry, Located, Span, Statement, locate
 from sandbox.spec.notation import INDENT, LONGEST_LINE, KeyPath, format_key_path
 
@@ -40,9 +40,9 @@ def formatted(data: bytes, name: str) -> bytes:
     try:
         found: object = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
-        raise unsafe(name) from None
+        raise unexpected_result(name) from None
     if not same(found, document.tree) or comments(text) != comments(document.text):
-        raise unsafe(name)
+        raise unexpected_result(name)
     windows = data.count(b"\r\n")
     return (text.replace("\n", "\r\n") if windows * 2 > data.count(b"\n") else text).encode()
 

@@ -94,7 +94,7 @@ def tree_without(tree: Any, path: Sequence[str | int]) -> Any:
     return {key: tree_without(item, rest) if key == part else item for key, item in tree.items()}
 
 
-def unsafe(name: str) -> EditError:
+def unexpected_result(name: str) -> EditError:
     """Return the error for a change of *name* whose result is not the requested one."""
     return EditError(
         f"{name}: the result of the change would differ from the request",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sandbox.editing.layout import Layout, normalised, read_layout, with_line_ends_of
-from sandbox.editing.values import lookup, same, unsafe
+from sandbox.editing.values import lookup, same, unexpected_result
 from sandbox.errors import EditError
 from sandbox.spec.document import parse_document
 from sandbox.spec.locate import MAX_DEPTH
@@ -46,9 +46,9 @@ class VerifiedText:
         try:
             found: object = tomllib.loads(text)
         except (tomllib.TOMLDecodeError, ValueError, RecursionError):
-            raise unsafe(self.name) from None
+            raise unexpected_result(self.name) from None
         if not same(found, tree):
-            raise unsafe(self.name)
+            raise unexpected_result(self.name)
         layout = read_layout(normalised(text))
         if layout.located.stopped is not None:
             raise EditError(

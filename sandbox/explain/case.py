@@ -39,7 +39,7 @@ class Case:
         return self.draft.plan
 
     @property
-    def is_nobody(self) -> bool:
+    def uses_unowned_ids(self) -> bool:
         """Tell whether no user of this machine has the sandbox's ids: root starts it, and does not map its own uid into it."""
         return self.facts.is_real_root and all(entry.outside != 0 for entry in self.plan.ids.uid_map)
 

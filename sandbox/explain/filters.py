@@ -85,11 +85,11 @@ def _profile_text(plan: SeccompPlan, allowed: frozenset[str]) -> str:
     if plan.profile != "default":
         return f"defined by {plan.profile}"
     kinds = _denied_kinds(allowed)
-    named = [kind for kind in _TOLD if kind in kinds]
+    named = [kind for kind in _NAMED_KINDS if kind in kinds]
     return f"built-in profile: denies {', '.join(named)}, and {len(kinds) - len(named)} more kinds of calls"
 
 
-_TOLD = (
+_NAMED_KINDS = (
     "new namespaces",
     "mounts",
     "the kernel's keyrings",

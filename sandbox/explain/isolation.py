@@ -99,7 +99,7 @@ def ids_section(case: Case) -> Iterator[Fact]:
     you = f"you, {facts.user_name or 'user'} (uid {facts.uid})"
     yield Fact(
         label="uid 0 inside",
-        text=_whom(case, outside, you),
+        text=_host_user_text(case, outside, you),
         value=outside,
         origin=origin,
     )
@@ -132,7 +132,7 @@ def _inside(id_map: Sequence[IdMap], outside: int) -> int | None:
     )
 
 
-def _whom(case: Case, outside: int, you: str) -> str:
+def _host_user_text(case: Case, outside: int, you: str) -> str:
     """Return the text about the host id of user 0 of the sandbox."""
     if outside == 0 and case.facts.is_real_root:
         return (
@@ -244,7 +244,7 @@ def network_section(case: Case) -> Iterator[Fact]:
 def security_section(case: Case) -> Iterator[Fact]:
     """Yield facts about each capability with its reason, and about no_new_privs, seccomp, Landlock and covered paths."""
     process = case.plan.process
-    yield _sets(case)
+    yield _capability_sets(case)
     order = sorted(process.capabilities, key=lambda name: capabilities.NUMBERS[name])
     for name in order:
         why = _CAPABILITIES.get(name, "requested by the file; see capabilities(7)")
@@ -290,7 +290,7 @@ def _covered(label: str, paths: Sequence[str], case: Case, key: str, effect: str
     )
 
 
-def _sets(case: Case) -> Fact:
+def _capability_sets(case: Case) -> Fact:
     """Return the fact about the capabilities that the program starts with, which depend on its user id."""
     process = case.plan.process
     user = process.user.user

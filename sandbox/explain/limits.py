@@ -31,9 +31,9 @@ def limits_section(case: Case) -> Iterator[Fact]:
         # The directory of a run ends in random digits.
         where = None if value is None else hierarchy.file_of(f"{plan.name}-*", name)
         text = None if value is None else f"{_amount(name, value)}, enforced by {mechanism}: {where}"
-        yield _limit(case, name, _plain(value), text, mechanism, where)
+        yield _limit(case, name, _json_value(value), text, mechanism, where)
     if plan.server_cgroup.given():
-        yield _of_server(plan.server_cgroup, sure=plan.bound is None)
+        yield _server_limits(plan.server_cgroup, sure=plan.bound is None)
     for name in PROCESS_LIMITS:
         resource = f"RLIMIT_{LIMITS_CONF_NAMES[name].upper()}"
         value = case.plan.process.rlimits.get(name)
@@ -55,7 +55,7 @@ def limits_section(case: Case) -> Iterator[Fact]:
     yield _limit(case, "oom_score_adj", adjustment, text, "proc", "/proc/self/oom_score_adj")
 
 
-def _of_server(limits: CgroupLimits, *, sure: bool) -> Fact:
+def _server_limits(limits: CgroupLimits, *, sure: bool) -> Fact:
     """Return the fact about the limits of the file system server, which runs in a cgroup beside that of the program."""
     found = {name: getattr(limits, name) for name in limits.given()}
     told = ", ".join(f"{name} {_amount(name, value)}" for name, value in found.items())
@@ -67,7 +67,7 @@ def _of_server(limits: CgroupLimits, *, sure: bool) -> Fact:
     )
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     return [asdict(rates) for rates in value] if isinstance(value, tuple) else value
 
 

@@ -31,7 +31,7 @@ def _risk(case: Case, level: Level, text: str, *keys: str) -> Risk:
     return Risk(level=level, text=text, keys=keys, origins=origins)
 
 
-def _next_start(case: Case) -> Iterator[Risk]:
+def _exposures(case: Case) -> Iterator[Risk]:
     for caution in case.plan.cautions:
         text = f"{caution.message[:1].upper()}{caution.message[1:]}. Remedy: {caution.hint}."
         yield _risk(case, "danger", text, caution.key)
@@ -50,7 +50,7 @@ def _volumes(case: Case) -> Iterator[Risk]:
             is_home = home.rstrip("/") == bind.source
             whole = ", which is your home directory" if is_home else ", where your home directory is"
         # If root starts the sandbox, its ids belong to no user of the host, and others' rights on files apply to its program.
-        may = "what any user may {} of " if case.is_nobody else ""
+        may = "what any user may {} of " if case.uses_unowned_ids else ""
         if not bind.read_only:
             what = may.format("change") + bind.source
             yield _risk(case, "danger", f"The program can change {what} on this machine{whole}.", key)
@@ -100,7 +100,7 @@ def _layers(case: Case) -> Iterator[Risk]:
         if fact is None or fact.kind not in ("directory", "file"):
             continue
         if layer.kind == "dir" and fact.real == "/":
-            if case.is_nobody:
+            if case.uses_unowned_ids:
                 text = "The program can read every file of this machine that any user may read (dir:/)."
             else:
                 text = (
@@ -108,7 +108,7 @@ def _layers(case: Case) -> Iterator[Risk]:
                 )
             yield _risk(case, "caution", text, key)
         elif layer.kind == "dir" and home.startswith("/") and inside(home, fact.real):
-            who = "any user" if case.is_nobody else "you"
+            who = "any user" if case.uses_unowned_ids else "you"
             text = f"The program can read what {who} can read of {layer.path}, where your home directory is."
             yield _risk(case, "caution", text, key)
         problem = trust_problem(fact, case.facts.uid)
@@ -162,7 +162,7 @@ def _shared_namespaces(case: Case) -> Iterator[Risk]:
     if "pid" not in case.plan.namespaces and "pid" not in joined:
         whose = (
             ""
-            if case.is_nobody
+            if case.uses_unowned_ids
             else ", and can signal and kill yours, including the supervisor of the sandbox"
         )
         text = (
@@ -234,13 +234,13 @@ def _limits(case: Case) -> Iterator[Risk]:
         yield _risk(case, "note", text, *(f"limits.{name}" for name in names if held[name] is None))
 
 
-def _kept(case: Case) -> Iterator[Risk]:
+def _persistent_changes(case: Case) -> Iterator[Risk]:
     if case.plan.writable == "persistent":
         text = "Changes to the root file system are kept for the next start."
         yield _risk(case, "note", text, "root.writable")
 
 
-def _kernel(case: Case) -> Iterator[Risk]:
+def _seccomp(case: Case) -> Iterator[Risk]:
     key, plan = "security.seccomp", case.plan.process.seccomp
     if plan is None:
         text = "There is no seccomp filter: the program can use every system call, and exploit bugs in any of them."
@@ -261,7 +261,7 @@ def _kernel(case: Case) -> Iterator[Risk]:
 
 
 _RULES: tuple[Callable[[Case], Iterator[Risk]], ...] = (
-    _next_start,
+    _exposures,
     _volumes,
     _later_mounts,
     _devices,
@@ -271,7 +271,7 @@ _RULES: tuple[Callable[[Case], Iterator[Risk]], ...] = (
     _shared_namespaces,
     _environment,
     _ids,
-    _kept,
+    _persistent_changes,
     _limits,
-    _kernel,
+    _seccomp,
 )

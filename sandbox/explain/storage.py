@@ -151,7 +151,7 @@ def _layer(number: int, layer: Layer, case: Case) -> Fact:
 def _reading(layer: Layer, case: Case) -> str:
     if layer.kind == "tar":
         return "an archive, unpacked once into the layer store under the ids of this sandbox"
-    who = "any user" if case.is_nobody else "you"
+    who = "any user" if case.uses_unowned_ids else "you"
     return f"a directory of this machine; the program can read what {who} can read, and cannot change it"
 
 
@@ -226,7 +226,7 @@ def mounts_section(case: Case) -> Iterator[Fact]:
         fact = _mount(operation, case)
         if fact is not None:
             yield fact
-    yield from _native_refused(case)
+    yield from _refused_direct_binds(case)
     planned = {step.target for step in case.plan.operations if isinstance(step, VolumeOperation)}
     for number, volume in enumerate(case.spec.volumes):
         if volume.target not in planned:
@@ -257,46 +257,48 @@ def _mount(operation: Operation, case: Case) -> Fact | None:
                 "nodev",
             ]
             keys = ("root.writable", "security.no_new_privileges")
-            return _of_ours("/", "fuse", "the layers", options, case, *keys)
+            return _own_mount("/", "fuse", "the layers", options, case, *keys)
         case BindRoot():
             options = ["ro", *(["nosuid"] if operation.nosuid else []), "nodev"]
             source = "the layer" if operation.otherwise == "refuse" else "the layer, or fuse if it is served"
             keys = ("root.writable", "security.no_new_privileges")
-            return _of_ours("/", "bind", source, options, case, *keys)
+            return _own_mount("/", "bind", source, options, case, *keys)
         case MountProc():
             options = ["rw", "nosuid", "nodev", "noexec"]
             if operation.of_host:
-                return _of_ours("/proc", "bind", "the /proc of this machine", options, case, "namespaces.pid")
+                return _own_mount(
+                    "/proc", "bind", "the /proc of this machine", options, case, "namespaces.pid"
+                )
             pid = next((join.asked for join in case.plan.joins if join.kind == "pid"), None)
             source = f"the processes of {pid}" if pid else "the sandbox's own processes"
-            return _of_ours("/proc", "proc", source, options, case, *(("namespaces.pid",) if pid else ()))
+            return _own_mount("/proc", "proc", source, options, case, *(("namespaces.pid",) if pid else ()))
         case MountSys():
             kind = "bind" if operation.of_host else "sysfs"
             source = "the /sys of this machine" if operation.of_host else "the sandbox's own network devices"
             options = ["ro", "nosuid", "nodev", "noexec"]
-            return _of_ours("/sys", kind, source, options, case, "network.mode", "namespaces.net")
+            return _own_mount("/sys", kind, source, options, case, "network.mode", "namespaces.net")
         case BuildDev():
             queues = " mqueue" if operation.mqueue else ""
             named = any(isinstance(step, BindDevice) for step in case.plan.operations)
             other = "and the devices that the file names" if named else "no other device"
             source = f"null zero full random urandom tty, new pts shm{queues}; {other}"
-            fact = _of_ours("/dev", "tmpfs", source, ["rw", "nosuid", "nodev", "noexec"], case)
+            fact = _own_mount("/dev", "tmpfs", source, ["rw", "nosuid", "nodev", "noexec"], case)
             return fact if case.spec.devices else replace(fact, keys=("devices",))
         case ShowHosts():
             source = f"the root's own file, and the name {operation.name}; absent if a direct bind of the root has no such file"
             options = ["ro", "nosuid", "nodev", "noexec"]
-            return _of_ours("/etc/hosts", "tmpfs", source, options, case, "sandbox.hostname")
+            return _own_mount("/etc/hosts", "tmpfs", source, options, case, "sandbox.hostname")
         case BindDevice():
             return _device(operation, case)
         case DirectBind():
-            return _native(operation, case)
+            return _direct_bind(operation, case)
         case BindVolume() | TmpfsVolume() | FileVolume():
             return _volume(operation, case)
         case _:
             return None
 
 
-def _of_ours(target: str, kind: str, source: str, options: list[str], case: Case, *keys: str) -> Fact:
+def _own_mount(target: str, kind: str, source: str, options: list[str], case: Case, *keys: str) -> Fact:
     return Fact(
         label=target,
         text=f"{kind}: {source} ({' '.join(options)})",
@@ -305,7 +307,7 @@ def _of_ours(target: str, kind: str, source: str, options: list[str], case: Case
     )
 
 
-def _native(operation: DirectBind, case: Case) -> Fact:
+def _direct_bind(operation: DirectBind, case: Case) -> Fact:
     options = ["ro", *(["nosuid"] if operation.nosuid else []), "nodev"]
     otherwise = "the server shows it, with a warning" if operation.optional else "the start is refused"
     return Fact(
@@ -328,7 +330,7 @@ def _native(operation: DirectBind, case: Case) -> Fact:
     )
 
 
-def _native_refused(case: Case) -> Iterator[Fact]:
+def _refused_direct_binds(case: Case) -> Iterator[Fact]:
     planned = {step.key for step in case.plan.operations if isinstance(step, DirectBind)}
     for number, path in enumerate(case.spec.root.native):
         key = f"root.native[{number}]"
@@ -388,7 +390,7 @@ def _volume(operation: VolumeOperation, case: Case) -> Fact:
     key = f"volumes[{number}]"
     options = ["ro" if operation.read_only else "rw"]
     options += [name for name in ("nosuid", "nodev", "noexec") if getattr(operation, name)]
-    notes = list(_elsewhere(key, case))
+    notes = list(_fields_of_other_files(key, case))
     value: dict[str, object] = {
         "type": volume.type,
         "target": operation.target,
@@ -448,7 +450,7 @@ def _owner(target: str, case: Case) -> list[str]:
     return []
 
 
-def _elsewhere(key: str, case: Case) -> Iterator[str]:
+def _fields_of_other_files(key: str, case: Case) -> Iterator[str]:
     """Yield a note for each field of a volume that is set in a file other than the one that sets its target."""
     target = case.origin(f"{key}.target")
     for name in ("type", "source", "read_only", "size", "mode", "options", "propagation", "content"):

@@ -25,10 +25,10 @@ def render(report: Report, *, colour: bool = False, everything: bool = False) ->
     Invisible characters and control characters are escaped as in TOML, so that a file under review cannot forge text of
     the report.
     """
-    return "".join(line + "\n" for line in _Painter(colour=colour, everything=everything).report(report))
+    return "".join(line + "\n" for line in _TextRenderer(colour=colour, everything=everything).report(report))
 
 
-class _Painter:
+class _TextRenderer:
     def __init__(self, *, colour: bool, everything: bool) -> None:
         self._colour = colour
         self._everything = everything

@@ -13,8 +13,8 @@ from sandbox.plan.findings import Findings
 from sandbox.plan.operations import BindVolume, TmpfsVolume, VolumeOperation
 from sandbox.plan.private import private_part
 from sandbox.plan.values import LayerPlan, MountPoint
+from sandbox.spec.file_types import wrong_layer_type
 from sandbox.spec.model import Spec
-from sandbox.spec.unusable import wrong_layer
 from sandbox.spec.values import Layer
 from sandbox.spec.values.volumes import MANAGED
 
@@ -73,7 +73,7 @@ def _layer_refusal(layer: Layer, fact: PathFact, private: PrivateFacts) -> tuple
         hint = "a layer must be readable by the user who starts the sandbox"
         return f"{path}: {fact.reason}", fact.remedy or hint
     known = fact.type or (stat.S_IFDIR if fact.kind == "directory" else stat.S_IFREG)
-    if (wrong := wrong_layer(kind, path, known)) is not None:
+    if (wrong := wrong_layer_type(kind, path, known)) is not None:
         return wrong
     if fact.image is not None:
         return image_refusal(fact.image, path, is_directory=True)

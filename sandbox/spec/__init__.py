@@ -5,12 +5,12 @@
     locate, diagnostic, origin  positions of keys and values in a text, and messages that point to them
     document                    bytes to a TOML tree with positions
     settings, codecs/, decode   the mechanism: one declaration per setting, from which everything else is derived
-    short_forms, foreign        notations and names of container engines, for hints and the command line
+    short_forms, other_engines  notations and names of container engines, for hints and the command line
     values/, tables/, model     the language itself
     lookup, assignments         from a key to its declaration; KEY=VALUE
     expand, compose, rules/     references in strings; several files to one; rules about combinations of settings
-    load, remainder             from a path to a specification; the valid part of a file with mistakes
-    requests, unusable          what a file requests from the user; paths whose file type cannot be used
+    load, valid_part            from a path to a specification; the valid part of a file with mistakes
+    requests, file_types        what a file requests from the user; paths whose file type cannot be used
     dump, check                 back to TOML, with the place of every value; all mistakes, with every profile
 
 Except inside functions, a line imports only from itself and from lines above it. Callers use `load`, and `Spec.diagnose` for

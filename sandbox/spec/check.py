@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from sandbox.errors import SpecError
 from sandbox.spec.assignments import Option
 from sandbox.spec.diagnostic import Diagnostic
+from sandbox.spec.file_types import wrong_file_types
 from sandbox.spec.load import ParsedFiles, Unenforced, parse, read
 from sandbox.spec.model import MAX_PROFILES, Spec
 from sandbox.spec.requests import Request, requests
-from sandbox.spec.unusable import unusable
 from unionfs._stdlib import dataclasses
 from unionfs._stdlib.typing import Any, cast
 
@@ -25,12 +25,12 @@ class Variant:
 
     profile: str | None
     spec: Spec | None = None
-    #: Returns a sandbox.spec.remainder.Remainder. None if `spec` is set, or if no part of the file is valid by itself.
-    remainder: Callable[[], Any] | None = None
+    #: Returns a sandbox.spec.valid_part.ValidPart. None if `spec` is set, or if no part of the file is valid by itself.
+    valid_part: Callable[[], Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Checked:
+class CheckResult:
     """The result of a check: the mistakes of a file, and what the file requests from the user who starts it."""
 
     diagnostics: list[Diagnostic]
@@ -64,7 +64,7 @@ def examine(
     profiles: Sequence[str] = (),
     assignments: Sequence[str | Option] = (),
     requested: bool = False,
-) -> Checked:
+) -> CheckResult:
     """Return what :func:`check` returns and, if *requested*, also the requests of the file and of each of its profiles."""
     environ = os.environ if environ is None else environ
     try:
@@ -74,7 +74,7 @@ def examine(
         main = parsed_files.main(data, path)
         known = _profiles_of(main.tree)
     except SpecError as error:
-        return Checked(diagnostics=_of(error))
+        return CheckResult(diagnostics=_diagnostics_of(error))
 
     def load(names: Sequence[str], unenforced: Unenforced) -> Spec:
         return parse(
@@ -93,11 +93,11 @@ def examine(
         try:
             spec = load(names, "refuse")
         except SpecError as error:
-            variants.append(Variant(profile=profile, remainder=error.remainder))
-            return _of(error)
+            variants.append(Variant(profile=profile, valid_part=error.valid_part))
+            return _diagnostics_of(error)
         variants.append(Variant(profile=profile, spec=spec))
         known.update(dict.fromkeys(spec.profile))
-        return [*spec.unenforced, *spec.warnings, *unusable(spec)]
+        return [*spec.unenforced, *spec.warnings, *wrong_file_types(spec)]
 
     found = check_with(profiles)
     seen = {identity(diagnostic) for diagnostic in found}
@@ -127,7 +127,7 @@ def examine(
             asked, specs = _all_requests(load, profiles, () if profiles else tuple(known))
         except SpecError:
             pass
-    return Checked(
+    return CheckResult(
         diagnostics=sorted(found, key=Diagnostic.sort_key),
         requests=asked,
         specs=specs,
@@ -159,5 +159,5 @@ def identity(diagnostic: Diagnostic) -> tuple[object, ...]:
     return (*diagnostic.sort_key(), diagnostic.message)
 
 
-def _of(error: SpecError) -> list[Diagnostic]:
+def _diagnostics_of(error: SpecError) -> list[Diagnostic]:
     return cast("list[Diagnostic]", error.diagnostics)

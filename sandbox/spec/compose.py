@@ -121,7 +121,7 @@ def compose(
     _apply_profiles(whole, profiles, main.origins.main, composer)
     for option, text in assignments:
         _assign(whole, option, text, directory, composer)
-    _settle_changes(whole, (), composer)
+    _apply_remaining_changes(whole, (), composer)
     if composer.found:
         # A file that several files extend is merged several times; report its mistakes once.
         found = list(dict.fromkeys(composer.found))
@@ -233,20 +233,20 @@ def _merge(under: _Node, over: _Node, path: KeyPath, composer: _Composer) -> Non
             under.value[key] = node
         elif isinstance(present.value, dict) and isinstance(node.value, dict):
             if _changes_list(node, here):
-                under.value[key] = _later(present, node)
+                under.value[key] = _combined_change(present, node)
             elif _changes_list(present, here):
                 under.value[key] = node
             else:
                 present.origin = node.origin
                 _merge(present, node, here, composer)
         elif isinstance(present.value, list) and _changes_list(node, here):
-            under.value[key] = _changed(present, node, here, composer)
+            under.value[key] = _with_change(present, node, here, composer)
         elif isinstance(node.value, dict) and _changes_list(node, here):
             found = type_name(present.value)
             composer.report(
                 node.origin,
                 here,
-                f"cannot append to or remove from {_a(found)}",
+                f"cannot append to or remove from {_with_article(found)}",
                 "write the whole value",
                 key=True,
             )
@@ -264,7 +264,7 @@ def _codec(path: KeyPath) -> Codec[Any] | None:
     return codec_at(path[2:] if path[:1] == ("profile",) else path)
 
 
-def _later(first: _Node, second: _Node) -> _Node:
+def _combined_change(first: _Node, second: _Node) -> _Node:
     """Return one change equal to *first* followed by *second*, for a list that is not known yet."""
     merged = dict(first.value)
     for key in (REMOVE, APPEND):
@@ -279,7 +279,7 @@ def _later(first: _Node, second: _Node) -> _Node:
     return _Node(merged, second.origin)
 
 
-def _changed(present: _Node, change: _Node, path: KeyPath, composer: _Composer) -> _Node:
+def _with_change(present: _Node, change: _Node, path: KeyPath, composer: _Composer) -> _Node:
     """Return the list *present* without the elements that *change* removes, followed by those that it appends."""
     codec = _codec(path)
     assert codec is not None
@@ -344,16 +344,16 @@ def _available(
     return f"the list has {', '.join(map(shown, short))}" if short else "the list is empty"
 
 
-def _settle_changes(node: _Node, path: KeyPath, composer: _Composer) -> None:
+def _apply_remaining_changes(node: _Node, path: KeyPath, composer: _Composer) -> None:
     """Apply changes below *node* that found no list to change, to an empty list. Profiles are not touched."""
     for key, child in node.value.items():
         here = (*path, key)
         if here == ("profile",) or not isinstance(child.value, dict):
             continue
         if _changes_list(child, here):
-            node.value[key] = _changed(_Node([], child.origin), child, here, composer)
+            node.value[key] = _with_change(_Node([], child.origin), child, here, composer)
         else:
-            _settle_changes(child, here, composer)
+            _apply_remaining_changes(child, here, composer)
 
 
 # --- profiles and assignments ---
@@ -415,7 +415,7 @@ def _assign(whole: _Node, option: str, text: str, directory: str, composer: _Com
             following = path[depth + 1]
             child = parent.value.setdefault(part, _Node([] if isinstance(following, int) else {}, origin))
             if not isinstance(child.value, list if isinstance(following, int) else dict):
-                found = _a(type_name(child.value))
+                found = _with_article(type_name(child.value))
                 composer.report(
                     origin,
                     path[: depth + 1],
@@ -495,5 +495,5 @@ def _literal(value: object) -> str:
     return text if len(text) <= 60 else text[:60] + "…"
 
 
-def _a(noun: str) -> str:
+def _with_article(noun: str) -> str:
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"

@@ -124,7 +124,7 @@ def decode_table(
             _report_invalid(error, key, setting, here)
             if setting.required:
                 values[key] = None
-        if not setting.enforced and not cursor.problems.touch(here.path):
+        if not setting.enforced and not cursor.problems.affects(here.path):
             here.unenforced(hint="remove it, or use a version that enforces it", part="key")
     return cls(**cast("dict[str, Any]", values))
 
@@ -210,16 +210,16 @@ def _meaning(
     key: str, value: object, settings: Mapping[str, Setting[Any]], cursor: Cursor
 ) -> tuple[str, str | None]:
     """Return the hint for the unknown *key*, and the setting of the same table that was probably meant."""
-    from sandbox.spec import foreign  # imported only to explain mistakes
+    from sandbox.spec import other_engines  # imported only to explain mistakes
 
     root = cursor.context.root
     where, *inside = cursor.path or ("",)
     if root and where == "profile" and len(inside) == 1 and inside[0] in settings_of(root):
         return f"the name of the profile is missing: [profile.NAME.{inside[0]}]", None
-    above = foreign.swallowed(key, value, cursor.path, root) if root else None
+    above = other_engines.hint_for_misplaced_key(key, value, cursor.path, root) if root else None
     if above is not None and isinstance(value, (dict, list)):
         return above, None
-    if root and (known := foreign.meaning_of_key(key, cursor.path, root)):
+    if root and (known := other_engines.meaning_of_key(key, cursor.path, root)):
         return known
     if root and (homes := _tables_with(key, root)):
         return f"{format_key(key)} belongs in {joined(homes)}", None
@@ -230,9 +230,11 @@ def _meaning(
 
 
 def _hint_for_table(value: object, cursor: Cursor) -> str | None:
-    from sandbox.spec import foreign  # imported only to explain mistakes
+    from sandbox.spec import other_engines  # imported only to explain mistakes
 
-    return foreign.hint_for_table(value, cursor.path, cursor.context.root) if cursor.context.root else None
+    return (
+        other_engines.hint_for_table(value, cursor.path, cursor.context.root) if cursor.context.root else None
+    )
 
 
 def _tables_with(key: str, root: type) -> list[str]:

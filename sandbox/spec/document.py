@@ -152,10 +152,10 @@ def _syntax_error(text: str, source: Source, located: Located) -> Diagnostic:
         else source.offset(int(match["line"]), int(match["column"]))
     )
     if message.startswith(("Cannot ", "Duplicate ")):
-        repeated = _repetition(offset, source, located)
+        repeated = _repeated_definition(offset, source, located)
         if repeated is not None:
             return repeated
-    message, hint, unclosed = _in_our_words(message)
+    message, hint, unclosed = _reworded(message)
     if message == _UNCLOSED_ARRAY:
         hint = _beginning(offset, located, source)
     elif message == _NOT_A_VALUE and source.text[offset : offset + 1] in _TYPOGRAPHIC:
@@ -183,7 +183,7 @@ def _beginning(offset: int, located: Located, source: Source) -> str | None:
     return f"the array begins on line {line}" if line != at else None
 
 
-def _in_our_words(message: str) -> tuple[str, str | None, bool]:
+def _reworded(message: str) -> tuple[str, str | None, bool]:
     """Return message and hint for a *message* of tomllib, and whether it is about an unclosed string."""
     for prefix, ours, hint in _SYNTAX:
         if message.startswith(prefix):
@@ -202,7 +202,7 @@ def _in_our_words(message: str) -> tuple[str, str | None, bool]:
     return message[:1].lower() + message[1:], None, False
 
 
-def _repetition(offset: int, source: Source, located: Located) -> Diagnostic | None:
+def _repeated_definition(offset: int, source: Source, located: Located) -> Diagnostic | None:
     """Return the diagnostic for a key or table that the statement at *offset* defines a second time; else None."""
     statement = next((item for item in located.statements if _is_at(item, offset)), None)
     if statement is None:
@@ -217,13 +217,13 @@ def _repetition(offset: int, source: Source, located: Located) -> Diagnostic | N
             name = format_key_path(path[:length])
             hint = "remove one of the two definitions, or merge them"
             tables = statement.header and length == len(path) and not first.literal
-            if tables and (path != statement.path or _have_keys_in_common(statement, located)):
+            if tables and (path != statement.path or _share_keys(statement, located)):
                 hint = f"for a list of tables, write each as [[{name}]], with two brackets"
             return source.diagnostic(statement.key, message, hint, key=name)
     return None
 
 
-def _have_keys_in_common(header: Statement, located: Located) -> bool:
+def _share_keys(header: Statement, located: Located) -> bool:
     """Return whether *header*, a repeated table, and its earlier occurrence define a common key, so they cannot be merged."""
     keys: set[KeyPath] = set()
     below = False

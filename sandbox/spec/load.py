@@ -17,7 +17,7 @@ from sandbox.spec.expand import expand_tree, unexpanded, variables
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import KeyPath, format_key_path
 from sandbox.spec.origin import Origins, Problem
-from sandbox.spec.rules import check_rules, settle
+from sandbox.spec.rules import check_rules, unify_host_network
 from sandbox.spec.settings import Context, Cursor, Problems
 from unionfs._stdlib import dataclasses
 from unionfs._stdlib.typing import Any, Literal
@@ -27,7 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sandbox.spec.remainder import Remainder
+    from sandbox.spec.valid_part import ValidPart
 
 Unenforced = Literal["refuse", "keep"]
 
@@ -137,25 +137,25 @@ def parse(
             here = cursor_of(places)
             decoded = decode(rest, here)
             wrong = [problem.path for problem in here.problems.mistakes]
-            return decoded if wrong else settle(decoded), wrong
+            return decoded if wrong else unify_host_network(decoded), wrong
 
         error = SpecError(origins.diagnose_all(refused))
-        error.remainder = lambda: _remainder(tree, origins, problems, again)
+        error.valid_part = lambda: _valid_part(tree, origins, problems, again)
         raise error
     kept = [*(dataclasses.replace(problem, warning=True) for problem in optional), *refused]
-    doubts = [problem for problem in unexpanded(asked) if not _is_variable_of_shell(origins, problem)]
-    return dataclasses.replace(settle(spec), problems=tuple(kept), doubts=tuple(doubts))
+    suspicious = [problem for problem in unexpanded(asked) if not _is_variable_of_shell(origins, problem)]
+    return dataclasses.replace(unify_host_network(spec), problems=tuple(kept), suspicious=tuple(suspicious))
 
 
-def _remainder(
+def _valid_part(
     tree: dict[str, Any],
     origins: Origins,
     problems: Problems,
     decode: Callable[[dict[str, Any], Origins], tuple[Spec, list[KeyPath]]],
-) -> Remainder | None:
-    from sandbox.spec.remainder import remainder  # only for files with mistakes
+) -> ValidPart | None:
+    from sandbox.spec.valid_part import valid_part  # only for files with mistakes
 
-    return remainder(tree, origins, [problem.path for problem in problems.mistakes], decode)
+    return valid_part(tree, origins, [problem.path for problem in problems.mistakes], decode)
 
 
 def _is_variable_of_shell(origins: Origins, problem: Problem) -> bool:
@@ -227,14 +227,14 @@ def read(path: str, *, regular: bool = False) -> bytes:
     try:
         with open(path, "rb", opener=_open_regular if regular or unnamed else None) as file:
             if unnamed:
-                _refuse_planted(os.fstat(file.fileno()))
+                _refuse_file_of_other_user(os.fstat(file.fileno()))
             data = file.read(MAX_FILE_SIZE + 1)
     except (OSError, ValueError) as error:
         raise SpecError([_unreadable(path, error)]) from None
     return _checked_size(data, path)
 
 
-def _refuse_planted(info: os.stat_result) -> None:
+def _refuse_file_of_other_user(info: os.stat_result) -> None:
     """Refuse DEFAULT_FILE with the status *info* if it belongs neither to root nor to the user, in a world-writable directory.
 
     In a directory such as /tmp, another user could plant the file. Since the user does not name it, it would run commands

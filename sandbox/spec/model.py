@@ -143,7 +143,7 @@ class Spec:
         default=Origins(Source(file="", directory="/", text="")), repr=False, compare=False
     )
     problems: tuple[Problem, ...] = field(default=(), repr=False, compare=False)
-    doubts: tuple[Problem, ...] = field(default=(), repr=False, compare=False)
+    suspicious: tuple[Problem, ...] = field(default=(), repr=False, compare=False)
 
     sandbox: Sandbox = setting(
         Record(Sandbox),
@@ -248,7 +248,7 @@ class Spec:
     @property
     def warnings(self) -> tuple[Diagnostic, ...]:
         """Settings that are valid but probably not intended."""
-        return tuple(self.origins.diagnose_all(self.doubts))
+        return tuple(self.origins.diagnose_all(self.suspicious))
 
     def origin(self, key: KeyPath | str) -> Place | None:
         """Return the place where the value of *key* ("root.layers[1]") is written; None for a default."""

@@ -9,10 +9,10 @@ from unionfs._stdlib.typing import Any
 
 def pattern(text: str, flags: int = 0) -> re.Pattern[str]:
     """Return an object with the methods of `re.compile(text, flags)`, which compiles at the first call of one of them."""
-    return _Late(text, flags)  # type: ignore[return-value]
+    return _LazyPattern(text, flags)  # type: ignore[return-value]
 
 
-class _Late:
+class _LazyPattern:
     def __init__(self, text: str, flags: int) -> None:
         self._text = text
         self._flags = flags

@@ -26,7 +26,7 @@ def below(paths: Sequence[Numbered]) -> Iterator[tuple[int, int]]:
     return (pair for pair in covered(paths, paths) if text_of[pair[0]] != text_of[pair[1]])
 
 
-def circles(following: Mapping[str, Iterable[str]]) -> dict[str, int]:
+def cycles(following: Mapping[str, Iterable[str]]) -> dict[str, int]:
     """Return a number for each name: two names have the same number if each leads to the other (Kosaraju's algorithm).
 
     *following* maps each name to the names that it leads to; names that are no keys of it lead to none.

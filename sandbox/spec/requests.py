@@ -253,7 +253,7 @@ _RULES: tuple[Callable[[Spec], _Found], ...] = (
 
 #: The settings that the rules above read. All other settings of the language expose nothing of the machine. A test fails for a
 #: new setting until its author has decided which kind it is.
-ASKING = frozenset(
+REQUESTING_KEYS = frozenset(
     "extends root.layers root.layers[].dir root.layers[].tar root.layers[].oci root.layers[].image root.layers[].cross "
     "root.writable root.optional process.inherit_env process.env_file volumes[].type volumes[].source volumes[].target "
     "volumes[].read_only volumes[].propagation devices[].path namespaces.user namespaces.mount namespaces.pid namespaces.net namespaces.ipc "

@@ -59,7 +59,7 @@ class Problems:
         """The problems that are mistakes in every version and on every machine."""
         return [problem for problem in self.found if not problem.unenforced]
 
-    def touch(self, path: KeyPath) -> bool:
+    def affects(self, path: KeyPath) -> bool:
         """Return whether a mistake is at *path*, below it, or in a table around it; its value is then invalid."""
         return path in self._above_mistakes or any(
             (path[:length], False) in self._seen for length in range(len(path))

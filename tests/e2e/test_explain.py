@@ -338,4 +338,4 @@ def test_report_gives_the_origin_of_values_of_several_files_and_the_command_line
     assert (told["umask"]["kind"], told["directory"]["kind"]) == ("command line", "default")
     # Remove blanks, because `explain` folds long paths.
     text = "".join(sandbox(launcher, "explain", path, *options).out.split())
-    assert f"puttogetherfrom{base},{path}" in text
+    assert f"mergedfrom{base},{path}" in text

@@ -103,7 +103,7 @@ def test_debian_runs_debian_and_keeps_its_changes(launcher: Launcher, debian_roo
 
 
 def test_every_template_is_run_by_a_test() -> None:
-    from sandbox.editing.starters import templates
+    from sandbox.editing.template_files import templates
 
     text = Path(__file__).read_text(encoding="utf-8")
     assert [name for name in templates() if f'"{name}"' not in text] == []

@@ -102,7 +102,7 @@ class TableOf(Codec[Mapping[str, T]]):
             try:
                 items[key] = self.codec.decode(element, here)
             except Invalid as error:
-                hint = error.hint or _hint_for_swallowed(key, element, cursor)
+                hint = error.hint or _hint_for_misplaced_key(key, element, cursor)
                 here.report(error.message, hint, fragment=error.fragment)
         return MappingProxyType(items)
 
@@ -120,13 +120,13 @@ class TableOf(Codec[Mapping[str, T]]):
         return self.expects if element == self.codec.expects else f"table of names, each: {element}"
 
 
-def _hint_for_swallowed(key: str, value: object, cursor: Cursor) -> str | None:
+def _hint_for_misplaced_key(key: str, value: object, cursor: Cursor) -> str | None:
     """Return the hint for a value that the table cannot take, if *key* belongs at the top of the file; else None."""
     if cursor.context.root is None:
         return None
-    from sandbox.spec import foreign  # imported only after a mistake
+    from sandbox.spec import other_engines  # imported only after a mistake
 
-    return foreign.swallowed(key, value, cursor.path, cursor.context.root)
+    return other_engines.hint_for_misplaced_key(key, value, cursor.path, cursor.context.root)
 
 
 def _change_schema(array: dict[str, object]) -> dict[str, object]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from sandbox.spec import units
 from sandbox.spec.notation import literal, nearest, quote, shown, type_name
-from sandbox.spec.patterns import pattern as late
+from sandbox.spec.patterns import pattern as lazy_pattern
 from sandbox.spec.settings import NOT_ENFORCED, Codec, Cursor, Invalid, words
 from unionfs._stdlib.typing import Any, TypeVar
 
@@ -163,7 +163,7 @@ class Text(Codec[str]):
     toml_types = ("string",)
 
     def __init__(self, pattern: str = "", rule: str = "") -> None:
-        self.pattern = late(pattern) if pattern else None
+        self.pattern = lazy_pattern(pattern) if pattern else None
         self.rule = rule
 
     def decode(self, value: object, _cursor: Cursor, /) -> str:
@@ -196,9 +196,9 @@ class Choice(Codec[str]):
             cursor.unenforced(quote(value), f"write {words(self.choices)}")
             return value
         if value not in self.choices:
-            from sandbox.spec import foreign  # imported only after a mistake
+            from sandbox.spec import other_engines  # imported only after a mistake
 
-            meaning = foreign.meaning_of_value(value, cursor.path)
+            meaning = other_engines.meaning_of_value(value, cursor.path)
             meant = nearest(value, (*self.choices, *self.planned))
             if meaning is not None and meaning not in self.planned:
                 hint = f"write {quote(meaning)}"

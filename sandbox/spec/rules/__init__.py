@@ -7,7 +7,7 @@
     rule        what a rule is
 
 One small function per rule. Each rule lists the settings that it reads. It is skipped if one of them is wrong by itself, so
-that no mistake is reported twice in different words. `sandbox.spec.load` calls `check_rules` and then `settle`.
+that no mistake is reported twice in different words. `sandbox.spec.load` calls `check_rules` and then `unify_host_network`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ RULES: tuple[Rule, ...] = (
     Rule((), storage.file_is_read_only),
     Rule((), storage.later_mounts_cannot_be_restricted),
     Rule((), storage.volume_targets_differ),
-    Rule(("root.native",), storage.native_paths_are_apart),
+    Rule(("root.native",), storage.direct_binds_do_not_overlap),
     Rule((), storage.devices_appear_below_dev),
     Rule((), storage.device_targets_differ),
     Rule((), network.ports_differ),
@@ -53,14 +53,14 @@ def check_rules(spec: Spec, problems: Problems) -> None:
     broken = [
         problem
         for rule in RULES
-        if not any(problems.touch(parse_key_path(key)) for key in rule.reads)
+        if not any(problems.affects(parse_key_path(key)) for key in rule.reads)
         for problem in rule.check(spec)
     ]
     for problem in broken:
         problems.add(problem)
 
 
-def settle(spec: Spec) -> Spec:
+def unify_host_network(spec: Spec) -> Spec:
     """Return *spec* with "host" in both network.mode and namespaces.net if one of them is "host".
 
     The two settings mean the same. Call this only if *spec* breaks no rule: then "host" contradicts nothing in the file.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import guesses, quote, shown
 from sandbox.spec.origin import Problem
-from sandbox.spec.relations import circles
+from sandbox.spec.relations import cycles
 from sandbox.spec.rules.rule import elements
 from sandbox.spec.settings import settings_of
 from sandbox.spec.units import format_size
@@ -56,7 +56,7 @@ def restarting_is_wanted(spec: Spec) -> Iterator[Problem]:
 
 
 def dependencies_have_an_order(spec: Spec) -> Iterator[Problem]:
-    circle_of = circles({name: member.depends_on for name, member in spec.sandboxes.items()})
+    cycle_of = cycles({name: member.depends_on for name, member in spec.sandboxes.items()})
     guess = guesses()
     for name, member in spec.sandboxes.items():
         for index, other in elements(member.depends_on):
@@ -65,7 +65,7 @@ def dependencies_have_an_order(spec: Spec) -> Iterator[Problem]:
                 meant = guess(other, spec.sandboxes)
                 hint = f"did you mean {quote(meant)}?" if meant else f"add [sandboxes.{other}]"
                 yield Problem(path=path, message=f"there is no sandbox {shown(other)}", hint=hint)
-            elif circle_of[other] == circle_of[name]:
+            elif cycle_of[other] == cycle_of[name]:
                 yield Problem(
                     path=path,
                     message=f"{other} depends on {name} itself",

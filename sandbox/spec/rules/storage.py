@@ -1,4 +1,4 @@
-"""Check the writable layer, volumes, devices and native paths."""
+"""Check the writable layer, volumes, devices and direct binds."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def later_mounts_cannot_be_restricted(spec: Spec) -> Iterator[Problem]:
                 )
 
 
-def native_paths_are_apart(spec: Spec) -> Iterator[Problem]:
+def direct_binds_do_not_overlap(spec: Spec) -> Iterator[Problem]:
     native = spec.root.native
     paths = list(elements(native))
     for index, around in below(paths):

@@ -20,8 +20,8 @@ from sandbox.spec.decode import Record
 from sandbox.spec.notation import joined, quote, shown
 from sandbox.spec.settings import Codec, Cursor, Invalid, setting, settings_of
 from sandbox.spec.values.addresses import PORT_MAX
-from sandbox.spec.values.covered import CoveredPath
 from sandbox.spec.values.namespaces import NamespaceCodec, TimeCodec, TimeOffsets
+from sandbox.spec.values.protected import ProtectedPath
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import Any
 
@@ -297,14 +297,14 @@ class Security:
         example={"read": ["/usr"]},
     )
     masked_paths: tuple[str, ...] = setting(
-        ListOf(CoveredPath("root.layers for the content of /"), distinct=True),
+        ListOf(ProtectedPath("root.layers for the content of /"), distinct=True),
         doc="Paths that appear empty if they exist, in addition to the built-in ones in /proc and /sys; "
         "a * matches the rest of a name.",
         example=["/etc/ssh"],
         default=(),
     )
     readonly_paths: tuple[str, ...] = setting(
-        ListOf(CoveredPath('root.writable = "none" for all of it'), distinct=True),
+        ListOf(ProtectedPath('root.writable = "none" for all of it'), distinct=True),
         doc="Paths that are read-only with everything below them if they exist, in addition to /sys and the built-in ones in "
         "/proc; a * matches the rest of a name.",
         example=["/usr"],

@@ -7,9 +7,9 @@ from types import MappingProxyType
 
 from sandbox.spec.codecs import Choice, Integer, ListOf, Size, TableOf, Text
 from sandbox.spec.settings import setting
+from sandbox.spec.values.direct_bind import DirectBindPathCodec
 from sandbox.spec.values.layers import Layer, LayerCodec
 from sandbox.spec.values.namespaces import SANDBOX_NAME, SANDBOX_NAME_RULE, HostnameCodec
-from sandbox.spec.values.native import NativePathCodec
 from unionfs._stdlib.dataclasses import dataclass
 
 _NO_LABELS: Mapping[str, str] = MappingProxyType({})
@@ -81,7 +81,7 @@ class Root:
         unit="files",
     )
     native: tuple[str, ...] = setting(
-        ListOf(NativePathCodec(), distinct=True),
+        ListOf(DirectBindPathCodec(), distinct=True),
         doc="Directories that are direct binds: mounted read-only from the only layer that has them, an archive, without the server, "
         "so that their files are as fast as on the file system below. A volume may be mounted at a path in them that the archive has.",
         example=["/usr"],

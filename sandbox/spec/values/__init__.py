@@ -5,8 +5,8 @@ accounts     1000, "1000:1000", "www-data"
 program      a command, a terminal
 namespaces   "private", "host", "path:...", offsets of clocks, a host name
 volumes      the target of a volume, mount options, the target of a device
-covered      a path that is masked or made read-only
-native       a path that is bind-mounted directly from a layer
+protected    a path that is masked or made read-only
+direct_bind  a path that is bind-mounted directly from a layer
 resources    a list of processors: "0-3,8"
 addresses    "127.0.0.1:8080:80/tcp", addresses, networks, destinations
 """

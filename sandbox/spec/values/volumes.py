@@ -44,12 +44,12 @@ class VolumeTargetCodec(Codec[str]):
         return f"sandbox path, not / nor under {joined(MANAGED)}"
 
 
-_ALWAYS = "remove it: volumes are always mounted with nosuid and nodev"
-_ELSEWHERE = {
+_ALWAYS_SET = "remove it: volumes are always mounted with nosuid and nodev"
+_OTHER_OPTIONS = {
     "ro": "remove it, and set read_only = true in this table",
     "rw": "remove it: volumes are writable unless read_only = true",
-    "suid": _ALWAYS,
-    "dev": _ALWAYS,
+    "suid": _ALWAYS_SET,
+    "dev": _ALWAYS_SET,
     "exec": "remove it: programs can be executed unless noexec is set",
     "bind": 'remove it, and set type = "bind" in this table',
     "rbind": 'remove it, and set type = "bind" in this table; mounts below the source are included',
@@ -71,8 +71,8 @@ class MountOptionCodec(Choice):
 
     def decode(self, value: object, cursor: Cursor, /) -> str:
         name = value.partition("=")[0] if isinstance(value, str) else ""
-        if name in _ELSEWHERE:
-            raise Invalid(f"unknown value {shown(str(value))}", _ELSEWHERE[name])
+        if name in _OTHER_OPTIONS:
+            raise Invalid(f"unknown value {shown(str(value))}", _OTHER_OPTIONS[name])
         return super().decode(value, cursor)
 
 

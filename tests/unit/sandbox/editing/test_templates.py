@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sandbox.cli.main import main
-from sandbox.editing.starters import template, templates
 from sandbox.editing.style import formatted
+from sandbox.editing.template_files import template, templates
 from sandbox.spec import parse
 
 NAMES = sorted(templates())

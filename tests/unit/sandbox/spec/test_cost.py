@@ -16,7 +16,7 @@ from sandbox.spec import parse
 from sandbox.spec.check import examine
 from sandbox.spec.compose import MAX_ENTRIES
 from sandbox.spec.model import MAX_PROFILES
-from sandbox.spec.relations import below, circles, covered
+from sandbox.spec.relations import below, covered, cycles
 
 ROOT = '[root]\nlayers = ["dir:/"]\n'
 
@@ -186,7 +186,7 @@ def test_paths_that_cover_others_are_found() -> None:
 
 
 def test_names_that_lead_to_each_other_have_one_number() -> None:
-    found = circles({"a": "b", "b": "c", "c": "ad", "d": "e", "e": "d", "f": "af", "g": ""})
+    found = cycles({"a": "b", "b": "c", "c": "ad", "d": "e", "e": "d", "f": "af", "g": ""})
     groups: dict[int, set[str]] = {}
     for name, number in found.items():
         groups.setdefault(number, set()).add(name)

@@ -8,7 +8,7 @@ import pytest
 
 from sandbox.reference.entries import entries
 from sandbox.spec.load import parse
-from sandbox.spec.requests import ASKING, requests
+from sandbox.spec.requests import REQUESTING_KEYS, requests
 
 ROOT = '[root]\nlayers = ["tar:/base.tar"]\n'
 
@@ -39,8 +39,8 @@ def asked(text: str, **environ: str) -> list[tuple[str, str]]:
 
 def test_every_setting_asks_for_something_or_is_known_to_be_harmless() -> None:
     keys = {entry.key for entry in entries() if not entry.is_table}
-    assert keys - ASKING == HARMLESS
-    assert keys >= ASKING
+    assert keys - REQUESTING_KEYS == HARMLESS
+    assert keys >= REQUESTING_KEYS
 
 
 def test_a_file_that_asks_for_nothing_names_its_layers_only() -> None:

@@ -123,5 +123,5 @@ def test_fields_that_are_no_settings_are_only_those_of_the_file_itself() -> None
         "variables",
         "origins",
         "problems",
-        "doubts",
+        "suspicious",
     }

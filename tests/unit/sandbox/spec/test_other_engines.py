@@ -9,15 +9,15 @@ import pytest
 from sandbox.errors import SpecError
 from sandbox.spec import parse
 from sandbox.spec.diagnostic import Diagnostic
-from sandbox.spec.foreign import ANYWHERE, INSIDE, SHORT, VALUES
 from sandbox.spec.lookup import codec_at, keys, path_of
 from sandbox.spec.model import NOT_IN_PROFILES, Spec
 from sandbox.spec.notation import literal
+from sandbox.spec.other_engines import KEYS, KEYS_INSIDE, MAIN_KEYS, VALUES
 from sandbox.spec.settings import settings_of
 from sandbox.spec.short_forms import parse_volume
 
 ROOT = 'root.layers = ["dir:/"]\n'
-KEYS = set(keys())
+LANGUAGE_KEYS = set(keys())
 
 
 def told(text: str) -> dict[str, Diagnostic]:
@@ -34,20 +34,20 @@ def hint(text: str, key: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "meaning", sorted({*ANYWHERE.values(), *(one for words in INSIDE.values() for one in words.values())})
+    "meaning", sorted({*KEYS.values(), *(one for words in KEYS_INSIDE.values() for one in words.values())})
 )
 def test_a_meaning_is_a_key_of_the_language_or_a_whole_hint_that_is_made_of_its_keys(meaning: str) -> None:
-    known = {part for key in KEYS for part in re.split(r"[.\[\]]+", key)}
+    known = {part for key in LANGUAGE_KEYS for part in re.split(r"[.\[\]]+", key)}
     if " " in meaning:
         assert meaning.startswith("remove it") or known & set(re.findall(r"[a-z_]+", meaning))
     else:
-        assert meaning in KEYS
+        assert meaning in LANGUAGE_KEYS
 
 
-@pytest.mark.parametrize("word", sorted(ANYWHERE))
+@pytest.mark.parametrize("word", sorted(KEYS))
 def test_a_foreign_word_at_the_top_of_a_file_leads_to_the_key_that_it_means(word: str) -> None:
     assert word not in settings_of(Spec)
-    said, meaning = hint(f"{word} = 1\n{ROOT}", word), ANYWHERE[word]
+    said, meaning = hint(f"{word} = 1\n{ROOT}", word), KEYS[word]
     table, _, key = meaning.rpartition(".")
     if " " in meaning:
         assert said == meaning
@@ -59,9 +59,9 @@ def test_a_foreign_word_at_the_top_of_a_file_leads_to_the_key_that_it_means(word
         )
 
 
-@pytest.mark.parametrize("word", sorted(ANYWHERE))
+@pytest.mark.parametrize("word", sorted(KEYS))
 def test_a_foreign_word_in_a_profile_leads_into_the_tables_of_the_profile(word: str) -> None:
-    meaning = ANYWHERE[word]
+    meaning = KEYS[word]
     if meaning in NOT_IN_PROFILES or meaning.startswith(("remove", "sandboxes")) or " " in meaning:
         return
     said = hint(f"{ROOT}[profile.p]\n{word} = 1\n", f"profile.p.{word}")
@@ -69,14 +69,14 @@ def test_a_foreign_word_in_a_profile_leads_into_the_tables_of_the_profile(word: 
 
 
 @pytest.mark.parametrize(
-    ("table", "word"), [(table, word) for table, words in INSIDE.items() for word in words]
+    ("table", "word"), [(table, word) for table, words in KEYS_INSIDE.items() for word in words]
 )
 def test_a_foreign_word_in_a_table_leads_to_the_key_beside_it(table: str, word: str) -> None:
     array = table in ("volumes", "devices")
     header = f"[[{table}]]" if array else f"[{table}]"
     said, meaning = (
         hint(f"{ROOT}{header}\n{word} = 1\n", f"{table}{'[0]' if array else ''}.{word}"),
-        INSIDE[table][word],
+        KEYS_INSIDE[table][word],
     )
     assert said == (meaning if " " in meaning else f"did you mean {meaning.rpartition('.')[2]}?")
 
@@ -103,13 +103,15 @@ def path_text(key: str) -> str:
     return key.replace("[]", "[0]")
 
 
-@pytest.mark.parametrize("table", sorted(SHORT))
+@pytest.mark.parametrize("table", sorted(MAIN_KEYS))
 def test_a_value_in_place_of_a_table_leads_to_the_key_that_takes_it(table: str) -> None:
-    codec = codec_at((table, SHORT[table]))
+    codec = codec_at((table, MAIN_KEYS[table]))
     assert codec is not None
     if "string" in codec.toml_types:
         base = "" if table == "root" else ROOT
-        assert hint(f'{table} = "x"\n{base}', table) == f'write [{table}], and below it {SHORT[table]} = "x"'
+        assert (
+            hint(f'{table} = "x"\n{base}', table) == f'write [{table}], and below it {MAIN_KEYS[table]} = "x"'
+        )
 
 
 @pytest.mark.parametrize("key", sorted(settings_of(Spec)))

@@ -8,7 +8,7 @@ from sandbox.spec.settings import Cursor, Invalid
 from sandbox.spec.values.volumes import MANAGED
 
 
-class NativePathCodec(SandboxPath):
+class DirectBindPathCodec(SandboxPath):
     """A path in the sandbox, except "/" and the paths in MANAGED, where the launcher mounts file systems itself."""
 
     def decode(self, value: object, cursor: Cursor, /) -> str:

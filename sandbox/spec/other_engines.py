@@ -19,7 +19,7 @@ def _words(meanings: Mapping[str, str]) -> dict[str, str]:
     return {word: meaning for meaning, words in meanings.items() for word in words.split()}
 
 
-ANYWHERE: Mapping[str, str] = _words({
+KEYS: Mapping[str, str] = _words({
     # the program
     "process.command": "cmd entrypoint exec program run",
     "process.cwd": "workdir working_dir workingdir working_directory chdir pwd directory",
@@ -77,7 +77,7 @@ ANYWHERE: Mapping[str, str] = _words({
     "remove it: environment files have no version number": "version",
 })  # fmt: skip
 
-INSIDE: Mapping[str, Mapping[str, str]] = {
+KEYS_INSIDE: Mapping[str, Mapping[str, str]] = {
     "volumes": _words({
         "volumes[].source": "src from host host_path hostpath what device",
         "volumes[].target": "destination dest dst to path mountpoint mount_point container_path guest where mount_path",
@@ -121,7 +121,7 @@ VALUES: Mapping[str, Mapping[str, str]] = {
     "restart.policy": _words({"always": "unless-stopped"}),
 }  # fmt: skip
 
-SHORT: Mapping[str, str] = {
+MAIN_KEYS: Mapping[str, str] = {
     "network": "mode",
     "restart": "policy",
     "health": "command",
@@ -143,7 +143,7 @@ def meaning_of_key(word: str, around: KeyPath, root: type) -> tuple[str, str | N
     profile, inside = _split(around)
     table = str(inside[0]) if inside else ""
     folded = word.replace("-", "_").casefold()
-    meaning = INSIDE.get(table, {}).get(folded) or (ANYWHERE.get(folded) if len(inside) < 2 else None)
+    meaning = KEYS_INSIDE.get(table, {}).get(folded) or (KEYS.get(folded) if len(inside) < 2 else None)
     if meaning is None:
         return None
     if " " in meaning:
@@ -167,14 +167,14 @@ def hint_for_table(value: object, path: KeyPath, root: type) -> str | None:
     """Return how to write *value*, found in place of the table at *path*; None if no key of the table takes such a value."""
     profile, inside = _split(path)
     table = str(inside[0]) if len(inside) == 1 else ""
-    key = SHORT.get(table)
+    key = MAIN_KEYS.get(table)
     codec = None if key is None else settings_of(root)[table].codec.inside(key)
     if codec is None or not value or type_name(value) not in codec.toml_types:
         return None
     return f"write [{profile}{table}], and below it {key} = {literal(value)}"
 
 
-def swallowed(key: str, value: object, around: KeyPath, root: type) -> str | None:
+def hint_for_misplaced_key(key: str, value: object, around: KeyPath, root: type) -> str | None:
     """Return the hint for *key*, a top-level key that TOML assigns to the table *around* before it; None for other keys."""
     profile, inside = _split(around)
     setting = settings_of(root).get(key)

@@ -24,7 +24,7 @@ Decode = Callable[[dict[str, Any], Origins], tuple[Spec, list[KeyPath]]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Remainder:
+class ValidPart:
     """A specification without the wrong values, and the path in the file for each path of the specification."""
 
     spec: Spec
@@ -42,9 +42,9 @@ class Remainder:
         return dataclasses.replace(found, key=format_key_path(path))
 
 
-def remainder(
+def valid_part(
     tree: dict[str, Any], origins: Origins, mistakes: Collection[KeyPath], decode: Decode
-) -> Remainder | None:
+) -> ValidPart | None:
     """Return the valid part of *tree* without the paths *mistakes*; None if it still has mistakes after all passes.
 
     A wrong element of a list is removed as a whole. If no layer is valid, the specification has no layers, and nothing is
@@ -68,7 +68,7 @@ def remainder(
                 left_out.append(_NO_LAYERS[0])
             elif any(path[:2] == _NO_LAYERS[1] for path in left_out):
                 left_out += _OF_ALL_LAYERS
-            return Remainder(spec, names, tuple(left_out))
+            return ValidPart(spec, names, tuple(left_out))
     return None
 
 

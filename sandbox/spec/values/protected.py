@@ -6,7 +6,7 @@ from sandbox.spec.codecs import SandboxPath
 from sandbox.spec.settings import Cursor, Invalid
 
 
-class CoveredPath(SandboxPath):
+class ProtectedPath(SandboxPath):
     """An absolute path in the sandbox, except "/". *instead* completes the hint "use ..." for "/"."""
 
     def __init__(self, instead: str) -> None:

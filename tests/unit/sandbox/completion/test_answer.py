@@ -13,7 +13,7 @@ from tests.conftest import PROJECT
 #: A command whose verbs are those of an editor of environment files, asked through the environment as shells do.
 PROGRAM = """
 import argparse
-from sandbox.completion.asking import complete
+from sandbox.completion.answer import complete
 def build(words):
     parser = argparse.ArgumentParser()
     verbs = parser.add_subparsers()

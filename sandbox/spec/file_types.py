@@ -17,15 +17,15 @@ _NAMES = {
 }
 
 
-def unusable(spec: Spec) -> list[Diagnostic]:
-    """Return a mistake for each layer or file to read whose path leads to a file of an unusable type.
+def wrong_file_types(spec: Spec) -> list[Diagnostic]:
+    """Return a mistake for each layer or file to read whose path leads to a file of a type that cannot be used there.
 
     A path that does not exist here, or cannot be examined, is no mistake. No file is opened.
     """
     found = []
     for number, layer in enumerate(spec.root.layers):
         if layer.kind in {"dir", "tar"} and (mode := _type(layer.path)) is not None:
-            wrong = wrong_layer(layer.kind, layer.path, mode)
+            wrong = wrong_layer_type(layer.kind, layer.path, mode)
             if wrong is not None:
                 found.append(spec.diagnose(f"root.layers[{number}]", *wrong))
     for key, path in _read(spec).items():
@@ -34,7 +34,7 @@ def unusable(spec: Spec) -> list[Diagnostic]:
     return found
 
 
-def wrong_layer(kind: str, path: str, file_type: int) -> tuple[str, str] | None:
+def wrong_layer_type(kind: str, path: str, file_type: int) -> tuple[str, str] | None:
     """Return message and hint if a file of *file_type* (S_IFMT) at *path* cannot be a layer of *kind*; else None."""
     wanted = stat.S_IFDIR if kind == "dir" else stat.S_IFREG
     if file_type == wanted:

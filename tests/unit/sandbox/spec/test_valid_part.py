@@ -10,21 +10,21 @@ from sandbox.errors import SpecError
 from sandbox.host.paths import inspect_all
 from sandbox.plan import draft, host_details, host_files, host_paths
 from sandbox.spec import Diagnostic, parse
-from sandbox.spec.remainder import Remainder
+from sandbox.spec.valid_part import ValidPart
 from tests.unit.sandbox.facts import PRIVATE, host
 from tests.unit.sandbox.spec.test_bad_files import CASES, HERE, error_of
 
 
-def remainder_of(text: str) -> Remainder:
+def valid_part_of(text: str) -> ValidPart:
     with pytest.raises(SpecError) as caught:
         parse(text.encode(), path="/specs/test.toml", environ={"HOME": "/home/alice"}, unenforced="keep")
-    assert caught.value.remainder is not None
-    found = caught.value.remainder()
+    assert caught.value.valid_part is not None
+    found = caught.value.valid_part()
     assert found is not None
     return found
 
 
-def refused(rest: Remainder) -> list[Diagnostic]:
+def refused(rest: ValidPart) -> list[Diagnostic]:
     spec = rest.spec
     paths = inspect_all(host_paths(spec), read=host_files(spec), **host_details(spec))
     found = draft(spec, host(), paths, environ={}, state_directory="/state", private=PRIVATE).refusals
@@ -37,7 +37,7 @@ def test_a_bad_file_leaves_something_that_can_be_planned_or_nothing(
 ) -> None:
     monkeypatch.chdir(HERE)
     error = error_of(name)
-    if error.remainder is None or (rest := error.remainder()) is None:
+    if error.valid_part is None or (rest := error.valid_part()) is None:
         return
     wrong = {one.key for one in error.diagnostics if isinstance(one, Diagnostic)}
     # Whatever the machine refuses, it is something that is right by itself.
@@ -50,7 +50,7 @@ def test_elements_behind_one_that_is_wrong_keep_their_numbers_and_places() -> No
     text = '[root]\nlayers = ["dir:/"]\n' + "".join(
         volume.format(kind, *[i] * 2) for i, kind in enumerate(kinds)
     )
-    assert [(one.key, one.line) for one in refused(remainder_of(text))] == [
+    assert [(one.key, one.line) for one in refused(valid_part_of(text))] == [
         ("volumes[1].source", 9),
         ("volumes[3].source", 17),
         ("volumes[4].source", 21),
@@ -70,20 +70,20 @@ def test_elements_behind_one_that_is_wrong_keep_their_numbers_and_places() -> No
 )
 def test_a_root_that_is_wrong_hides_no_other_refusal(root: str) -> None:
     tail = '[[volumes]]\ntype = "bind"\nsource = "/absent"\ntarget = "/x"\n'
-    assert [one.key for one in refused(remainder_of(root + tail))] == ["volumes[0].source"]
+    assert [one.key for one in refused(valid_part_of(root + tail))] == ["volumes[0].source"]
 
 
 def test_what_is_refused_for_all_layers_is_not_told_when_one_of_them_is_wrong() -> None:
     text = '[root]\nlayers = ["dir:/", "dri:/x"]\nserver = "none"\nwritable = "none"\n'
-    assert refused(remainder_of(text)) == []
+    assert refused(valid_part_of(text)) == []
 
 
 def test_a_key_that_needs_one_that_is_wrong_is_no_refusal() -> None:
     text = 'root.layers = ["dir:/"]\n[limits]\nmemory = "many"\nswap = "1G"\nwal_time = 1\n[process]\nenv_file = "/absent"\n'
-    assert [one.key for one in refused(remainder_of(text))] == ["process.env_file"]
+    assert [one.key for one in refused(valid_part_of(text))] == ["process.env_file"]
 
 
 def test_a_file_that_is_no_toml_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(SpecError) as caught:
         parse(b"[root", path="/specs/test.toml", environ={})
-    assert caught.value.remainder is None
+    assert caught.value.valid_part is None
