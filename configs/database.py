@@ -1,4 +1,4 @@
-# The program of database.toml: counts how often it was started.
+# The program of database.toml: counts its starts.
 import sqlite3
 
 database = sqlite3.connect("/data/visits.db")

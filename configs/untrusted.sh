@@ -1,4 +1,4 @@
-# What a script finds in the sandbox of untrusted.toml.
+# Prints what a script can see in the sandbox of untrusted.toml.
 echo "top of the file system: $(cd / && echo *)"
 echo "users: $(cut -d : -f 1 /etc/passwd)"
 echo "network interfaces: $(ls /sys/class/net)"
