@@ -1,4 +1,4 @@
-"""Composition against a model that works on plain dictionaries and knows nothing of places."""
+"""Compare composition with a model that uses plain dictionaries without positions."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ FILE = st.tuples(TREE, st.dictionaries(st.sampled_from(["p", "q"]), TREE, max_si
 
 
 class Refused(Exception):
-    """What is removed is not there, or a target is there twice."""
+    """An element to remove does not exist, or two volumes have the same target."""
 
 
 def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Return what *over* makes of *under*; changes of lists that are not known yet are kept."""
+    """Return *over* merged over *under*; changes of lists that are not known yet are kept."""
     result = copy.deepcopy(under)
     for key, value in over.items():
         before = result.get(key)
@@ -83,7 +83,7 @@ def changed(items: list[Any], change: dict[str, Any]) -> list[Any]:
 
 
 def settled(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return *tree* with the changes that met no list applied to an empty one, and without tables that say nothing."""
+    """Return *tree* with the remaining changes applied to empty lists, and without empty tables."""
     result: dict[str, Any] = {}
     for key, value in tree.items():
         if is_change(value):
@@ -110,7 +110,7 @@ def model(files: list[tuple[dict[str, Any], dict[str, Any]]], profiles: list[str
 
 
 def without_empty(tree: Any) -> Any:
-    """Return *tree* without empty tables and lists, which say nothing here."""
+    """Return *tree* without empty tables and lists, which have no meaning here."""
     if not isinstance(tree, dict):
         return tree
     inside = {key: without_empty(value) for key, value in tree.items()}

@@ -1,4 +1,4 @@
-"""Changes to generated TOML documents, in all syntactic forms: the tree is what was asked for, and the comments stay."""
+"""Change generated TOML documents in all syntactic forms: the tree is the requested one, and the comments stay."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ def walk(tree: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
 
 
 def read(document: Document) -> dict[str, Any]:
-    """Return what tomllib finds in the content that *document* would be written as."""
+    """Return the tree that tomllib reads from the content of *document*."""
     return tomllib.loads(document.encode().decode())
 
 
 def is_subsequence(some: list[str], of: list[str]) -> bool:
-    """Tell whether *some* are among *of*, in this order."""
+    """Tell whether *some* is a subsequence of *of*."""
     left = iter(of)
     return all(one in left for one in some)
 
 
 def without_empty_tables(tree: Any) -> Any:
-    """Return *tree* without the tables and arrays in it that hold nothing."""
+    """Return *tree* without empty tables and arrays."""
     if isinstance(tree, dict):
         kept = {key: without_empty_tables(item) for key, item in tree.items()}
         return {key: item for key, item in kept.items() if item not in ({}, [])}
@@ -67,7 +67,7 @@ def without_empty_tables(tree: Any) -> Any:
 
 @settings(max_examples=100, deadline=None)
 @given(documents(), VALUES, st.data())
-def test_a_value_that_is_there_becomes_the_new_one_and_nothing_else_changes(
+def test_an_existing_value_is_replaced_and_nothing_else_changes(
     text: str, value: object, data: st.DataObject
 ) -> None:
     document = Document(text.encode(), "x.toml")
@@ -104,7 +104,7 @@ def test_a_new_key_gets_its_value_in_any_table_and_all_comments_stay_in_their_or
 
 @settings(max_examples=100, deadline=None)
 @given(documents(), st.data())
-def test_what_is_removed_is_gone_and_nothing_else(text: str, data: st.DataObject) -> None:
+def test_a_removal_removes_only_the_value(text: str, data: st.DataObject) -> None:
     document = Document(text.encode(), "x.toml")
     paths = [path for path, _ in walk(document.tree) if path]
     assume(paths)
@@ -129,13 +129,13 @@ def test_an_element_is_added_behind_the_others_and_all_comments_stay_in_their_or
     literal = locate(document.text).entries[path].literal
     document.append(path, value)
     assert same(read(document), tree_with(before, path, [*lookup(before, path), value]))
-    if literal or isinstance(value, dict):  # else a list of [[tables]] has to become an array
+    if literal or isinstance(value, dict):  # else a list of [[tables]] becomes an array
         assert comments(document.text) == told
 
 
 @settings(max_examples=150, deadline=None)
 @given(documents())
-def test_the_usual_layout_says_the_same_with_the_same_comments_and_is_stable(text: str) -> None:
+def test_the_usual_layout_keeps_values_and_comments_and_is_stable(text: str) -> None:
     once = formatted(text.encode(), "x.toml")
     assert same(tomllib.loads(once.decode()), tomllib.loads(text))
     assert comments(once.decode()) == comments(text.replace("\r\n", "\n"))
@@ -144,7 +144,7 @@ def test_the_usual_layout_says_the_same_with_the_same_comments_and_is_stable(tex
 
 @settings(max_examples=200, deadline=None)
 @given(documents(), st.data())
-def test_a_removal_takes_no_comment_but_those_on_its_lines_and_directly_above(
+def test_a_removal_removes_only_comments_on_its_lines_and_directly_above(
     text: str, data: st.DataObject
 ) -> None:
     document = Document(text.encode(), "x.toml")
@@ -154,7 +154,7 @@ def test_a_removal_takes_no_comment_but_those_on_its_lines_and_directly_above(
     layout = read_layout(document.text)
     told = comments(document.text)
     document.remove(path)
-    # Tables around it that lost their last key went along.
+    # Tables around it that lost their last key are removed, too.
     gone = [path[:n] for n in range(1, len(path) + 1) if lookup(document.tree, path[:n]) is MISSING] or [path]
     near: Counter[str] = Counter()
     for section in layout.sections:
@@ -193,10 +193,10 @@ ENTRIES = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(ENTRIES, st.data())
-def test_a_comment_goes_with_the_key_below_unless_it_introduces_more(
+def test_a_comment_is_removed_with_the_key_below_unless_it_introduces_more(
     entries: list[tuple[list[str], bool, bool]], data: st.DataObject
 ) -> None:
-    # Of each entry: the comment, whether a blank line parts that from the key, and whether one follows the key.
+    # For each entry: the comment, whether a blank line follows the comment, and whether one follows the key.
     lines = ["first = 0", ""]
     places = []
     for number, (comment, parted, blank) in enumerate(entries):

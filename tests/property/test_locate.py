@@ -1,4 +1,4 @@
-"""The scanner of places agrees with tomllib on generated documents, in all syntactic forms of TOML."""
+"""Compare the scanner of positions with tomllib on generated documents, in all syntactic forms of TOML."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a file holds, the result is a specification or a SpecError whose every diagnostic has a sound place."""
+"""Test that any file gives a specification, or a SpecError whose diagnostics have valid positions."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ wall_time = "1h"
 
 
 def check(data: bytes) -> Spec | None:
-    """Parse *data*; check every diagnostic if it is wrong."""
+    """Parse *data*; if that fails, check every diagnostic."""
     diagnostics: list[Any] = []
     try:
         spec = parse(data, path="/conf/f.toml", environ={"HOME": "/home/alice", "A": "x"})
@@ -71,7 +71,7 @@ def check(data: bytes) -> Spec | None:
 
 
 def check_written_again(spec: Spec) -> None:
-    """Check that *spec*, written as a file, is read back as itself."""
+    """Check that *spec*, written to a file and read again, is equal."""
     bare = dataclasses.replace(spec, extends=(), profile=NO_PROFILES)
     for defaults in (False, True):
         text = text_of(spec, defaults=defaults, origins=defaults)

@@ -1,4 +1,4 @@
-"""Which places of the command line take what; they are known by what help calls them."""
+"""Test the candidates of each argument of the command line. The completer is found by the metavar of the argument."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def ask(directory: Path, line: str, point: int | None = None) -> list[str]:
         ("tool run a.toml ", []),
     ],
 )
-def test_place_takes(directory: Path, line: str, expected: list[str]) -> None:
+def test_each_argument_has_its_candidates(directory: Path, line: str, expected: list[str]) -> None:
     assert sorted(ask(directory, line)) == expected
 
 

@@ -1,4 +1,4 @@
-"""What may stand at a place of the command line."""
+"""Test `sandbox.completion.candidates`: the candidates for an argument of the command line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_files_end_in_the_suffix_and_directories_lead_further(tree: Path) -> None:
+def test_candidates_are_files_with_the_suffix_and_directories(tree: Path) -> None:
     assert list(paths(f"{tree}/", suffix=".toml")) == [
         f"{tree}/configs/",
         f"{tree}/web.toml",
@@ -39,7 +39,7 @@ def test_files_end_in_the_suffix_and_directories_lead_further(tree: Path) -> Non
     assert list(paths(f"{tree}/we")) == [f"{tree}/web.md", f"{tree}/web.toml"]
 
 
-def test_hidden_files_are_for_those_who_type_the_dot(tree: Path) -> None:
+def test_hidden_files_are_offered_only_after_a_dot(tree: Path) -> None:
     assert list(paths(f"{tree}/.", suffix=".toml")) == [f"{tree}/.hidden.toml"]
 
 
@@ -56,7 +56,7 @@ def test_directory_that_cannot_be_listed_has_no_candidates(tree: Path) -> None:
     assert paths(f"{tree}/web.md/") == {}
 
 
-def test_keys_are_those_that_this_version_enforces_with_what_they_mean() -> None:
+def test_keys_are_those_that_this_version_enforces_with_their_descriptions() -> None:
     keys = language_keys()
     assert keys["limits.memory"] == "Memory of all processes together, at least 4M."
     assert "limits" in keys
@@ -73,7 +73,7 @@ def test_topics_are_those_of_the_reference_and_all_keys() -> None:
     assert "composition" in found
 
 
-def test_lists_are_what_elements_can_be_added_to() -> None:
+def test_lists_are_those_to_which_elements_can_be_added() -> None:
     found = lists()
     assert {"volumes", "devices", "root.layers", "process.args", "security.capabilities.add"} <= found.keys()
     assert not {"build", "process.env", "limits.memory", "root"} & found.keys()
@@ -104,9 +104,9 @@ def test_assignment_begins_with_a_key_of_a_value() -> None:
     ("prefix", "values"),
     [
         ("root.writable=", ["ephemeral", "persistent", "none"]),
-        ("root.writable=per", ["ephemeral", "persistent", "none"]),  # the shell keeps those that fit
+        ("root.writable=per", ["ephemeral", "persistent", "none"]),  # the shell selects those that match
         ("process.terminal=", ["auto", "true", "false"]),
-        ("process.init=", ["true"]),  # false is refused by this version
+        ("process.init=", ["true"]),  # this version refuses false
         ("network.mode=", ["none", "host"]),
         ("limits.core=", ["unlimited"]),
         ("limits.memory=", []),

@@ -1,9 +1,8 @@
-"""Every directory in cases/ is a file, a command line and exactly what these give, so that both are reviewed like code.
+"""Run the command line of each directory in cases/ on its file, and compare the results with the expected ones.
 
-`before.toml` is the file, which commands call `file.toml`, and `command` has one command line per line, where \\n in a
-word is a line break. What is not
-there is empty, or in the case of `after.toml` the same as before: `after.toml`, `stdout`, `stderr`, and `status`, the
-exit status of the last command, 0 without it.
+`before.toml` is the content of `file.toml` before. `command` has one command line per line; \\n in a word is a line break. The
+expected results are `after.toml` (absent: unchanged), `stdout`, `stderr` (absent: empty) and `status`, the exit status of the
+last command (absent: 0).
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ FILES = {"before.toml", "command", "after.toml", "stdout", "stderr", "status"}
 
 
 def run_case(case: Path, directory: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, bytes]:
-    """Run the commands of *case* on its file in *directory*; return the last exit status, and what is in the file then."""
+    """Run the commands of *case* on its file in *directory*; return the last exit status, and the content of the file afterwards."""
     before = (case / "before.toml").read_bytes()
     (directory / "file.toml").write_bytes(before)
     monkeypatch.chdir(directory)
@@ -32,13 +31,13 @@ def run_case(case: Path, directory: Path, monkeypatch: pytest.MonkeyPatch) -> tu
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(before)))
         try:
             status = main([word.replace("\\n", "\n") for word in shlex.split(line)])
-        except SystemExit as end:  # a mistake in the command line itself
+        except SystemExit as end:  # argparse refused the command line
             status = int(end.code or 0)
     return status, (directory / "file.toml").read_bytes()
 
 
 def expected(case: Path, name: str) -> str:
-    """Return what *case* says of *name*, "" if nothing."""
+    """Return the content of the file *name* of *case*; "" if there is none."""
     path = case / name
     return path.read_bytes().decode() if path.exists() else ""
 

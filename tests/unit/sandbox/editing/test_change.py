@@ -1,4 +1,4 @@
-"""A file is read, changed, checked and replaced: what is not in the cases."""
+"""Test `sandbox.editing.change`, beyond the directories in cases/."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_change_that_changes_nothing_writes_nothing(file: Path) -> None:
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_a_file_that_cannot_be_replaced_is_said_before_what_is_wrong_with_the_change(
+def test_a_file_that_cannot_be_replaced_is_reported_before_mistakes_of_the_change(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     os.link(file, "second")

@@ -1,4 +1,4 @@
-"""Files as large as they may be are changed in a time that grows with their size, not with its square."""
+"""Test that changing the largest allowed files takes time linear in their size, not quadratic."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sandbox.editing.document import Document
 from sandbox.editing.layout import changes_between
 
 SECONDS = 20
-"""Of processor time: many times what is needed, and less than half of what the square took."""
+"""Seconds of processor time: far more than needed, and less than half of that of a quadratic algorithm."""
 
 BASE = '[process]\ncommand = ["sh"]\n'
 
@@ -38,7 +38,7 @@ def test_a_value_is_set_between_many_equal_lines_with_both_line_ends() -> None:
     assert document.encode() == (BASE + "#\n" * 12000 + "#\r\n" + "umask = 2\n" + "#\n" * 12000).encode()
 
 
-def test_changes_far_from_each_other_are_one_where_comparing_all_would_take_too_long() -> None:
+def test_distant_changes_are_merged_if_comparing_all_lines_would_take_too_long() -> None:
     before = ["x", *["a"] * 3000, "y"]
     after = ["a", *before, "a"]
     changes = changes_between(before, after)
@@ -46,7 +46,7 @@ def test_changes_far_from_each_other_are_one_where_comparing_all_would_take_too_
     assert changes == [("replace", 0, len(before), 0, len(after))]
 
 
-def test_changes_are_those_of_difflib_between_what_is_equal_at_both_ends() -> None:
+def test_changes_equal_those_of_difflib_between_the_common_ends() -> None:
     assert changes_between(["a", "b", "c"], ["a", "x", "c"]) == [
         ("equal", 0, 1, 0, 1),
         ("replace", 1, 2, 1, 2),

@@ -1,4 +1,4 @@
-"""Lists are found by the words that people use for them; all of it follows from the declarations."""
+"""Test `sandbox.editing.lists`: lists are found by their usual names, which derive from the declarations."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_every_list_that_is_declared_outside_of_elements_is_known() -> None:
 @pytest.mark.parametrize(
     "word", ["", "profile", "profile.debug", "volumes[0]", "limits", "limits.memory", "[0]"]
 )
-def test_what_is_no_list_is_refused(word: str) -> None:
+def test_words_that_name_no_list_are_refused(word: str) -> None:
     with pytest.raises(EditError) as caught:
         find_collection(word)
     assert caught.value.message == f'"{word}" is not a list of the language'

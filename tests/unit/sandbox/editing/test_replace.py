@@ -1,4 +1,4 @@
-"""A file is replaced by another content in one step or not at all, and stays the file it was otherwise."""
+"""Test `sandbox.editing.replace`: the content is replaced atomically; mode, owner and attributes stay."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OLD, NEW = b"old = 1\n", b"new = 22\n"
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a file with the old content, in a directory of its own, which is the current one."""
+    """Return a file with the old content, in a new directory, which becomes the current one."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "x.toml"
     path.write_bytes(OLD)
@@ -31,7 +31,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refusal(action: Callable[[], object]) -> str:
-    """Return what the user is told about *action*, which is refused."""
+    """Return the error message of *action*, which must be refused."""
     with pytest.raises(EditError) as caught:
         action()
     assert caught.value.exit_code == 125
@@ -69,7 +69,7 @@ def test_owner_and_group_stay(file: Path) -> None:
     assert (file.stat().st_uid, file.stat().st_gid) == (12345, 23456)
 
 
-def test_a_group_that_cannot_be_kept_hands_its_permissions_to_no_other(
+def test_permissions_of_a_group_that_cannot_be_kept_are_removed(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_descriptor: int, _uid: int, _gid: int) -> None:
@@ -96,7 +96,7 @@ def test_a_group_is_kept_where_only_the_owner_cannot_be(file: Path, monkeypatch:
     assert stat.S_IMODE(file.stat().st_mode) == 0o664
 
 
-def test_nothing_is_written_through_what_has_the_name_of_the_new_content(
+def test_an_existing_file_with_the_temporary_name_is_not_written(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "urandom", lambda length: b"\0" * length)
@@ -132,7 +132,7 @@ def test_an_access_control_list_stays(file: Path) -> None:
     assert os.getxattr(file, "system.posix_acl_access") == acl
 
 
-def test_a_symlink_stays_and_what_it_leads_to_is_replaced(file: Path, tmp_path: Path) -> None:
+def test_a_symlink_stays_and_its_target_is_replaced(file: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     target = tmp_path / "elsewhere" / "real.toml"
     file.rename(target)
@@ -152,7 +152,7 @@ def test_a_file_with_several_names_is_refused(file: Path, tmp_path: Path) -> Non
     assert file.read_bytes() == OLD
 
 
-def test_a_file_that_somebody_else_changed_is_refused(file: Path) -> None:
+def test_a_file_that_another_process_changed_is_refused(file: Path) -> None:
     original = read_original("x.toml")
     file.write_bytes(b"theirs = 1\n")
     told = "x.toml: was changed by another process in the meantime\n      hint: check the file, and repeat the command"
@@ -184,7 +184,7 @@ def test_a_file_that_another_command_is_replacing_is_refused(file: Path) -> None
 
 
 def test_of_commands_that_read_the_same_file_only_one_replaces_it(file: Path) -> None:
-    """Eight processes read, wait for each other, and replace: the others are told."""
+    """Eight processes read the file, wait for each other, and replace it: all but one get an error."""
     program = (
         "import sys\n"
         "from sandbox.editing.replace import read_original, replace\n"
@@ -239,7 +239,7 @@ def test_a_name_that_means_another_file_is_refused(file: Path, tmp_path: Path, h
 
 
 def unprivileged(script: str, directory: Path) -> str:
-    """Run a script of this module's names as nobody, if we are root, and return what it prints."""
+    """Run *script*, which uses names of this module, and return its output. If the test runs as root, the user is nobody."""
     program = (
         "import os\n"
         "from sandbox.editing.replace import create, read_original, replace\n"
@@ -278,7 +278,7 @@ def _others_can_run_this() -> bool:
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """Give a directory that every account reaches."""
+    """Yield a directory that every user can access."""
     if os.getuid() == 0 and not _others_can_run_this():
         pytest.skip("other accounts cannot run this: chmod o+rx the directories of checkout and interpreter")
     with tempfile.TemporaryDirectory() as directory:
@@ -334,7 +334,7 @@ def test_a_full_disk_leaves_the_old_content(file: Path, monkeypatch: pytest.Monk
 
 
 def test_a_file_larger_than_the_limit_of_the_file_size_leaves_the_old_content(file: Path) -> None:
-    """RLIMIT_FSIZE makes write(2) itself fail in the middle, which a test cannot do to a disk."""
+    """With RLIMIT_FSIZE, write(2) fails after a part of the content, as on a full disk."""
     program = (
         "import resource, signal\n"
         "from sandbox.editing.replace import read_original, replace\n"
@@ -350,7 +350,7 @@ def test_a_file_larger_than_the_limit_of_the_file_size_leaves_the_old_content(fi
 
 @pytest.mark.parametrize("call", ["open", "fchmod", "fsync", "rename"])
 def test_a_kill_leaves_the_old_content_or_the_new(file: Path, call: str) -> None:
-    """The process ends where *call* is made: before the last of them the old content is there, whole."""
+    """The process is killed at *call*: before the last such call, the file has the complete old content."""
     program = (
         "import os, signal\n"
         "from sandbox.editing.replace import read_original, replace\n"
@@ -405,7 +405,7 @@ def test_content_and_name_are_on_disk_before_the_command_ends(
     assert events == ["file", "link", "directory"]
 
 
-def test_what_is_no_file_is_refused_by_name(file: Path, tmp_path: Path) -> None:
+def test_paths_that_are_not_regular_files_are_refused(file: Path, tmp_path: Path) -> None:
     os.mkfifo("fifo")
     Path("loop").symlink_to("loop")
     Path("nowhere").symlink_to("gone")
@@ -445,7 +445,7 @@ def test_a_new_file_gets_the_mode_that_the_umask_leaves(file: Path) -> None:
 
 
 @pytest.mark.parametrize("there", ["file", "symlink to nothing", "directory"])
-def test_a_new_file_never_takes_the_place_of_what_is_there(file: Path, there: str) -> None:
+def test_a_new_file_never_replaces_an_existing_one(file: Path, there: str) -> None:
     if there == "symlink to nothing":
         Path("y.toml").symlink_to("gone")
     elif there == "directory":
@@ -458,7 +458,7 @@ def test_a_new_file_never_takes_the_place_of_what_is_there(file: Path, there: st
     assert names() == ["x.toml", "y.toml"]
 
 
-def test_a_new_file_in_no_directory_is_refused(file: Path) -> None:
+def test_a_new_file_in_a_missing_directory_is_refused(file: Path) -> None:
     assert refusal(lambda: create("no/y.toml", NEW)) == (
         "no/y.toml: cannot be written: no such file or directory\n      hint: create its directory first"
     )

@@ -1,4 +1,4 @@
-"""The copy that `sandbox edit` opens; the dialogue is in tests/e2e/test_editing.py."""
+"""Test the copy that `sandbox edit` opens. tests/e2e/test_editing.py tests the dialogue."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def edit(script: str, **environ: str) -> list[str]:
-    """Let the shell *script*, which has the copy as $0, edit x.toml; return what is shown."""
+    """Edit x.toml with the shell *script*, whose $0 is the copy; return the texts that are shown."""
     shown: list[str] = []
     edit_file("x.toml", environ={"EDITOR": f"sh -c '{script}'", **environ}, show=shown.append, ask=None)
     return shown
 
 
-def test_the_copy_is_for_nobody_else_and_has_the_content(file: Path) -> None:
+def test_the_copy_is_private_and_has_the_content(file: Path) -> None:
     file.chmod(0o644)
     assert edit('stat -c %a "$0" > mode; cp "$0" content; ls -A > names') == ["x.toml is unchanged"]
     assert Path("mode").read_text() == "600\n"
@@ -50,7 +50,7 @@ def test_a_read_only_file_is_refused_before_an_editor_opens(
     assert not Path("opened").exists()
 
 
-def test_work_that_cannot_be_installed_is_kept(file: Path) -> None:
+def test_a_copy_that_cannot_be_installed_is_kept(file: Path) -> None:
     with pytest.raises(EditError, match="was changed by another process in the meantime") as raised:
         edit('echo "# mine" >> "$0"; echo "# theirs" >> x.toml')
     assert raised.value.hint is not None
@@ -59,7 +59,7 @@ def test_work_that_cannot_be_installed_is_kept(file: Path) -> None:
     assert file.read_bytes() == VALID + b"# theirs\n"
 
 
-def test_visual_is_asked_before_editor() -> None:
+def test_visual_takes_precedence_over_editor() -> None:
     assert editor_of({"VISUAL": "a -b", "EDITOR": "c"}) == ["a", "-b"]
     assert editor_of({"VISUAL": " ", "EDITOR": "c"}) == ["c"]
     assert editor_of({}) == ["vi"]

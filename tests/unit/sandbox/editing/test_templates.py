@@ -1,4 +1,4 @@
-"""Every template is valid, explains each of its lines, has the usual layout and asks for nothing that is not enforced."""
+"""Test the templates: each is valid, has a comment for each line and the usual layout, and sets only enforced keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sandbox.editing.template_files import template, templates
 from sandbox.spec import parse
 
 NAMES = sorted(templates())
-_FAR = 5  # lines; more than these nobody connects with the comment above them
+_FAR = 5  # lines; a reader does not relate a line further down to the comment
 
 
 def test_there_are_templates_for_the_usual_cases() -> None:
@@ -34,7 +34,7 @@ def test_a_template_has_the_usual_layout(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_template_begins_with_what_it_is_for(name: str) -> None:
+def test_a_template_begins_with_its_purpose(name: str) -> None:
     first = template(name).decode().partition("\n")[0]
     assert re.fullmatch(r"# [A-Z].{20,118}[.]", first)
     assert templates()[name] == first[2:]

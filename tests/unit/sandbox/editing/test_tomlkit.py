@@ -1,6 +1,6 @@
-"""What tomlkit does to comments between tables, which is why `sandbox.editing` decides by itself where a change goes.
+"""Test how tomlkit handles comments between tables: the reason why `sandbox.editing` chooses the place of a change itself.
 
-A test that fails here says that tomlkit has learnt it: then see what of `sandbox.editing.arrays` and `sandbox.editing.insertion` can go.
+If a test fails here, tomlkit has changed: check which parts of `sandbox.editing.arrays` and `sandbox.editing.insertion` are still needed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def test_a_new_key_goes_behind_the_comment_of_the_next_table() -> None:
     )
 
 
-def test_a_table_takes_the_comment_of_the_next_one_along_when_it_goes() -> None:
+def test_removing_a_table_removes_the_comment_of_the_next_one() -> None:
     changed = document()
     del changed["process"]
     assert "# How much it may use." not in tomlkit.dumps(changed)

@@ -1,4 +1,4 @@
-"""A fault in what changes texts, ours or of tomlkit, ends in an error or in another way, never in a wrong file."""
+"""Test that a fault of tomlkit or of our own code causes an error or another layout, and never a wrong file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ UNSAFE = (
 
 
 def test_commas_at_the_beginning_of_lines_give_the_usual_layout() -> None:
-    # tomlkit 0.15 puts the new element into the comment
+    # tomlkit 0.15 writes the new element into the comment
     text = '[\n  "a"\n  , "b" # of b\n]'
     assert changed_array(text, ["a", "b"], ["a", "b", "c"]) == ('[\n    "a",\n    "b", # of b\n    "c",\n]')
 
@@ -94,16 +94,16 @@ def test_a_refused_change_leaves_the_file(tmp_path: Path, monkeypatch: pytest.Mo
     ("one", "other"),
     [(1, True), (0, False), (1, 1.0), (0.0, -0.0), ("1", 1), ([1], [True]), ({"a": 1}, {"a": 1.0})],
 )
-def test_values_that_python_takes_for_equal_and_toml_does_not_differ(one: object, other: object) -> None:
+def test_values_that_are_equal_in_python_but_not_in_toml_differ(one: object, other: object) -> None:
     assert not same(one, other)
     assert same(one, one)
 
 
-def test_not_a_number_is_what_it_was() -> None:
+def test_nan_equals_nan() -> None:
     assert same(float("nan"), float("nan"))
 
 
-def test_a_value_that_is_no_unicode_is_refused() -> None:
+def test_a_value_that_is_not_valid_unicode_is_refused() -> None:
     document = Document(b"a = 1\n", "x.toml")
     with pytest.raises(EditError) as caught:
         document.put(("b",), "\udcff")  # the byte 0xFF of a command line

@@ -1,4 +1,4 @@
-"""For each file of cases/ the machine that it is explained on."""
+"""Define, for each file in cases/, the machine of its report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAMES = sorted(path.stem for path in CASES.glob("*.toml"))
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Everything but the file that a report depends on."""
+    """All inputs of a report except the file."""
 
     facts: HostFacts = field(default_factory=host)
     paths: tuple[PathFact, ...] = ()
@@ -46,20 +46,20 @@ USER_NAMESPACE = UserNamespaceFact(
 
 
 def file(path: str, **others: object) -> PathFact:
-    """Return the fact of a file that is there."""
+    """Return the fact about a file that exists."""
     return PathFact(path=path, real=path, kind="file", identity=(1, 3), mode=0o644, **others)  # type: ignore[arg-type]
 
 
 def missing(path: str) -> PathFact:
-    """Return the fact of a path that is not there."""
+    """Return the fact about a path that does not exist."""
     return PathFact(path=path, real=path, kind="missing", reason="no such file or directory")
 
 
 class FilesThatAreThere:
-    """Stands for a cgroup file system in which whatever is asked for exists."""
+    """A cgroup file system in which every file exists."""
 
     def exists(self, _path: str) -> bool:
-        """Say yes."""
+        """Return true for every path."""
         return True
 
 
@@ -181,7 +181,7 @@ MACHINES: Mapping[str, Machine] = {
 
 
 def case(text: str, machine: Machine, name: str = "test") -> Case:
-    """Return the case of the environment file *text* on *machine*; host paths without a fact are directories."""
+    """Return the case for the environment file *text* on *machine*; host paths without a fact are directories."""
     spec = parse(
         text.encode(),
         path=f"/specs/{name}.toml",
@@ -216,5 +216,5 @@ def case(text: str, machine: Machine, name: str = "test") -> Case:
 
 
 def case_of(name: str) -> Case:
-    """Return the case of the file *name* of cases/."""
+    """Return the case for the file *name* in cases/."""
     return case((CASES / f"{name}.toml").read_text(encoding="utf-8"), MACHINES[name], name)

@@ -1,4 +1,4 @@
-"""Nothing that a file says is left out of the report, whatever key of the language it sets."""
+"""Test that the report covers every key of the language that a file sets."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ EXAMPLES = {
 
 
 def told(text: str) -> object:
-    """Return what the report on *text* tells of the sandbox, but not where that is written; None for a wrong file.
+    """Return the facts of the report on *text* without the positions in the file; None for a wrong file.
 
     The plan is left out: it would tell of most keys even if the report did not.
     """
@@ -74,7 +74,7 @@ def told(text: str) -> object:
 
 
 def without_places(value: Any) -> object:
-    """Return a JSON value without origins, places and names of keys."""
+    """Return a JSON value without origins, positions and names of keys."""
     hidden = {"origin", "origins", "line", "column", "end_line", "end_column", "source_line", "keys"}
     if isinstance(value, dict):
         return {key: without_places(item) for key, item in value.items() if key not in hidden}
@@ -82,7 +82,7 @@ def without_places(value: Any) -> object:
 
 
 def without(text: str, key: str) -> str:
-    """Return the file *text* without *key*, which `with_example` has put there, and without a table that is empty then."""
+    """Return the file *text* without *key*, which `with_example` added, and without a table that becomes empty."""
     tree = tomllib.loads(text)
     at: Any = tree
     *parents, last = key.split(".")
@@ -94,7 +94,7 @@ def without(text: str, key: str) -> str:
 
 
 @pytest.mark.parametrize("key", sorted(EXAMPLES))
-def test_setting_a_key_changes_what_is_told(key: str) -> None:
+def test_setting_a_key_changes_the_report(key: str) -> None:
     text = EXAMPLES[key]
     shown = told(text)
     assert shown is not None
@@ -107,7 +107,7 @@ def test_setting_a_key_changes_what_is_told(key: str) -> None:
 
 @given(st.sets(st.sampled_from(sorted(EXAMPLES)), max_size=6))
 @settings(max_examples=150, deadline=None)
-def test_every_set_key_is_answered_for_by_a_fact(keys: set[str]) -> None:
+def test_a_fact_covers_every_set_key(keys: set[str]) -> None:
     tree: dict[str, Any] = {}
     for key in keys:
         merge(tree, tomllib.loads(EXAMPLES[key]))
@@ -121,7 +121,7 @@ def test_every_set_key_is_answered_for_by_a_fact(keys: set[str]) -> None:
 
 
 def unanswered(subject: Case) -> list[str]:
-    """Return the keys that are set and that no fact of the report answers for."""
+    """Return the keys that are set and that no fact of the report covers."""
     answered = {parse_key_path(key) for fact in make_report(subject).facts() for key in fact.keys}
     return [
         format_key_path(path)
@@ -130,14 +130,14 @@ def unanswered(subject: Case) -> list[str]:
     ]
 
 
-def test_profiles_are_answered_for_like_everything_else() -> None:
+def test_facts_cover_the_keys_of_profiles() -> None:
     subject = case('[root]\nlayers = ["dir:/"]\n[profile.a.limits]\npids = 3\n', MACHINE)
     assert unanswered(subject) == []
     assert "profile.a.limits.pids" in json.dumps(make_report(subject).as_dict())
 
 
 def merge(tree: dict[str, Any], other: Mapping[str, Any]) -> None:
-    """Add *other* to *tree*; of lists the later one stays."""
+    """Merge *other* into *tree*; a list replaces the earlier one."""
     for key, value in other.items():
         if isinstance(value, dict) and isinstance(tree.get(key), dict):
             merge(tree[key], value)
@@ -146,7 +146,7 @@ def merge(tree: dict[str, Any], other: Mapping[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("key", sorted(EXAMPLES))
-def test_report_can_be_made_where_nothing_is_there(key: str) -> None:
+def test_a_report_can_be_made_if_no_path_exists(key: str) -> None:
     spec = parse(EXAMPLES[key].encode(), path="/specs/test.toml", environ=MACHINE.environ, unenforced="keep")
     poor = Machine(
         facts=host(

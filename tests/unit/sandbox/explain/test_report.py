@@ -1,6 +1,6 @@
-"""Every file in cases/ gives exactly the text and the JSON beside it, so that the report is reviewed like code.
+"""Compare the report on each file in cases/ with the text and JSON beside it, so that reports are reviewed like code.
 
-After a change that is meant, EXPLAIN_CASES=write has this test write them anew; read the difference before committing.
+After an intended change, run this test with EXPLAIN_CASES=write, and review the difference before the commit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ROOT = '[root]\nlayers = ["dir:/"]\n'
 
 
 def by_the_line(report: dict[str, object]) -> str:
-    """Return *report* as JSON with a line for every element of its arrays."""
+    """Return *report* as JSON with one line for each element of its arrays."""
     parts = []
     for key, value in report.items():
         text = json.dumps(value)
@@ -63,7 +63,7 @@ def test_text_fits_a_hundred_columns_and_is_plain_without_colour(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_short_report_has_all_but_what_nobody_set(name: str) -> None:
+def test_the_short_report_omits_only_facts_that_no_file_sets(name: str) -> None:
     report = make_report(case_of(name))
     short = render(report).split("\n")
     text = "".join("".join(short).split())
@@ -77,7 +77,10 @@ def test_the_short_report_has_all_but_what_nobody_set(name: str) -> None:
     ):
         assert "".join(told.split()) in text
     left = sum(fact.origin.file is None for fact in report.facts())
-    assert short[-2] == f"{left} more facts are defaults or come from this machine: --all prints them, and the steps of the start."
+    assert (
+        short[-2]
+        == f"{left} more facts are defaults or come from this machine: --all prints them, and the steps of the start."
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -88,7 +91,7 @@ def test_only_what_up_refuses_is_refused(name: str) -> None:
     assert report.refused == (name == "refused")
 
 
-def test_file_cannot_write_to_the_terminal_of_its_reviewer() -> None:
+def test_a_file_cannot_send_control_characters_to_the_terminal() -> None:
     text = ROOT + (
         '[process]\ncommand = ["a\\u001b[2J", "b\\u202e"]\n[process.env]\nA = "\\u0007\\nnew line"\n'
         '[sandbox]\ndescription = "\\u001b]0;title"\n[[volumes]]\ntype = "bind"\nsource = "/x\\u001b[1A\\nlie"\ntarget = "/v\\u001b[1A"\n'

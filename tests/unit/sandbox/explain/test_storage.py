@@ -1,4 +1,4 @@
-"""What appears empty in a layer, and who can change one."""
+"""Test the facts about layers: mounts that appear empty, users who can change a layer, and the server."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_topmost_mounts_in_a_layer_are_hidden_but_for_those_under_mounts_of_the_
     assert hidden(Layer("dir", "/")) == ["/boot", "/data", "/srv"]
 
 
-def test_mount_that_is_crossed_shows_and_what_is_mounted_in_it_does_not() -> None:
+def test_a_crossed_mount_is_shown_and_mounts_in_it_are_hidden() -> None:
     assert hidden(Layer("dir", "/", cross=("/data",))) == ["/boot", "/data/a", "/srv"]
 
 
@@ -43,7 +43,7 @@ def test_paths_are_those_of_the_sandbox_and_the_layer_itself_may_be_a_mount() ->
     assert hidden(Layer("dir", "/sr")) == []
 
 
-def test_volume_covers_what_is_mounted_in_its_place() -> None:
+def test_mounts_below_a_volume_are_not_reported() -> None:
     volume = '[[volumes]]\ntype = "tmpfs"\ntarget = "/data"\n'
     assert hidden(Layer("dir", "/"), volume) == ["/boot", "/srv"]
 
@@ -85,7 +85,7 @@ def root_of(server: str, more: str = "", writable: str = "none") -> dict[str, tu
         ("none", 'optional = ["server"]\n', "it is served, with a warning"),
     ],
 )
-def test_who_serves_a_root_that_is_bound_and_what_happens_otherwise_is_told(
+def test_the_report_on_a_direct_bind_names_the_server_and_the_alternative(
     server: str, more: str, otherwise: str
 ) -> None:
     found = root_of(server, more)
@@ -97,14 +97,14 @@ def test_who_serves_a_root_that_is_bound_and_what_happens_otherwise_is_told(
     assert ("layer 0" in found) == (otherwise != "the start is refused")
 
 
-def test_a_server_that_is_needed_is_told_with_the_reason() -> None:
+def test_a_required_server_is_reported_with_the_reason() -> None:
     assert root_of("direct")["served by"][0] == "direct: the direct server of unionfs only"
     refused = root_of("none", writable="ephemeral")
     assert refused["served by"][0].startswith("refused: changes to the root need somebody to keep them")
     assert refused["/"][0].startswith("fuse: ")
 
 
-def test_that_it_could_not_be_served_here_is_told() -> None:
+def test_a_root_that_cannot_be_served_here_is_reported() -> None:
     text = '[root]\nlayers = ["tar:a.tar"]\nwritable = "none"\n'
     report = make_report(case(text, Machine(paths=(TAR,), facts=host(fuse="missing"))))
     assert not report.refused

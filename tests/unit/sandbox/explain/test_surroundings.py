@@ -1,4 +1,4 @@
-"""What of the machine a report looks at, from text as the kernel writes it."""
+"""Test the facts about the machine that only a report needs, from text in the format of the kernel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ garbage
 """
 
 
-def test_only_sockets_that_somebody_listens_on_and_that_have_a_name_are_listed() -> None:
+def test_only_listening_sockets_with_a_name_are_listed() -> None:
     assert listening_sockets(UNIX) == ["/run/a", "/run/b socket", "@abstract"]
 
 

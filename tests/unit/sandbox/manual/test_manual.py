@@ -1,4 +1,4 @@
-"""Manual pages as roff: made from parsers, and of nothing but the version."""
+"""Test manual pages in roff, which depend only on the parsers and the version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Markdown as roff."""
+"""Test the conversion of Markdown to roff."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paragraphs of descriptions and epilogs."""
+"""Test the paragraphs of descriptions and epilogs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_topic_begins_a_paragraph() -> None:
     assert paragraphs("A sentence\nof three words: here.") == ["A sentence\nof three words: here."]
 
 
-def test_spaces_lay_a_paragraph_out() -> None:
+def test_a_paragraph_with_aligned_text_is_preformatted() -> None:
     assert is_laid_out("in a file:  this")
     assert is_laid_out("examples:\n  sandbox up")
     assert not is_laid_out("one\ntwo three")

@@ -1,4 +1,4 @@
-"""The reference: every key is in it, and what its examples show is what happens."""
+"""Test the reference: it has every key, and the outputs in its examples are the real ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_page_in_configs_is_the_reference_of_this_version() -> None:
     assert page == markdown(), "run: sandbox reference --markdown > configs/REFERENCE.md"
 
 
-def test_every_key_is_told_once() -> None:
+def test_every_key_is_listed_once() -> None:
     found = entries()
     alternatives = {"root.layers[]": LayerTable, "namespaces.time": TimeOffsets, "security.seccomp": Seccomp}
     inside = [f"{table}.{key}" for table, cls in alternatives.items() for key in settings_of(cls)]
@@ -35,7 +35,7 @@ def test_every_key_is_told_once() -> None:
     told = [
         entry.key for _, owner, inside in tables(found) for entry in [*([owner] if owner else []), *inside]
     ]
-    # A table in a table is a row of the one around it, and has a part of its own.
+    # A table inside a table is a row of the outer table, and has a section of its own.
     assert set(told) == {entry.key for entry in found}
 
 
@@ -88,7 +88,7 @@ def test_the_example_of_composition_is_what_config_prints(
         ('process.env_file = "~/x"', "process.env_file", "/home/alice/x"),
     ],
 )
-def test_the_table_of_values_says_how_they_are_read(setting: str, key: str, value: object) -> None:
+def test_the_notations_in_the_table_of_values_are_accepted(setting: str, key: str, value: object) -> None:
     environ = {"A": "/a", "EMPTY": "", "HOME": "/home/alice"}
     text = f'root.layers = ["dir:/"]\n{setting}\n'
     spec = parse(text.encode(), path="/conf/f.toml", environ=environ, unenforced="keep")
@@ -96,7 +96,7 @@ def test_the_table_of_values_says_how_they_are_read(setting: str, key: str, valu
     assert getattr(getattr(spec, table), name) == value
 
 
-def test_one_key_is_told_with_all_there_is_to_say(capsys: Capture) -> None:
+def test_the_details_of_a_key_are_printed(capsys: Capture) -> None:
     assert main(["reference", "limits.memory", "volumes[0].target", "network.ports"]) == 0
     assert capsys.readouterr() == (
         """\
@@ -171,7 +171,7 @@ def test_the_overview_has_a_line_for_every_key(capsys: Capture) -> None:
     assert "\n  pids           Processes and threads that exist at one time.\n" in out
 
 
-def test_what_can_be_a_table_instead_of_a_word_is_told_with_its_keys(capsys: Capture) -> None:
+def test_a_key_that_can_be_a_table_is_listed_with_the_keys_of_the_table(capsys: Capture) -> None:
     assert main(["reference", "seccomp"]) == 0
     out = capsys.readouterr().out
     assert "security.seccomp.deny\n  System calls that fail with EPERM, regardless of the profile.\n" in out
@@ -181,7 +181,7 @@ def test_what_can_be_a_table_instead_of_a_word_is_told_with_its_keys(capsys: Cap
     assert '[security.seccomp]\n            deny = ["ptrace"]\n' in told
 
 
-def test_a_topic_is_told_as_it_stands_on_the_page(capsys: Capture) -> None:
+def test_a_topic_is_printed_as_on_the_page(capsys: Capture) -> None:
     assert main(["reference", "values"]) == 0
     assert capsys.readouterr().out == VALUES + "\n"
     assert all(text in markdown() for text in TOPICS.values())
@@ -192,7 +192,7 @@ def test_the_page_is_printed(capsys: Capture) -> None:
     assert capsys.readouterr().out == markdown()
 
 
-def test_json_tells_every_key(capsys: Capture) -> None:
+def test_json_has_every_key(capsys: Capture) -> None:
     assert main(["reference", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [entry["key"] for entry in told] == [entry.key for entry in entries()]

@@ -1,4 +1,4 @@
-"""The JSON Schema, judged by taplo: it takes what `sandbox check` takes, and finds what a schema can find."""
+"""Test the JSON Schema with taplo: it accepts the files that `sandbox check` accepts, and finds mistakes that a schema can find."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def schema_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refused(directory: Path, schema_file: Path, texts: Mapping[str, str | bytes]) -> set[str]:
-    """Return the names of those *texts* that do not fit the schema."""
+    """Return the names of the *texts* that do not match the schema."""
     for name, text in texts.items():
         (directory / f"{name}.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
     done = subprocess.run(
@@ -44,7 +44,7 @@ def refused(directory: Path, schema_file: Path, texts: Mapping[str, str | bytes]
         env={"NO_COLOR": "1", "HOME": str(directory)},
         check=False,
     )
-    # Of its log lines some are lost at times; what it prints for people is complete.
+    # taplo sometimes loses log lines; its output for people is complete.
     failed = {
         Path(file).stem for file in re.findall(r"┌─ (.*\.toml):[0-9]+:[0-9]+$", done.stderr, re.MULTILINE)
     }
@@ -95,9 +95,7 @@ def test_every_file_in_configs_fits(tmp_path: Path, schema_file: Path) -> None:
         'root.layers = ["dir:/"]\n[profile.a.root]\nlayers = ["tar:x"]\n',
     ],
 )
-def test_what_files_may_hold_before_they_are_put_together_fits(
-    text: str, tmp_path: Path, schema_file: Path
-) -> None:
+def test_parts_of_a_composed_file_fit_the_schema(text: str, tmp_path: Path, schema_file: Path) -> None:
     assert refused(tmp_path, schema_file, {"x": text}) == set()
 
 
@@ -121,7 +119,7 @@ def test_what_files_may_hold_before_they_are_put_together_fits(
         'extends = "x"\nvolumes = { apend = [] }\n',
     ],
 )
-def test_what_a_schema_can_tell_is_refused(text: str, tmp_path: Path, schema_file: Path) -> None:
+def test_mistakes_that_a_schema_can_find_are_refused(text: str, tmp_path: Path, schema_file: Path) -> None:
     assert refused(tmp_path, schema_file, {"x": text}) == {"x"}
 
 
@@ -154,7 +152,7 @@ LEAVES = sorted(
     phases=[Phase.generate],
 )
 @given(chosen=st.lists(st.tuples(st.sampled_from(LEAVES), VALUES), min_size=150, max_size=150))
-def test_the_schema_takes_whatever_the_language_takes(
+def test_the_schema_accepts_every_valid_file(
     chosen: list[tuple[str, object]], tmp_path: Path, schema_file: Path
 ) -> None:
     accepted = {}

@@ -1,4 +1,4 @@
-"""Every setting of the language, in a file that is right."""
+"""For each setting of the language, make a valid file that sets it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sandbox.spec.values import LayerTable
 
 ALL = dict(declarations()) | {f"layer.{key}": value for key, value in declarations(LayerTable)}
 
-# What has to stand beside a setting, or elsewhere in the file, so that its example is allowed.
+# The other settings that a file must have so that the example of a setting is valid.
 BESIDE: dict[str, dict[str, Any]] = {
     "limits.swap": {"limits.memory": "1G"},
     "volumes[].source": {"volumes[].type": "bind"},
@@ -37,7 +37,7 @@ BESIDE: dict[str, dict[str, Any]] = {
 
 
 def with_example(key: str, setting: Setting[Any], value: object = None) -> str:
-    """Return a file in which *key* has its example, or *value*, and what that needs is there."""
+    """Return a file that sets *key* to its example or to *value*, with the other settings that it needs."""
     value = setting.example if value is None else value
     tree: dict[str, Any] = {"root": {"layers": ["dir:/"]}}
     for other, needed in BESIDE.get(key, {}).items():
@@ -60,7 +60,7 @@ def with_example(key: str, setting: Setting[Any], value: object = None) -> str:
 
 
 def place(tree: dict[str, Any], key: str, value: object) -> None:
-    """Set *key*, as `keys` writes it, in *tree*; tables and elements on the way are made."""
+    """Set *key*, as `keys` writes it, in *tree*, and create the tables and elements around it."""
     node: Any = tree
     *parents, last = key.split(".")
     for part in parents:
@@ -70,7 +70,7 @@ def place(tree: dict[str, Any], key: str, value: object) -> None:
 
 
 def complete(tree: dict[str, Any], key: str) -> None:
-    """Give the tables on the way to *key* the settings that they require."""
+    """Add the required settings to the tables around *key*."""
     for other, setting in ALL.items():
         around = other.rpartition(".")[0]
         inside = (

@@ -1,4 +1,4 @@
-"""KEY=VALUE of a command line: TOML where it is TOML, a string where it is none or only a string would do."""
+"""Test `sandbox.spec.assignments`: a value of KEY=VALUE is TOML if it is valid TOML for that key, else a string."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from sandbox.spec.notation import KeyPath
         ("volumes[0].read_only=true", ("volumes", 0, "read_only"), True),
         ("process.env={ A = 'b' }", ("process", "env"), {"A": "b"}),
         ("root.writable=", ("root", "writable"), ""),
-        # A line break must not smuggle another key in, nor end the value.
+        # A line break must neither insert another key nor end the value.
         ("process.command=1\nb = 2", ("process", "command"), "1\nb = 2"),
         ("process.env.A='x'\n[process]", ("process", "env", "A"), "'x'\n[process]"),
-        # What is no TOML for tomllib in whatever way is a string.
+        # Text that tomllib refuses for any reason is a string.
         ("process.command=" + "[" * 5000, ("process", "command"), "[" * 5000),
         ("limits.pids=2024-13-45", ("limits", "pids"), "2024-13-45"),
     ],
@@ -41,7 +41,7 @@ def test_an_assignment_is_a_path_and_a_value(text: str, path: KeyPath, value: ob
         ("limits..pids=8", '"limits..pids" is not a key path'),
     ],
 )
-def test_what_is_no_assignment_is_refused(text: str, message: str) -> None:
+def test_invalid_assignments_are_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=r".") as raised:
         parse_assignment(text)
     assert str(raised.value) == message
@@ -50,16 +50,18 @@ def test_what_is_no_assignment_is_refused(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("path", "text", "value"),
     [
-        (("process", "env", "PORT"), "8080", "8080"),  # a string alone
+        (("process", "env", "PORT"), "8080", "8080"),  # takes only strings
         (("process", "umask"), "77", "77"),
-        (("profile", "debug", "process", "env", "PORT"), "8080", "8080"),  # as in the file itself
-        (("process", "user"), "8080", 8080),  # a string or a number
+        (("profile", "debug", "process", "env", "PORT"), "8080", "8080"),  # the same key in a profile
+        (("process", "user"), "8080", 8080),  # takes strings and numbers
         (("limits", "pids"), "8", 8),
         (("no", "such", "key"), "8", 8),
         (("process", "env", "A"), "true", "true"),
         (("process", "env", "A"), '"true"', "true"),
     ],
 )
-def test_a_value_is_a_string_where_only_a_string_would_do(path: KeyPath, text: str, value: object) -> None:
+def test_a_value_of_a_key_that_takes_only_strings_is_a_string(
+    path: KeyPath, text: str, value: object
+) -> None:
     found = parse_value(text, path)
     assert (type(found), found) == (type(value), value)

@@ -1,7 +1,7 @@
-"""Every file in bad/ gives exactly the text beside it, so that the wording of errors is reviewed like code.
+"""Compare the error of each file in bad/ with the expected text beside it, so that wording is reviewed like code.
 
-The first line of a file may hold options of the command line: `#: --profile NAME --set KEY=VALUE`. Files that others extend
-are in bad/bases/. After a change of the wording: `python tests/unit/sandbox/spec/test_bad_files.py`, and look at the difference.
+The first line of a file may have options of the command line: `#: --profile NAME --set KEY=VALUE`. Extended files are in
+bad/bases/. After a change of the wording, run `python tests/unit/sandbox/spec/test_bad_files.py`, and review the difference.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CASES = sorted(path.stem for path in (HERE / "bad").glob("*.toml"))
 
 
 def error_of(name: str) -> SpecError:
-    """Return what loading a file of bad/ gives; the directory of this file has to be the current one."""
+    """Return the error from loading a file of bad/. The current directory must be the directory of this test."""
     file = f"bad/{name}.toml"
     first = Path(file).read_bytes().split(b"\n")[0]
     options = shlex.split(first[2:].decode()) if first.startswith(b"#:") else []

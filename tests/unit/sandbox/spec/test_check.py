@@ -1,4 +1,4 @@
-"""`sandbox.spec.check`: a file as it stands and with each of its profiles. What the verb prints is in cli/test_check.py."""
+"""Test `sandbox.spec.check`: a file alone, and with each of its profiles. The output of the verb is tested in cli/test_check.py."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def test_profiles_of_a_file_that_is_extended_are_checked() -> None:
     assert found.message.endswith("(with --profile p)")
 
 
-def test_a_profile_that_is_asked_for_is_the_only_one() -> None:
+def test_only_the_selected_profile_is_checked() -> None:
     Path("main.toml").write_text(SPEC + BREAKS + "[profile.q]\n")
     assert check("main.toml", environ={}, profiles=["q"]) == []
     (found,) = check("main.toml", environ={}, profiles=["p"])
     assert "--profile" not in found.message
 
 
-def test_mistakes_are_in_the_order_of_the_file_whatever_profile_has_them() -> None:
+def test_mistakes_of_all_profiles_are_in_the_order_of_the_file() -> None:
     Path("main.toml").write_text(
         f'{SPEC}\n{BREAKS}\n[profile.q]\nlimits.swap = "1M"\n\n[limits]\nunknown = 1\n'
     )
@@ -46,7 +46,7 @@ def test_a_file_that_cannot_be_read_has_one_mistake() -> None:
     assert (found.message, found.line) == ("no such file", None)
 
 
-def test_profiles_that_only_a_profile_of_the_file_reveals_are_checked() -> None:
+def test_profiles_that_become_known_with_another_profile_are_checked() -> None:
     Path("base.toml").write_text(f"{SPEC}[profile.b]\nlimits.swap = '1M'\n")
     Path("main.toml").write_text(
         'extends = "base.toml"\nsandbox.hostname = "x"\nnamespaces.uts = "host"\n'
@@ -59,7 +59,7 @@ def test_profiles_that_only_a_profile_of_the_file_reveals_are_checked() -> None:
     ]
 
 
-def test_more_profiles_than_anybody_means_are_a_mistake() -> None:
+def test_too_many_profiles_are_a_mistake() -> None:
     most = "".join(f"[profile.p{number}]\n" for number in range(MAX_PROFILES))
     Path("main.toml").write_text(SPEC + most)
     assert check("main.toml", environ={}) == []

@@ -1,4 +1,4 @@
-"""`sandbox.spec.compose`: several files to one. Mistakes and their wording are in bad/."""
+"""Test `sandbox.spec.compose`, which merges several files. Mistakes and their wording are in bad/."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MINIMAL = 'root.layers = ["dir:/"]\n'
 
 
 class Files:
-    """Files in a directory that is the current one."""
+    """Files in the current directory."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -57,7 +57,7 @@ def test_tables_merge_and_everything_else_replaces(files: Files) -> None:
     assert (spec.process.cwd, spec.limits.pids, spec.limits.core) == ("/a", 5, 0)
 
 
-def test_of_several_files_the_later_ones_win_and_the_file_itself_wins_over_all(files: Files) -> None:
+def test_later_files_override_earlier_ones_and_the_file_itself_overrides_all(files: Files) -> None:
     files.write(
         a=MINIMAL + "limits = { pids = 1, core = 1, open_files = 1 }\n",
         b="limits = { pids = 2, core = 2 }\n",
@@ -77,7 +77,7 @@ def test_a_file_that_is_extended_twice_is_applied_twice(files: Files) -> None:
     assert files.load().process.args == ("base", "right")
 
 
-def test_paths_are_relative_to_the_file_that_says_them(files: Files) -> None:
+def test_paths_are_relative_to_the_file_that_contains_them(files: Files) -> None:
     files.write(
         lib__base='root.layers = ["dir:x", "dir:${config_dir}/y"]\n',
         main='extends = "lib/base.toml"\nroot.layers = { append = ["tar:z"] }\n',
@@ -137,7 +137,7 @@ def test_a_list_is_changed_by_a_table(files: Files, change: str, result: tuple[s
     assert files.load().process.args == result
 
 
-def test_a_change_without_a_list_before_it_changes_the_empty_one(files: Files) -> None:
+def test_a_change_without_an_earlier_list_changes_an_empty_list(files: Files) -> None:
     files.write(main=MINIMAL + '[process]\nargs = { append = ["a"] }\n[volumes]\nappend = []\n')
     spec = files.load()
     assert (spec.process.args, spec.volumes) == (("a",), ())
@@ -162,7 +162,7 @@ def test_a_change_without_a_list_before_it_changes_the_empty_one(files: Files) -
         ("process.groups", "[5, 6]", "[5]", 1),
     ],
 )
-def test_an_element_is_removed_by_its_value_or_by_what_tells_it_from_others(
+def test_an_element_is_removed_by_its_value_or_by_the_key_that_identifies_it(
     files: Files, table: str, base: str, removed: str, left: int
 ) -> None:
     layers = "" if table == "root.layers" else MINIMAL + 'network.mode = "private"\n'
@@ -209,20 +209,20 @@ def test_profiles_of_the_files_together_are_one(files: Files) -> None:
     assert files.load().process.args == ("x",)
 
 
-def test_what_a_profile_refers_to_has_to_exist_only_where_it_applies(files: Files) -> None:
+def test_variables_of_a_profile_need_to_be_set_only_if_the_profile_is_applied(files: Files) -> None:
     files.write(main=MINIMAL + '[profile.ci.process]\ncwd = "${env:CI_DIRECTORY}"\n')
     assert files.load().process.cwd == "/"
     with pytest.raises(SpecError, match="the environment variable CI_DIRECTORY is not set"):
         files.load("main", "ci")
 
 
-def test_values_of_the_command_line_win_over_all(files: Files) -> None:
+def test_values_of_the_command_line_override_all_files(files: Files) -> None:
     files.write(main=MINIMAL + "limits.pids = 1\n[profile.a.limits]\npids = 2\n")
     spec = files.load("main", "a", limits__pids="3", process__args='["x"]', sandbox__name="web")
     assert (spec.limits.pids, spec.process.args, spec.sandbox.name) == (3, ("x",), "web")
 
 
-def test_values_of_the_command_line_reach_into_lists(files: Files) -> None:
+def test_values_of_the_command_line_can_set_elements_of_lists(files: Files) -> None:
     files.write(main=MINIMAL + '[[volumes]]\ntype = "tmpfs"\ntarget = "/a"\n')
     spec = load(
         "main.toml",
@@ -246,22 +246,22 @@ def test_paths_of_the_command_line_are_relative_to_the_current_directory(
     assert spec.root.layers == (Layer("dir", f"{here}/x"), Layer("dir", f"{here}/y"))
 
 
-def test_a_file_is_the_same_by_whatever_name(files: Files) -> None:
+def test_a_file_is_recognised_under_another_name(files: Files) -> None:
     files.write(main='extends = "other.toml"\n' + MINIMAL)
     (files.directory / "other.toml").symlink_to("main.toml")
     with pytest.raises(SpecError, match=r"extends itself: main.toml -> other.toml"):
         files.load()
 
 
-def test_a_base_that_nobody_feeds_is_not_waited_for(files: Files) -> None:
+def test_an_extended_fifo_without_a_writer_does_not_block(files: Files) -> None:
     os.mkfifo(files.directory / "pipe.toml")
     files.write(main='extends = "pipe.toml"\n' + MINIMAL)
     with pytest.raises(SpecError, match=r"pipe.toml: is not a regular file"):
         files.load()
 
 
-def test_more_files_than_anybody_means_are_refused_before_they_are_all_read(files: Files) -> None:
-    # Each file twice of the next: 2**40 files, if nobody counted.
+def test_too_many_files_are_refused_before_all_are_read(files: Files) -> None:
+    # Each file extends the next one twice: without the limit, 2**40 files would be read.
     names = [f"f{number}" for number in range(40)]
     for name, following in itertools.pairwise(names):
         files.write(**{name: f'extends = ["{following}.toml", "{following}.toml"]\n'})
@@ -270,7 +270,7 @@ def test_more_files_than_anybody_means_are_refused_before_they_are_all_read(file
         files.load("f0")
 
 
-def test_as_many_files_as_are_allowed_are_read(files: Files) -> None:
+def test_the_largest_allowed_number_of_files_is_read(files: Files) -> None:
     names = [f"f{number}" for number in range(MAX_FILES + 1)]
     for name, following in itertools.pairwise(names):
         files.write(**{name: f'extends = "{following}.toml"\n'})
@@ -280,7 +280,7 @@ def test_as_many_files_as_are_allowed_are_read(files: Files) -> None:
         files.load("f0")
 
 
-def test_what_a_table_lacks_is_said_where_the_last_file_writes_it(files: Files) -> None:
+def test_a_missing_key_is_reported_where_the_last_file_sets_its_table(files: Files) -> None:
     files.write(
         base='[root]\nwritable = "none"\n', main='extends = "base.toml"\n\n[root]\nwritable = "none"\n'
     )
@@ -333,7 +333,7 @@ def test_a_list_that_was_changed_comes_from_the_last_change(files: Files) -> Non
     assert changed.origin("root.layers") == Place("main.toml", 3, 15)
 
 
-def test_what_cannot_be_removed_is_told_what_there_is_by_what_identifies_it(files: Files) -> None:
+def test_the_hint_for_an_element_that_cannot_be_removed_lists_the_identifying_keys(files: Files) -> None:
     files.write(
         base=MINIMAL
         + 'volumes = [{ type = "tmpfs", target = "/one" }, { type = "tmpfs", target = "/two" }]\n',
@@ -353,7 +353,7 @@ def test_each_file_that_was_read_is_named_once_the_main_one_last(files: Files) -
     assert files.load().files == ("base.toml", "left.toml", "right.toml", "main.toml")
 
 
-def test_what_is_set_over_a_profile_does_not_change_the_profile(files: Files) -> None:
+def test_an_assignment_over_a_profile_does_not_change_the_profile(files: Files) -> None:
     files.write(main=MINIMAL + '[profile.a]\nprocess.env.A = "1"\n[profile.b]\nprocess.env.B = "2"\n')
     spec = files.load("main", "a", "b", process__env__C="3")
     assert dict(spec.process.env) == {"A": "1", "B": "2", "C": "3"}
@@ -368,10 +368,10 @@ def test_many_elements_are_removed_in_a_time_that_grows_with_their_number(files:
     )
     start = time.process_time()
     assert files.load().process.args == ("a0",)
-    assert time.process_time() - start < 20  # the square takes minutes
+    assert time.process_time() - start < 20  # quadratic time would be minutes
 
 
-def test_of_very_many_mistakes_in_putting_files_together_only_the_first_are_told(files: Files) -> None:
+def test_only_the_first_of_very_many_merge_mistakes_are_reported(files: Files) -> None:
     files.write(main=f"extends = {['missing.toml'] * 500}\n")
     with pytest.raises(SpecError) as caught:
         files.load()

@@ -1,4 +1,4 @@
-"""What it costs to check large files: calls of functions are counted, as seconds depend on the machine."""
+"""Test the cost of checking large files. Function calls are counted, because seconds depend on the machine."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ FILES: dict[str, Callable[[int], str]] = {
     "long keys": lambda n: ROOT + "".join(f"a{'.a' * 60}.b{number} = 1\n" for number in range(n // 10)),
 }
 MOST = 1500
-"""Calls for one element more. A table with two keys takes up to a thousand."""
+"""Most calls for one more element. A table with two keys takes up to a thousand."""
 
 
 def dependent(count: int, on: Callable[[int], str]) -> str:
@@ -99,7 +99,7 @@ def dependent(count: int, on: Callable[[int], str]) -> str:
 
 
 def calls_of(function: Callable[[], object]) -> int:
-    """Return how many functions *function* calls, those that are written in C included."""
+    """Return the number of function calls in *function*, including calls of functions written in C."""
     count = 0
 
     def count_call(_frame: FrameType, event: str, _argument: Any) -> None:
@@ -115,14 +115,14 @@ def calls_of(function: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_each_element_more_costs_as_much_as_the_one_before(name: str, tmp_path: Path) -> None:
+def test_the_cost_of_each_further_element_is_constant(name: str, tmp_path: Path) -> None:
     file = tmp_path / "f.toml"
 
     def cost(count: int) -> int:
         file.write_text(FILES[name](count))
         return calls_of(lambda: examine(str(file), environ={"HOME": "/"}, requested=True))
 
-    cost(10)  # imports what it takes
+    cost(10)  # performs the imports
     few, many = cost(200), cost(600)
     assert (many - few) / 400 < MOST
 
@@ -185,7 +185,7 @@ def test_paths_that_cover_others_are_found() -> None:
     assert sorted(covered(paths, by)) == [(1, 10), (3, 10), (4, 11)]
 
 
-def test_names_that_lead_to_each_other_have_one_number() -> None:
+def test_names_in_a_cycle_have_the_same_number() -> None:
     found = cycles({"a": "b", "b": "c", "c": "ad", "d": "e", "e": "d", "f": "af", "g": ""})
     groups: dict[int, set[str]] = {}
     for name, number in found.items():

@@ -1,4 +1,4 @@
-"""`sandbox.spec.diagnostic`: rendering as text and for JSON."""
+"""Test `sandbox.spec.diagnostic`: rendering as text and for JSON."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_the_dictionary_holds_every_field_and_goes_through_json() -> None:
     }
 
 
-def test_diagnostics_are_ordered_as_a_reader_meets_their_places() -> None:
+def test_diagnostics_are_ordered_by_their_positions() -> None:
     nowhere = Diagnostic(file="f.toml", message="m")
     later = Diagnostic(file="f.toml", message="m", line=10, column=1)
     diagnostics = [later, at("b = 12", 4, 6), at("b = 12", 0, 1), nowhere]

@@ -1,4 +1,4 @@
-"""`sandbox.spec.document`: bytes to a tree with places. The syntax errors are in bad/."""
+"""Test `sandbox.spec.document`: from bytes to a tree with positions. Syntax errors are in bad/."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_values_and_places_come_together() -> None:
 
 
 @pytest.mark.parametrize("data", [b"[a]\r\r\nb = 'x'\n", b"a = 1\r\r\n", b"a = '''x\r\r\ny'''\n"])
-def test_a_carriage_return_before_a_line_end_is_none_of_it(data: bytes) -> None:
+def test_a_carriage_return_before_a_line_end_is_not_part_of_the_value(data: bytes) -> None:
     with pytest.raises(SpecError) as caught:
         parse_document(data, file="f", directory="/")
     assert caught.value.diagnostics[0].as_dict()["line"] == 1
@@ -29,7 +29,7 @@ def test_the_largest_and_smallest_integers_are_accepted() -> None:
 
 
 @pytest.mark.parametrize("data", [b"a = 1\n\n\xff", b"\xc3", b"a = '\xed\xa0\x80'", "a = 1".encode("utf-16")])
-def test_what_is_not_utf8_is_one_diagnostic_at_the_byte(data: bytes) -> None:
+def test_invalid_utf8_is_one_diagnostic_at_the_byte(data: bytes) -> None:
     with pytest.raises(SpecError) as caught:
         parse_document(data, file="f", directory="/")
     assert len(caught.value.diagnostics) == 1

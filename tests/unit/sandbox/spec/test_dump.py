@@ -1,4 +1,4 @@
-"""`sandbox.spec.dump`: from a specification back to TOML."""
+"""Test `sandbox.spec.dump`: from a specification back to TOML."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def composed() -> Spec:
     )
 
 
-def test_a_file_is_written_as_one_with_everything_put_together(directory: Path) -> None:
+def test_merged_files_are_written_as_one_file(directory: Path) -> None:
     assert (
         text_of(composed())
         == """\
@@ -92,7 +92,7 @@ read = "1M"
     )
 
 
-def test_every_value_says_where_it_comes_from(directory: Path) -> None:
+def test_every_value_is_followed_by_its_origin(directory: Path) -> None:
     assert (
         text_of(composed(), origins=True)
         == """\
@@ -141,7 +141,7 @@ def test_defaults_are_written_only_when_asked_for() -> None:
     assert "native = []  # default" in lines
     assert (
         "hosts = {}  # default" not in lines
-    )  # this version would not do it: reading it back would be an error
+    )  # not enforced by this version: reading it again would be an error
 
 
 @pytest.mark.parametrize("defaults", [False, True])
@@ -166,7 +166,7 @@ def test_defaults_are_written_only_when_asked_for() -> None:
         "[namespaces]\ntime = { boottime = '1d' }\n",
     ],
 )
-def test_what_is_written_means_the_same_when_read_back(text: str, defaults: bool) -> None:
+def test_the_written_text_has_the_same_meaning_when_read_again(text: str, defaults: bool) -> None:
     environ = {"HOME": "/home/${x}"}
     layers = "root.layers = ['oci:./i:t', 'image:debian:13', { dir = 'x', immutable = true }, 'tar:~/t']\n"
     spec = parse((layers + text).encode(), path="/conf/f.toml", environ=environ, unenforced="keep")
@@ -195,7 +195,7 @@ def test_extends_and_profiles_are_not_written_because_they_are_applied(directory
     assert again == dataclasses.replace(spec, extends=(), profile=again.profile)
 
 
-def test_bytes_that_are_no_unicode_are_refused_where_they_come_in() -> None:
+def test_bytes_that_are_not_utf8_are_refused_at_their_origin() -> None:
     text = b'root.layers = ["dir:/"]\nprocess.args = ["x", "${env:RAW}"]\n'
     spec = parse(text, path="/f.toml", environ={"RAW": "\udcff"})
     with pytest.raises(SpecError) as caught:

@@ -1,4 +1,4 @@
-"""`sandbox.errors`: messages, exit statuses, and advice for failed system calls."""
+"""Test `sandbox.errors`: messages, exit statuses, and advice for failed system calls."""
 
 from __future__ import annotations
 
@@ -63,24 +63,24 @@ def test_a_setup_error_names_step_operation_path_and_reason() -> None:
         ("reopen", "open", "/a", "reopen: open /a: refused (EACCES)"),
     ],
 )
-def test_a_setup_error_says_nothing_twice(step: str, operation: str, path: str, text: str) -> None:
+def test_a_setup_error_repeats_no_part(step: str, operation: str, path: str, text: str) -> None:
     assert str(SetupError.from_os_error(step, operation, OSError(errno.EACCES, "refused", path))) == text
 
 
-def test_a_file_that_cannot_be_opened_is_told_with_the_id_that_may_not() -> None:
+def test_the_error_for_a_file_that_cannot_be_opened_names_the_id_without_permission() -> None:
     advice = describe_errno("open", errno.EACCES)
     assert advice is not None
     assert advice.startswith(f"user {os.geteuid()} of this machine")
     assert "{" not in advice
 
 
-def test_a_setup_error_of_an_errno_that_says_it_all_has_no_hint() -> None:
+def test_a_setup_error_with_a_self_explanatory_errno_has_no_hint() -> None:
     error = SetupError.from_os_error("step", "mount proc", OSError(errno.EIO, "Input/output error"))
     assert str(error) == "step: mount proc: input/output error (EIO)"
     assert error.hint is None
 
 
-def test_a_setup_error_of_an_os_error_without_errno_still_says_what_happened() -> None:
+def test_a_setup_error_of_an_os_error_without_errno_still_describes_the_failure() -> None:
     assert str(SetupError.from_os_error("step", "fork", OSError("odd"))) == "step: fork: odd"
 
 
@@ -123,7 +123,7 @@ def test_advice_for_the_object_wins_over_advice_for_the_call() -> None:
     assert describe_errno("mount anything", errno.EPERM) == describe_errno("mount", errno.EPERM)
 
 
-def test_there_is_no_advice_where_errno_says_it_all() -> None:
+def test_there_is_no_advice_for_a_self_explanatory_errno() -> None:
     assert describe_errno("read", errno.EIO) is None
 
 

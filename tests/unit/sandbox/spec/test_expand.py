@@ -1,4 +1,4 @@
-"""`sandbox.spec.expand`: references in strings."""
+"""Test `sandbox.spec.expand`: references in strings."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_bad_reference_is_an_error_that_names_it(text: str, fragment: str, mes
     assert caught.value.hint
 
 
-def test_a_shell_variable_is_told_how_to_stay_one() -> None:
+def test_the_hint_for_a_shell_variable_shows_how_to_keep_it_literal() -> None:
     with pytest.raises(Invalid) as caught:
         expand("echo ${PATH}", {}, "/")
     assert (
@@ -75,7 +75,7 @@ def test_a_shell_variable_is_told_how_to_stay_one() -> None:
         ('volumes = [{ type = "bind", source = "./$X", target = "/y" }]', "volumes[0].source", "$X"),
     ],
 )
-def test_what_only_a_shell_would_replace_is_a_warning_at_its_place(
+def test_text_that_only_a_shell_would_expand_is_a_warning_at_its_position(
     text: str, key: str, fragment: str
 ) -> None:
     spec = parse(_whole(text), path="/t.toml", environ={})
@@ -99,7 +99,7 @@ def test_what_only_a_shell_would_replace_is_a_warning_at_its_place(
         'profile.a.process.env.A = "$HOME"',
     ],
 )
-def test_what_a_shell_reads_or_this_language_replaces_is_no_warning(text: str) -> None:
+def test_text_for_a_shell_and_references_of_the_language_cause_no_warning(text: str) -> None:
     assert parse(_whole(text), path="/t.toml", environ={"HOME": "/h"}).warnings == ()
 
 

@@ -1,4 +1,4 @@
-"""`sandbox.spec.load`: from a file to a specification."""
+"""Test `sandbox.spec.load`: from a file to a specification."""
 
 from __future__ import annotations
 
@@ -163,12 +163,12 @@ def test_users_are_ids_or_names(written: str, user: User) -> None:
     "written",
     ["-1", "4294967295", '"-1"', '":0"', '"0:"', '"a b"', '"0:0:0"', '"a/b"', '"99999999999999999999"'],
 )
-def test_what_is_no_user_is_refused(written: str) -> None:
+def test_invalid_users_are_refused(written: str) -> None:
     with pytest.raises(SpecError):
         spec_of(MINIMAL + f"[process]\nuser = {written}\n")
 
 
-def test_groups_are_ids_or_names_and_none_is_not_the_same_as_unset() -> None:
+def test_groups_are_ids_or_names_and_an_empty_list_differs_from_an_absent_key() -> None:
     spec = spec_of(MINIMAL + '[process]\ngroups = [27, "28", "render", "a$"]\n')
     assert spec.process.groups == (27, 28, "render", "a$")
     assert spec_of(MINIMAL + "[process]\ngroups = []\n").process.groups == ()
@@ -177,7 +177,7 @@ def test_groups_are_ids_or_names_and_none_is_not_the_same_as_unset() -> None:
 @pytest.mark.parametrize(
     "written", ["-1", "4294967295", '"-1"', '""', '"a b"', '"27:28"', '"a\\u0000"', "true", '27, "27"']
 )
-def test_what_is_no_group_or_is_there_twice_is_refused(written: str) -> None:
+def test_invalid_and_repeated_groups_are_refused(written: str) -> None:
     with pytest.raises(SpecError):
         spec_of(MINIMAL + f"[process]\ngroups = [{written}]\n")
 
@@ -188,7 +188,7 @@ def test_what_is_no_group_or_is_there_twice_is_refused(written: str) -> None:
         ("dir:/", "/"),
         ("dir:.", "/conf"),
         ("dir:a//./b/", "/conf/a/b"),
-        ("dir:../x", "/conf/../x"),  # what is above a symlink only the kernel knows
+        ("dir:../x", "/conf/../x"),  # only the kernel can resolve .. after a symlink
         ("dir:~", "/home/alice"),
         ("dir:~/x", "/home/alice/x"),
         ("dir:./~x", "/conf/~x"),
@@ -197,7 +197,7 @@ def test_what_is_no_group_or_is_there_twice_is_refused(written: str) -> None:
         ("tar:${env:HOME}/x.tar", "/home/alice/x.tar"),
     ],
 )
-def test_paths_of_the_host_are_absolute_afterwards(written: str, path: str) -> None:
+def test_host_paths_become_absolute(written: str, path: str) -> None:
     assert spec_of(f'root.layers = ["{written}"]', HOME="/home/alice").root.layers[0].path == path
 
 
@@ -228,12 +228,12 @@ def test_a_single_id_map_has_root(user: str) -> None:
 
 
 @pytest.mark.parametrize("user", ["1", '"0:1"', '"nobody"', '"root:adm"'])
-def test_a_single_id_map_has_nobody_else(user: str) -> None:
+def test_a_single_id_map_has_no_other_user(user: str) -> None:
     with pytest.raises(SpecError, match="there is no id but 0"):
         spec_of(MINIMAL + f'[ids]\nmap = "single"\n[process]\nuser = {user}\n')
 
 
-def test_a_specification_knows_where_it_is_from() -> None:
+def test_a_specification_has_its_file_and_positions() -> None:
     spec = spec_of(MINIMAL + '[[volumes]]\ntype = "bind"\nsource = "x"\ntarget = "/x"\n')
     assert spec.origin("root.layers[0]") == Place("/conf/f.toml", 2, 11)
     assert spec.origin(("volumes", 0, "source")) == Place("/conf/f.toml", 5, 10)
@@ -247,7 +247,7 @@ def test_a_specification_knows_where_it_is_from() -> None:
     )
 
 
-def test_equal_files_give_equal_specifications_wherever_things_stand_in_them() -> None:
+def test_specifications_are_equal_regardless_of_positions() -> None:
     assert spec_of(MINIMAL) == spec_of('# a comment\nroot = { layers = ["dir:/"] }')
     assert spec_of(MINIMAL) != spec_of('root.layers = ["dir:/usr"]')
 
@@ -284,7 +284,7 @@ def test_a_file_is_read_by_the_path_that_messages_show(
     assert only_message("f.toml").startswith("f.toml:4:9: process.args[0]:")
 
 
-def test_the_file_is_absolute_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_path_of_the_file_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "f.toml").write_text('root.layers = ["dir:x"]')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/nowhere")
@@ -324,7 +324,7 @@ def test_an_unreadable_file_is_one_diagnostic(tmp_path: Path, monkeypatch: pytes
     path.write_text(MINIMAL)
     path.chmod(0)
     if os.geteuid() == 0:
-        # The mode does not stop root; the answer of open(2) to anybody else is put in its place.
+        # The mode does not restrict root, so the error of open(2) for other users is simulated.
         def refuse(*_args: object, **_kwargs: object) -> None:
             raise PermissionError(13, "Permission denied", str(path))
 
@@ -350,7 +350,7 @@ def test_tables_survive_being_sent_to_another_process() -> None:
     )
 
 
-def test_a_file_that_is_there_with_the_ending_is_suggested(tmp_path: Path) -> None:
+def test_an_existing_file_with_the_suffix_is_suggested(tmp_path: Path) -> None:
     (tmp_path / "hello.toml").touch()
     with pytest.raises(SpecError) as caught:
         load(str(tmp_path / "hello"))

@@ -1,4 +1,4 @@
-"""`sandbox.spec.locate`: places of keys and values. tests/property/test_locate.py holds it against tomllib."""
+"""Test `sandbox.spec.locate`: positions of keys and values. tests/property/test_locate.py compares it with tomllib."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sandbox.spec.notation import format_key_path
 
 
 def places(text: str) -> dict[str, tuple[str, str]]:
-    """Return the texts of key and value by key path."""
+    """Return the texts of each key and value, by key path."""
     tomllib.loads(text)
     located = locate(text)
     assert located.stopped is None
@@ -28,7 +28,7 @@ def test_a_key_and_its_value_are_found() -> None:
     assert places("a = 1 # one\n") == {"a": ("a", "1")}
 
 
-def test_a_table_stands_where_its_header_names_it() -> None:
+def test_a_table_is_located_at_its_header() -> None:
     assert places("[ a . b ]\nc = 1") == {"a": ("a", "a"), "a.b": ("b", "b"), "a.b.c": ("c", "1")}
 
 
@@ -111,12 +111,12 @@ def test_escapes_in_keys_are_resolved() -> None:
     assert list(places('"\\u0061\\t" = 1\n"" = 2\n\'\\u0061\' = 3')) == ['"a\\t"', '""', '"\\\\u0061"']
 
 
-def test_newlines_and_trailing_commas_in_inline_tables_are_taken_as_toml_1_1_does() -> None:
+def test_newlines_and_trailing_commas_in_inline_tables_are_accepted_as_in_toml_1_1() -> None:
     text = "a = {\n  b = 1, # one\n  c = 2,\n}\nd = 3\n"
     assert [format_key_path(path) for path in locate(text).entries] == ["a.b", "a.c", "a", "d"]
 
 
-def test_the_first_of_two_definitions_stays_and_both_are_statements() -> None:
+def test_the_first_of_two_definitions_is_kept_and_both_are_statements() -> None:
     text = "a = 1\na = 2\n"
     located = locate(text)
     assert located.entries[("a",)].key.start == 0
@@ -136,7 +136,7 @@ def test_the_first_of_two_definitions_stays_and_both_are_statements() -> None:
         ("a = \n", 4),
     ],
 )
-def test_a_scan_stops_where_the_document_is_wrong(text: str, stopped: int) -> None:
+def test_a_scan_stops_at_the_first_mistake(text: str, stopped: int) -> None:
     located = locate(text)
     assert (located.stopped, located.too_deep) == (stopped, False)
 
@@ -151,7 +151,7 @@ def test_a_scan_stops_where_the_document_is_wrong(text: str, stopped: int) -> No
         "[" + ".".join(["a"] * 40) + "]\n" + ".".join(["b"] * 40) + " = 1",
     ],
 )
-def test_a_document_that_is_too_deep_is_told_apart(text: str) -> None:
+def test_a_document_that_is_too_deep_is_distinguished(text: str) -> None:
     assert locate(text).too_deep
 
 

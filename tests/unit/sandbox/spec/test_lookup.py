@@ -1,4 +1,4 @@
-"""From a path to its declaration, and all keys of the language."""
+"""Test `sandbox.spec.lookup`: from a path to its declaration, and all keys of the language."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ def test_a_value_of_the_language_has_a_codec(path: KeyPath, kind: type) -> None:
 @pytest.mark.parametrize(
     "path", [(), ("nothing",), ("limits", "nothing"), ("limits", "memory", "deeper"), ("limits", 0), (0,)]
 )
-def test_what_is_no_value_of_the_language_has_none(path: KeyPath) -> None:
+def test_an_unknown_path_has_no_codec(path: KeyPath) -> None:
     assert codec_at(path) is None
     assert setting_at(path) is None
 
 
-def test_a_setting_is_what_a_key_names() -> None:
+def test_a_key_has_a_setting() -> None:
     memory = setting_at(("limits", "memory"))
     assert memory is not None
     assert memory.doc.startswith("Memory of all processes")
     assert setting_at(("limits",)) is not None
     assert setting_at(("volumes", 0, "target")) is not None
-    # An element of a list, and a key that the user chose, are nobody's declaration.
+    # An element of a list, and a key that the user chooses, have no declaration.
     assert setting_at(("volumes", 0)) is None
     assert setting_at(("process", "env", "A")) is None
 
 
-def test_what_is_inside_a_table_that_is_not_enforced_is_not() -> None:
+def test_keys_in_an_unenforced_table_are_not_enforced() -> None:
     assert is_enforced(("limits", "memory"))
     assert is_enforced(("volumes", 0, "target"))
     assert not is_enforced(("network", "egress"))
@@ -72,7 +72,7 @@ def test_every_key_leads_to_its_own_declaration() -> None:
     assert {key for key, setting in found.items() if setting_at(path_of(key)) is not setting} == set()
 
 
-def test_tables_come_before_what_is_in_them() -> None:
+def test_tables_come_before_their_keys() -> None:
     known = keys()
     assert known.index("limits") < known.index("limits.memory")
     assert known.index("volumes") < known.index("volumes[].type")

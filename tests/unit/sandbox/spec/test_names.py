@@ -1,4 +1,4 @@
-"""`sandbox.spec.names`: signals and capabilities."""
+"""Test `sandbox.spec.names`: signals and capabilities."""
 
 from __future__ import annotations
 

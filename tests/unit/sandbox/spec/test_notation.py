@@ -1,4 +1,4 @@
-"""`sandbox.spec.notation`: key paths, quoting, literals, suggestions."""
+"""Test `sandbox.spec.notation`: key paths, quoting, literals, suggestions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_key_path_is_written_and_read_back(path: KeyPath, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["a..b", ".a", "a[", "a[x]", "a b", '"open', "a."])
-def test_what_is_no_key_path_is_refused(text: str) -> None:
+def test_invalid_key_paths_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a key path"):
         parse_key_path(text)
 
@@ -128,7 +128,7 @@ def test_types_have_their_toml_names(value: object, name: str) -> None:
     assert type_name(value) == name
 
 
-def test_the_nearest_name_overlooks_case_and_hyphens() -> None:
+def test_the_nearest_name_ignores_case_and_hyphens() -> None:
     assert nearest("Read-Only", ["source", "read_only"]) == "read_only"
     assert nearest("memroy", ["memory", "memory_high"]) == "memory"
 
@@ -141,7 +141,7 @@ def test_a_short_name_is_taken_for_an_abbreviation_of_the_only_name_that_it_can_
     assert nearest("r", ["read_only"]) is None
 
 
-def test_nothing_is_near_to_an_unlike_or_endless_name() -> None:
+def test_a_dissimilar_or_very_long_name_has_no_nearest_name() -> None:
     assert nearest("zzz", ["memory"]) is None
     assert nearest("memory" * 100, ["memory"]) is None
     assert nearest("", ["memory"]) is None

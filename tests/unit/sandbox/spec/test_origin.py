@@ -1,4 +1,4 @@
-"""`sandbox.spec.origin`: from key paths to places."""
+"""Test `sandbox.spec.origin`: from key paths to positions."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def test_offsets_and_positions_are_inverse() -> None:
     assert [source.offset(line, column) for line, column in positions] == list(range(8))
 
 
-def test_what_is_written_has_a_place(origins: Origins) -> None:
+def test_a_written_value_has_a_position(origins: Origins) -> None:
     origin = origins.find("root.layers[1]")
     assert origin is not None
     assert origin.source.place(origin.entry.value) == Place("f.toml", 2, 20)
 
 
-def test_what_is_not_written_has_none(origins: Origins) -> None:
+def test_an_absent_value_has_no_position(origins: Origins) -> None:
     assert origins.find(("root", "writable")) is None
     assert origins.find("root.layers[2]") is None
 
@@ -69,7 +69,7 @@ def test_a_fragment_is_marked_if_it_is_there(origins: Origins) -> None:
     assert (marked.column, marked.end_column) == (25, 29)
 
 
-def test_of_very_many_problems_the_first_are_told_and_the_others_counted(origins: Origins) -> None:
+def test_only_the_first_of_very_many_problems_are_reported_with_the_total(origins: Origins) -> None:
     problems = [Problem(path=("volumes", 0, "target"), message="late")] * 250
     problems += [Problem(path=("root", "layers"), message="early"), Problem(path=("ids",), message="nowhere")]
     told = origins.diagnose_all(problems)
@@ -92,7 +92,7 @@ def test_each_value_keeps_the_directory_of_its_source(origins: Origins) -> None:
     assert merged.diagnose("limits.pids", "m").file == "g.toml"
 
 
-def test_what_nobody_wrote_is_said_at_the_name_of_the_table_around_it() -> None:
+def test_a_problem_of_an_absent_key_is_reported_at_its_table() -> None:
     text = 'root = { layers = ["dir:/"] }\n[limits]\npids = 5\n'
     spec = parse(text.encode(), path="a.toml", environ={})
     inline = spec.diagnose("root.size", "is missing")
@@ -102,7 +102,7 @@ def test_what_nobody_wrote_is_said_at_the_name_of_the_table_around_it() -> None:
     assert spec.diagnose("network.mode", "is missing").line is None
 
 
-def test_only_more_mistakes_than_are_told_are_counted() -> None:
+def test_the_total_is_reported_only_if_problems_are_left_out() -> None:
     for number in (MAX_DIAGNOSTICS, MAX_DIAGNOSTICS + 1):
         text = 'root.layers = ["dir:/"]\n' + "".join(f"x{index} = 1\n" for index in range(number))
         with pytest.raises(SpecError) as raised:
@@ -114,7 +114,7 @@ def test_only_more_mistakes_than_are_told_are_counted() -> None:
         )
 
 
-def test_what_has_no_place_is_told_before_what_stands_at_the_first_character() -> None:
+def test_problems_without_a_position_come_first() -> None:
     with pytest.raises(SpecError) as raised:
         parse(b"x = 1\n", path="a.toml", environ={})
     assert [diagnostic.as_dict()["line"] for diagnostic in raised.value.diagnostics] == [None, 1]

@@ -1,4 +1,4 @@
-"""Words of other programs lead to ours: each of the one table that declares them."""
+"""Test `sandbox.spec.other_engines`: hints for every key and value of other engines that its tables declare."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def hint(text: str, key: str) -> str:
 @pytest.mark.parametrize(
     "meaning", sorted({*KEYS.values(), *(one for words in KEYS_INSIDE.values() for one in words.values())})
 )
-def test_a_meaning_is_a_key_of_the_language_or_a_whole_hint_that_is_made_of_its_keys(meaning: str) -> None:
+def test_a_meaning_is_a_key_of_the_language_or_a_complete_hint_with_its_keys(meaning: str) -> None:
     known = {part for key in LANGUAGE_KEYS for part in re.split(r"[.\[\]]+", key)}
     if " " in meaning:
         assert meaning.startswith("remove it") or known & set(re.findall(r"[a-z_]+", meaning))
@@ -45,7 +45,7 @@ def test_a_meaning_is_a_key_of_the_language_or_a_whole_hint_that_is_made_of_its_
 
 
 @pytest.mark.parametrize("word", sorted(KEYS))
-def test_a_foreign_word_at_the_top_of_a_file_leads_to_the_key_that_it_means(word: str) -> None:
+def test_the_hint_for_a_key_of_another_engine_names_the_equivalent_key(word: str) -> None:
     assert word not in settings_of(Spec)
     said, meaning = hint(f"{word} = 1\n{ROOT}", word), KEYS[word]
     table, _, key = meaning.rpartition(".")
@@ -60,7 +60,7 @@ def test_a_foreign_word_at_the_top_of_a_file_leads_to_the_key_that_it_means(word
 
 
 @pytest.mark.parametrize("word", sorted(KEYS))
-def test_a_foreign_word_in_a_profile_leads_into_the_tables_of_the_profile(word: str) -> None:
+def test_the_hint_in_a_profile_names_a_table_of_the_profile(word: str) -> None:
     meaning = KEYS[word]
     if meaning in NOT_IN_PROFILES or meaning.startswith(("remove", "sandboxes")) or " " in meaning:
         return
@@ -71,7 +71,7 @@ def test_a_foreign_word_in_a_profile_leads_into_the_tables_of_the_profile(word: 
 @pytest.mark.parametrize(
     ("table", "word"), [(table, word) for table, words in KEYS_INSIDE.items() for word in words]
 )
-def test_a_foreign_word_in_a_table_leads_to_the_key_beside_it(table: str, word: str) -> None:
+def test_the_hint_in_a_table_names_the_key_of_that_table(table: str, word: str) -> None:
     array = table in ("volumes", "devices")
     header = f"[[{table}]]" if array else f"[{table}]"
     said, meaning = (
@@ -81,12 +81,12 @@ def test_a_foreign_word_in_a_table_leads_to_the_key_beside_it(table: str, word: 
     assert said == (meaning if " " in meaning else f"did you mean {meaning.rpartition('.')[2]}?")
 
 
-def test_a_foreign_word_that_means_a_required_key_is_the_only_mistake() -> None:
+def test_a_misnamed_required_key_is_the_only_mistake() -> None:
     assert set(told(f'{ROOT}[[volumes]]\ntype = "tmpfs"\ndestination = "/x"\n')) == {"volumes[0].destination"}
 
 
 @pytest.mark.parametrize(("key", "word"), [(key, word) for key, words in VALUES.items() for word in words])
-def test_a_foreign_value_leads_to_ours(key: str, word: str) -> None:
+def test_the_hint_for_a_value_of_another_engine_names_the_equivalent_value(key: str, word: str) -> None:
     codec = codec_at(path_of(key))
     assert codec is not None
     choices, planned = codec.choices, getattr(codec, "planned", ())
@@ -104,7 +104,7 @@ def path_text(key: str) -> str:
 
 
 @pytest.mark.parametrize("table", sorted(MAIN_KEYS))
-def test_a_value_in_place_of_a_table_leads_to_the_key_that_takes_it(table: str) -> None:
+def test_the_hint_for_a_value_in_place_of_a_table_names_the_key_that_takes_it(table: str) -> None:
     codec = codec_at((table, MAIN_KEYS[table]))
     assert codec is not None
     if "string" in codec.toml_types:
@@ -116,14 +116,14 @@ def test_a_value_in_place_of_a_table_leads_to_the_key_that_takes_it(table: str) 
 
 @pytest.mark.parametrize("key", sorted(settings_of(Spec)))
 @pytest.mark.parametrize("value", ["[1]", "{ a = 1 }"])
-def test_a_key_of_the_file_that_a_header_swallowed_is_told_where_it_belongs(key: str, value: str) -> None:
+def test_the_hint_for_a_top_level_key_below_a_header_names_its_place(key: str, value: str) -> None:
     said = hint(f"{ROOT}[process]\n{key} = {value}\n", f"process.{key}")
     assert said.endswith(": all keys below [process] belong to that table")
     assert f"[{key}" in said or said.startswith("move it above the first [table]")
 
 
 @pytest.mark.parametrize("header", ["process", "process.env"])
-def test_a_swallowed_volume_in_the_form_of_others_is_shown_as_the_table_that_it_means(header: str) -> None:
+def test_the_hint_for_a_misplaced_short_form_volume_shows_the_equivalent_table(header: str) -> None:
     said = hint(f'{ROOT}[{header}]\nvolumes = ["/tmp:/x:ro"]\n', f"{header}.volumes")
     assert said == (
         'write [[volumes]] with type = "bind", source = "/tmp", target = "/x", read_only = true: '
@@ -150,13 +150,13 @@ def test_a_swallowed_volume_in_the_form_of_others_is_shown_as_the_table_that_it_
         ),
     ],
 )
-def test_a_volume_in_the_form_of_others_is_answered_with_the_table_that_it_means(
+def test_the_hint_for_a_short_form_volume_shows_the_equivalent_table(
     word: str, table: dict[str, object]
 ) -> None:
     assert parse_volume(word) == table
     said = hint(f'volumes = ["{word}"]\n{ROOT}', "volumes[0]")
     assert said == f"a volume is a table: write {literal(table)}"
-    # What is shown is right in the place of what was wrong.
+    # The table in the hint is valid in place of the wrong value.
     parse(
         f"volumes = [{literal(table)}]\n{ROOT}".encode(),
         path="/specs/test.toml",
@@ -165,5 +165,5 @@ def test_a_volume_in_the_form_of_others_is_answered_with_the_table_that_it_means
 
 
 @pytest.mark.parametrize("word", ["/tmp", ":/x", "/a:b", "/a:/b:ro:rw", "/a:/b:zz", "/a:/b:"])
-def test_a_word_that_is_no_volume_is_not_guessed_at(word: str) -> None:
+def test_an_invalid_short_form_volume_gets_the_general_hint(word: str) -> None:
     assert hint(f'volumes = ["{word}"]\n{ROOT}', "volumes[0]").startswith("write a table, such as")

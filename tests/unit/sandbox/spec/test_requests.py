@@ -1,4 +1,4 @@
-"""What a file asks for: every kind of request, and no setting that nobody has decided about."""
+"""Test `sandbox.spec.requests`: every kind of request; each setting is either a request or listed as harmless."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sandbox.spec.requests import REQUESTING_KEYS, requests
 
 ROOT = '[root]\nlayers = ["tar:/base.tar"]\n'
 
-#: Settings that give away nothing of the machine: they take away, count, or concern the sandbox alone.
+#: Settings that expose nothing of the machine: they restrict, count, or concern only the sandbox.
 HARMLESS = frozenset(
     "build[].run build[].target devices[].target health.command health.interval health.retries health.timeout "
     "ids.gid_map[].inside ids.uid_map[].inside limits.core limits.cpu_time limits.cpu_weight limits.cpus limits.cpuset "
@@ -37,13 +37,13 @@ def asked(text: str, **environ: str) -> list[tuple[str, str]]:
     return [(request.kind, request.what) for request in found if request.what != "/base.tar"]
 
 
-def test_every_setting_asks_for_something_or_is_known_to_be_harmless() -> None:
+def test_every_setting_is_a_request_or_listed_as_harmless() -> None:
     keys = {entry.key for entry in entries() if not entry.is_table}
     assert keys - REQUESTING_KEYS == HARMLESS
     assert keys >= REQUESTING_KEYS
 
 
-def test_a_file_that_asks_for_nothing_names_its_layers_only() -> None:
+def test_a_file_without_other_requests_requests_only_its_layers() -> None:
     assert asked("[process]\ncommand = ['true']\n[[volumes]]\ntype = 'tmpfs'\ntarget = '/t'\n") == []
 
 
@@ -96,7 +96,7 @@ def test_request_is_named(text: str, expected: list[tuple[str, str]]) -> None:
     assert asked(text) == expected
 
 
-def test_layers_name_their_paths_and_what_they_cross() -> None:
+def test_layers_request_their_paths_and_crossed_mounts() -> None:
     text = '[root]\nlayers = ["dir:/", { dir = "/srv", cross = ["/data"] }, "oci:./i:t", "image:d"]\nwritable = "persistent"\n'
     spec = parse(text.encode(), path="/files/x.toml", environ={}, unenforced="keep")
     assert [(request.kind, request.what) for request in requests(spec)] == [
@@ -109,7 +109,7 @@ def test_layers_name_their_paths_and_what_they_cross() -> None:
     ]
 
 
-def test_files_that_are_extended_are_named(tmp_path: Path) -> None:
+def test_extended_files_are_requests(tmp_path: Path) -> None:
     (tmp_path / "base.toml").write_text(ROOT)
     spec = parse(b'extends = "base.toml"\n', path=str(tmp_path / "x.toml"), environ={})
     found = requests(spec)

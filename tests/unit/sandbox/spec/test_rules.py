@@ -1,4 +1,4 @@
-"""`sandbox.spec.rules`: rules about combinations of settings. The wording is in bad/."""
+"""Test `sandbox.spec.rules`: rules about combinations of settings. The wording is in bad/."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_broken_rule_is_one_problem(text: str, key: str) -> None:
         ("limits = 1\n", ["limits"]),
     ],
 )
-def test_a_rule_over_a_value_that_is_wrong_already_is_left_out(text: str, keys: list[str]) -> None:
+def test_a_rule_about_a_wrong_value_is_skipped(text: str, keys: list[str]) -> None:
     # Top-level keys have to come before the first header.
     whole = text + MINIMAL if text.startswith("limits") else MINIMAL + text
     with pytest.raises(SpecError) as caught:
@@ -83,12 +83,12 @@ def test_a_mistake_in_one_volume_does_not_hide_those_of_the_others() -> None:
         '[[volumes]]\ntype = "bind"\nsource = "."\ntarget = "/device"\n',
     ],
 )
-def test_what_breaks_no_rule_is_accepted(text: str) -> None:
+def test_files_that_break_no_rule_are_accepted(text: str) -> None:
     assert isinstance(parse((MINIMAL + text).encode(), path="/conf/f.toml", environ={}), Spec)
 
 
 @pytest.mark.parametrize("key", ["ports", "dns", "search", "networks", "host_access"])
-def test_who_is_told_that_a_key_is_not_enforced_is_not_told_to_write_what_is_not_enforced_either(
+def test_the_error_for_an_unenforced_key_does_not_suggest_another_unenforced_value(
     key: str,
 ) -> None:
     value = {"ports": '["80:80"]', "dns": '["9.9.9.9"]', "search": '["example.org"]', "networks": '["b"]'}
@@ -98,7 +98,7 @@ def test_who_is_told_that_a_key_is_not_enforced_is_not_told_to_write_what_is_not
             parse(text.encode(), path="f.toml", environ={}, unenforced=unenforced)
         of_key = [one.message for one in caught.value.diagnostics if one.key == f"network.{key}"]
         assert of_key == ["not enforced by this version"]
-    # Who allows that it goes unenforced, and who writes for a later version, learns of the contradiction.
+    # If the key is optional, or the file is for a later version, the contradiction is reported.
     needs = 'needs network.mode = "private", but the mode is "none"'
     with pytest.raises(SpecError, match=needs):
         parse(f'{text}optional = ["{key}"]\n'.encode(), path="f.toml", environ={})

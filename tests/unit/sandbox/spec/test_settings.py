@@ -1,4 +1,4 @@
-"""The declarations: every setting of the language is complete, and means what it says of itself."""
+"""Test the declarations: every setting of the language is complete, and agrees with its documentation."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ PLANNED_EXAMPLES: list[str] = []
 
 
 @pytest.mark.parametrize("key", [key for key in ENFORCED if key not in ("extends", *PLANNED_EXAMPLES)])
-def test_the_example_of_a_setting_is_accepted_and_shows_something_else_than_the_default(key: str) -> None:
+def test_the_example_of_a_setting_is_accepted_and_differs_from_the_default(key: str) -> None:
     setting = ALL[key]
     text = with_example(key, setting)
     spec = parse(text.encode(), path="/conf/f.toml", environ={}, unenforced="keep")
@@ -82,7 +82,7 @@ def test_the_example_of_a_setting_is_accepted_and_shows_something_else_than_the_
 
 
 @pytest.mark.parametrize("key", [key for key in ALL if key not in ENFORCED or key in PLANNED_EXAMPLES])
-def test_what_is_not_enforced_is_read_and_then_an_error_at_its_key(key: str) -> None:
+def test_an_unenforced_setting_is_decoded_and_then_an_error_at_its_key(key: str) -> None:
     text = with_example(key, ALL[key])
     kept = parse(text.encode(), path="/conf/f.toml", environ={}, unenforced="keep")
     with pytest.raises(SpecError) as caught:
@@ -94,7 +94,7 @@ def test_what_is_not_enforced_is_read_and_then_an_error_at_its_key(key: str) -> 
 
 
 @pytest.mark.parametrize("key", [key for key in ALL if key not in ENFORCED])
-def test_what_is_not_enforced_is_checked_all_the_same(key: str) -> None:
+def test_unenforced_settings_are_checked(key: str) -> None:
     tree = tomllib.loads(with_example(key, ALL[key]))
     if key.startswith("layer."):
         tree["root"]["layers"] = [{key.removeprefix("layer."): dt.date(2026, 1, 1)}]
@@ -114,7 +114,7 @@ def test_a_key_is_found_by_its_path(key: str) -> None:
     assert key in keys()
 
 
-def test_fields_that_are_no_settings_are_only_those_of_the_file_itself() -> None:
+def test_only_the_class_of_the_file_has_fields_that_are_not_settings() -> None:
     assert {field.name for field in dataclasses.fields(Spec)} - set(settings_of(Spec)) == {
         "file",
         "directory",

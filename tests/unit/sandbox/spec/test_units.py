@@ -1,4 +1,4 @@
-"""`sandbox.spec.units`: sizes, durations, octal modes."""
+"""Test `sandbox.spec.units`: sizes, durations, octal modes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_sizes_are_binary_multiples(text: str, size: int) -> None:
 @pytest.mark.parametrize(
     "text", ["", "M", "-1", "+1", "1.M", ".5M", "1.5.2G", "1e3", "1X", "1 2M", "٣M", " 1M", "1M ", "0x10"]
 )
-def test_what_is_no_size_is_refused(text: str) -> None:
+def test_invalid_sizes_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a size"):
         parse_size(text)
 
@@ -83,7 +83,7 @@ def test_the_parts_of_a_duration_add_up(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "5", "s", "-1s", "1 h", "1h 30m", "1w", "1.s", "1S", "1h30", "٣s"])
-def test_what_is_no_duration_is_refused(text: str) -> None:
+def test_invalid_durations_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a duration"):
         parse_duration(text)
 

@@ -1,4 +1,4 @@
-"""What is left of a file with mistakes: the machine's refusals of the rest are told with them, at their places."""
+"""Test `sandbox.spec.valid_part`: the refusals of the valid part of a file are reported together with its mistakes."""
 
 from __future__ import annotations
 
@@ -32,19 +32,17 @@ def refused(rest: ValidPart) -> list[Diagnostic]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_bad_file_leaves_something_that_can_be_planned_or_nothing(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_valid_part_of_a_bad_file_can_be_planned(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(HERE)
     error = error_of(name)
     if error.valid_part is None or (rest := error.valid_part()) is None:
         return
     wrong = {one.key for one in error.diagnostics if isinstance(one, Diagnostic)}
-    # Whatever the machine refuses, it is something that is right by itself.
+    # A refusal must be about a value that is valid by itself.
     assert not wrong & {one.key for one in refused(rest)}
 
 
-def test_elements_behind_one_that_is_wrong_keep_their_numbers_and_places() -> None:
+def test_elements_after_a_wrong_one_keep_their_indexes_and_positions() -> None:
     volume = '[[volumes]]\ntype = "{}"\nsource = "/absent/{}"\ntarget = "/{}"\n'
     kinds = ["bnd", "bind", "tmfps", "bind", "bind"]
     text = '[root]\nlayers = ["dir:/"]\n' + "".join(
@@ -73,17 +71,17 @@ def test_a_root_that_is_wrong_hides_no_other_refusal(root: str) -> None:
     assert [one.key for one in refused(valid_part_of(root + tail))] == ["volumes[0].source"]
 
 
-def test_what_is_refused_for_all_layers_is_not_told_when_one_of_them_is_wrong() -> None:
+def test_refusals_about_all_layers_are_omitted_if_a_layer_is_wrong() -> None:
     text = '[root]\nlayers = ["dir:/", "dri:/x"]\nserver = "none"\nwritable = "none"\n'
     assert refused(valid_part_of(text)) == []
 
 
-def test_a_key_that_needs_one_that_is_wrong_is_no_refusal() -> None:
+def test_a_key_that_depends_on_a_wrong_key_is_not_refused() -> None:
     text = 'root.layers = ["dir:/"]\n[limits]\nmemory = "many"\nswap = "1G"\nwal_time = 1\n[process]\nenv_file = "/absent"\n'
     assert [one.key for one in refused(valid_part_of(text))] == ["process.env_file"]
 
 
-def test_a_file_that_is_no_toml_leaves_nothing(tmp_path: Path) -> None:
+def test_a_file_that_is_not_toml_has_no_valid_part(tmp_path: Path) -> None:
     with pytest.raises(SpecError) as caught:
         parse(b"[root", path="/specs/test.toml", environ={})
     assert caught.value.valid_part is None
