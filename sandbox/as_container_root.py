@@ -59,7 +59,7 @@ class Child:
             raise self._mapped
         if status != 0:
             message, _, hint = result.partition(_HINT_FOLLOWS)
-            raise SandboxError(message or "a helper process ended without a word", hint=hint or None)
+            raise SandboxError(message or "a helper process ended without a result", hint=hint or None)
         return result
 
     def end(self) -> None:

@@ -194,10 +194,10 @@ _USER = "{user}"
 _USED_UP: Mapping[int, str] = {
     errno.EMFILE: "too many open files in this process: raise `ulimit -n`",
     errno.ENFILE: "too many open files on this machine: as root raise fs.file-max with sysctl",
-    errno.ENOMEM: "there is no memory left: free some and try again",
-    errno.EFBIG: "a limit on the size of files is reached: raise `ulimit -f`",
-    errno.ENOSPC: "no space left: free some where the writable layer and the state are kept (see `df`)",
-    errno.EDQUOT: "a quota is used up: free some space where the writable layer and the state are kept",
+    errno.ENOMEM: "out of memory: free some and try again",
+    errno.EFBIG: "the file size limit is reached: raise `ulimit -f`",
+    errno.ENOSPC: "no space left: free space on the file system of the writable layer and of the state directory (see `df`)",
+    errno.EDQUOT: "a quota is used up: free space on the file system of the writable layer and of the state directory",
 }
 
 _FUSE_ACCESS = (
@@ -207,7 +207,7 @@ _FUSE_ACCESS = (
 _ADVICE: Mapping[tuple[str, int], str] = {
     # See user_namespaces(7), namespaces(7); Debian and Ubuntu add sysctls of their own.
     ("unshare", errno.EPERM): (
-        "user namespaces are switched off for this user: as root set kernel.unprivileged_userns_clone=1 or "
+        "user namespaces are disabled for this user: as root set kernel.unprivileged_userns_clone=1 or "
         "kernel.apparmor_restrict_unprivileged_userns=0 with sysctl; in a container its seccomp profile must allow unshare"
     ),
     ("unshare", errno.ENOSPC): (
@@ -217,14 +217,14 @@ _ADVICE: Mapping[tuple[str, int], str] = {
     (
         "unshare",
         errno.EUSERS,
-    ): "user namespaces are nested too deeply (32 levels): start the sandbox further out",
+    ): "user namespaces are nested too deeply (32 levels): start the sandbox outside of one of them",
     (
         "unshare",
         errno.EINVAL,
-    ): "the kernel was built without one of the namespaces: see `zgrep _NS= /proc/config.gz`",
+    ): "the kernel was built without one kind of namespace: see `zgrep _NS= /proc/config.gz`",
     ("unshare", errno.ENOMEM): "the kernel has no memory for another namespace: free some and try again",
-    ("setns", errno.EPERM): "joining a namespace needs CAP_SYS_ADMIN in it: run as the user that made it",
-    ("setns", errno.EINVAL): "the descriptor is no namespace of the kind asked for",
+    ("setns", errno.EPERM): "joining a namespace needs CAP_SYS_ADMIN in it: run as the user that created it",
+    ("setns", errno.EINVAL): "the descriptor is not a namespace of the requested kind",
     # See newuidmap(1), subuid(5).
     ("newuidmap", errno.ENOENT): 'install the package uidmap, or set ids.map = "single"',
     ("newuidmap", errno.EPERM): (
@@ -234,11 +234,11 @@ _ADVICE: Mapping[tuple[str, int], str] = {
     (
         "newuidmap",
         errno.EINVAL,
-    ): "the range is not this user's in /etc/subuid and /etc/subgid, or is already mapped",
+    ): "/etc/subuid and /etc/subgid do not give this range to this user, or the range is already mapped",
     (
         "newuidmap",
         errno.EACCES,
-    ): "newuidmap may not be executed here: check its mode and that its file system is not noexec",
+    ): "newuidmap cannot be executed: check its mode, and that its file system is not mounted noexec",
     ("write uid_map", errno.EPERM): (
         "the kernel refuses this id map: an ordinary user may map only its own id; install uidmap and give the user a range "
         "in /etc/subuid and /etc/subgid for more"
@@ -246,7 +246,7 @@ _ADVICE: Mapping[tuple[str, int], str] = {
     (
         "write uid_map",
         errno.EINVAL,
-    ): "the id map overlaps itself, or names ids that this user namespace does not have",
+    ): "ranges of the id map overlap, or contain ids that this user namespace does not have",
     (
         "write setgroups",
         errno.EACCES,
@@ -262,15 +262,15 @@ _ADVICE: Mapping[tuple[str, int], str] = {
     (
         "open /dev/fuse",
         errno.EPERM,
-    ): f"the device is refused by a device cgroup or a nodev mount; {_FUSE_ACCESS}",
+    ): f"a device cgroup or a nodev mount forbids access to the device; {_FUSE_ACCESS}",
     ("mount fuse", errno.EPERM): (
-        "the kernel lets user namespaces mount FUSE since 4.18; in a container its seccomp or AppArmor profile must allow mount"
+        "mounting FUSE in a user namespace needs Linux 4.18; in a container its seccomp or AppArmor profile must allow mount"
     ),
-    ("mount fuse", errno.EINVAL): "/dev/fuse must be opened in the user namespace that mounts it",
+    ("mount fuse", errno.EINVAL): "/dev/fuse must be opened in the user namespace in which it is mounted",
     ("mount fuse", errno.ENODEV): "the kernel has no FUSE: load the module as root: modprobe fuse",
     # See mount(2); "too revealing" is mount_too_revealing() of fs/namespace.c
     ("mount proc", errno.EPERM): (
-        'parts of the outer /proc are masked, and the kernel shows no fuller one inside ("too revealing"): start the outer '
+        'parts of the outer /proc are masked, so the kernel refuses a new, complete one ("mount too revealing"): start the outer '
         "container with --security-opt unmask=ALL (podman) or systempaths=unconfined (docker), or, if the program may see and "
         'signal processes outside, set namespaces.pid = "host"'
     ),
@@ -279,77 +279,79 @@ _ADVICE: Mapping[tuple[str, int], str] = {
         "--security-opt unmask=ALL (podman) or systempaths=unconfined (docker)"
     ),
     ("mount", errno.EPERM): (
-        "mounting is refused here: in a container its seccomp or AppArmor profile must allow mount in a user namespace"
+        "mounting is not permitted: in a container its seccomp or AppArmor profile must allow mount in a user namespace"
     ),
     ("mount", errno.ENOSPC): "too many mounts in this namespace: as root raise fs.mount-max with sysctl",
     ("mount", errno.EINVAL): (
-        "a source that contains mounts of the host must be bound with them, and is refused without; see mount_namespaces(7), "
-        "locked mounts"
+        "a source that contains mounts of the host can be bound only together with these; see mount_namespaces(7), locked mounts"
     ),
     (
         "mount",
         errno.ELOOP,
-    ): "the target is a symlink that leads out of the sandbox: name the directory itself",
-    ("mount", errno.ENOENT): "the source or the target is gone since it was checked: try again",
+    ): "the target is a symbolic link that leads out of the sandbox: name the directory itself",
+    ("mount", errno.ENOENT): "the source or the target was removed after it was checked: try again",
     ("mount", errno.ENODEV): "the kernel does not have this file system",
     ("mount", errno.ENOMEM): "the kernel has no memory for another mount: free some and try again",
     (
         "pivot_root",
         errno.EPERM,
-    ): "pivot_root is refused here: in a container its seccomp profile must allow it",
+    ): "pivot_root(2) is not permitted: in a container its seccomp profile must allow it",
     (
         "pivot_root",
         errno.EINVAL,
-    ): "the present root is a ramfs (an initramfs), which pivot_root(2) cannot leave",
+    ): "the current root is a ramfs (an initramfs), which pivot_root(2) cannot replace",
     ("fork", errno.EAGAIN): (
         "a limit on processes is reached: see `ulimit -u`, the pids limit of the cgroup (pids.max) and kernel.pid_max"
     ),
-    ("fork", errno.ENOMEM): "there is no memory for another process: free some and try again",
+    ("fork", errno.ENOMEM): "the kernel has no memory for another process: free some and try again",
     (
         "exec",
         errno.EACCES,
-    ): "the file, or a directory on its way, lacks the x permission, or its mount is noexec",
-    ("exec", errno.ENOEXEC): "the file is no program of this machine's architecture, and has no `#!` line",
+    ): "the file or a directory of its path lacks the x permission, or its file system is mounted noexec",
+    (
+        "exec",
+        errno.ENOEXEC,
+    ): "the file is not a program for this machine's architecture, and has no `#!` line",
     (
         "exec",
         errno.E2BIG,
     ): "arguments and environment are too large together: shorten process.args, process.env or inherit_env",
-    ("exec", errno.ETXTBSY): "the file is open for writing: try again when its writer is done",
-    ("exec", errno.ELOOP): "symlinks or `#!` lines lead in a circle",
+    ("exec", errno.ETXTBSY): "a process has the file open for writing: try again when it has closed it",
+    ("exec", errno.ELOOP): "symbolic links or `#!` lines form a loop",
     ("exec", errno.ENOMEM): "the program does not fit into limits.memory: raise it",
     (
         "open",
         errno.EACCES,
-    ): f"{_USER} may not open it: check its permissions, and x on the directories on its way",
-    ("open", errno.ENOENT): "it is gone since it was checked: try again",
+    ): f"{_USER} may not open it: check its permissions, and the x permission of the directories of its path",
+    ("open", errno.ENOENT): "it was removed after it was checked: try again",
     (
         "open /dev/null",
         errno.ENOENT,
-    ): "this machine lacks it: as root: mknod -m 666 /dev/null c 1 3; in a container: give it a /dev of its own",
+    ): "the device does not exist: as root: mknod -m 666 /dev/null c 1 3; in a container: give it a /dev of its own",
     (
         "open",
         errno.ELOOP,
-    ): "a symbolic link was put there since it was checked: see who can write to its directories",
+    ): "it was replaced by a symbolic link after it was checked: check which users can write to its directories",
     ("open", errno.EMFILE): "too many open files in this process: raise `ulimit -n`",
     ("open", errno.ENFILE): "too many open files on this machine: as root raise fs.file-max with sysctl",
     (
         "write",
         errno.ENOSPC,
-    ): "no space left: free some where the writable layer and the state are kept (see `df`)",
+    ): "no space left: free space on the file system of the writable layer and of the state directory (see `df`)",
     (
         "write",
         errno.EDQUOT,
-    ): "the disk quota is used up: free some space where the writable layer and the state are kept",
+    ): "the disk quota is used up: free space on the file system of the writable layer and of the state directory",
     ("write", errno.EROFS): "the file system is read-only: choose another state directory",
     ("mkdir", errno.EROFS): "the file system is read-only: choose another state directory",
     (
         "mkdir",
         errno.ENOSPC,
-    ): "no space left: free some where the writable layer and the state are kept (see `df`)",
+    ): "no space left: free space on the file system of the writable layer and of the state directory (see `df`)",
     (
         "setrlimit",
         errno.EPERM,
-    ): "the limit is above the hard limit of this process (see `ulimit -H -a`): ask for less",
+    ): "the limit is above the hard limit of this process (see `ulimit -H -a`): set a lower one",
     (
         "sethostname",
         errno.EPERM,
@@ -357,11 +359,11 @@ _ADVICE: Mapping[tuple[str, int], str] = {
     (
         "write cgroup",
         errno.EACCES,
-    ): "this cgroup is not delegated to the user: `sandbox doctor` says how to get one here",
+    ): "this cgroup is not delegated to the user: `sandbox doctor` prints how to get one that is",
     (
         "write cgroup",
         errno.EBUSY,
-    ): "the cgroup has processes of its own, so it cannot have children with controllers (cgroups(7))",
+    ): "the cgroup contains processes, so it cannot have children with controllers (cgroups(7))",
     (
         "write cgroup",
         errno.ENOENT,

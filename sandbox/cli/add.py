@@ -8,19 +8,21 @@ import os
 from sandbox.cli.options import add_json
 from sandbox.cli.output import print_warnings
 
-DESCRIPTION = """Add an element to a list of FILE, keeping its comments, order and layout.
+DESCRIPTION = """\
+Add an element to a list of FILE. Comments, order and layout do not change.
 
-LIST is the key of a list or the end of it, in the plural or singular: volume, layers, network.ports, egress.allow. A list
-called add is also known by its table: capability. In a profile: profile.debug.volume.
+LIST is the key of a list, or the end of that key, in the plural or singular: volume, layers, network.ports,
+egress.allow. The table of a list named add is enough: capability. In a profile: profile.debug.volume.
 
-An element that is a table is written KEY=VALUE, value by value; what identifies it may stand alone, such as the path of
-a device. Elements that are strings or numbers are written as they are, several of them as several words. Variables,
-labels and hosts are NAME=VALUE. Words that begin with - stand behind --. A type of volume (bind, tmpfs, named, file)
-is a volume of that type, and SRC:DST or SRC:DST:ro is one, too, as container engines write it.
+If elements are tables, write KEY=VALUE for each value; the value that identifies an element needs no key, such as
+the path of a device. Write an element that is a string or a number as it is, and several elements as several words.
+Write variables, labels and hosts as NAME=VALUE. Write words that begin with - after --. A type of volume (bind,
+tmpfs, named, file) as LIST adds a volume of that type. A volume can also be SRC:DST or SRC:DST:ro, as in container
+engines.
 
-In a file that extends another and does not have the list itself, the element is added to the list of the other file.
+If FILE extends another file and does not set the list itself, the element is added to the list of the other file.
 
-The file is replaced in one step, and only if the change makes no new mistake."""
+The file is replaced atomically, and only if the change adds no mistake."""
 EPILOG = """examples:
   sandbox add web.toml volume type=bind source=./src target=/src read_only=true
   sandbox add web.toml bind ./src:/src:ro
@@ -35,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("file", metavar="FILE", help="the environment file (TOML)")
     parser.add_argument("list", metavar="LIST", help="the list: volume, layer, port, device, env, ...")
-    parser.add_argument("words", metavar="ELEMENT", nargs="+", help="the element, or KEY=VALUE of it")
+    parser.add_argument(
+        "words", metavar="ELEMENT", nargs="+", help="the element, or KEY=VALUE for each of its values"
+    )
     add_json(parser)
 
 

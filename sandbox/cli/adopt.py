@@ -10,13 +10,14 @@ from sandbox.cli.options import add_json, add_overrides, load_spec
 from sandbox.cli.output import print_json
 from sandbox.errors import printable
 
-DESCRIPTION = """Give the persistent layer NAME to the environment file FILE: the next `sandbox up FILE` uses it.
+DESCRIPTION = """\
+Give the persistent layer NAME to the environment file FILE: the next `sandbox up FILE` uses it.
 
-A persistent layer belongs to the file that it was kept from. If that file is renamed or moved, or another one shall go on with
-the layer, `up` does not use it until it is adopted. A file without sandbox.name gets the layer under the name that is made
-of the file's path. Nothing in the layer changes.
+A persistent layer belongs to the environment file for which it was created. If that file is renamed or moved, or if
+another file is to use the layer, `up` uses it only after it is adopted. If FILE does not set sandbox.name, the
+layer is renamed to the name that is derived from the path of FILE. The content of the layer does not change.
 
-Only adopt a layer for a file that you trust: its program reads and changes what was kept."""
+Only adopt a layer for a file that you trust: its program can read and change the content of the layer."""
 EPILOG = """examples:
   sandbox adopt debian.toml debian-1f0c2d3e
   sandbox adopt ~/new/toolbox.toml toolbox"""
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
             hint='set root.writable = "persistent" in it first',
         )
     if spec.file not in spec.read_from:
-        raise StateError("a layer is given to a file, not to standard input", hint="name the file")
+        raise StateError("a layer can be adopted for a file, not for standard input", hint="name the file")
     directory = StateDirectory(default_path(os.environ, os.geteuid()))
     try:
         done = adopt(directory, arguments.layer, spec.sandbox.name or default_name(spec.file), spec.file)
@@ -55,6 +56,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"name": done.name, "file": done.file, "was": {"name": done.was, "file": done.old_file}})
         return 0
-    called = "" if done.was == done.name else f", and is called {done.name} now"
+    called = "" if done.was == done.name else f", and was renamed to {done.name}"
     print(printable(f"persistent layer {done.was} belongs to {done.file}{called}"), file=sys.stderr)
     return 0

@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     from sandbox.spec.requests import Request
 
 DESCRIPTION = """\
-Find all mistakes in environment files, for an editor, a commit hook or a CI job. Nothing is started. With --here this
-machine is looked at, too: what `sandbox up` would refuse before it starts anything is a mistake, such as a path that does not
-exist or may not be read, or a limit that cannot be enforced. Without --here paths are not looked at, but that a layer or a file
-that exists here and is of a kind that no machine could use there, such as a FIFO, is a mistake. Without
---profile, each file is checked as it is and with each of its profiles. With --untrusted, what a file of somebody else
-would get is named before anything of it is done, with what its program could change of its own next start here, and what is
-kept here that it would use."""
+Find all mistakes in environment files, for an editor, a commit hook or a CI job. Nothing is started.
+
+Without --here, paths of this machine are not examined, with one exception: a layer or file that exists here and
+cannot be used on any machine, such as a FIFO, is a mistake. With --here, everything that `sandbox up` would refuse
+before it starts a process is a mistake, such as a missing path or a limit that cannot be enforced.
+
+Without --profile, each file is checked as it is and with each of its profiles.
+
+With --untrusted, all paths, variables, ports and privileges that a file requests are listed. The list also contains
+what its program could change of its own next start on this machine, and the existing layers and volumes that it
+would use."""
 _HEADINGS = {
     "path": "paths of this machine",
     "variable": "variables of your environment",
@@ -41,17 +45,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         nargs="*",
         default=[DEFAULT_FILE],
-        help=f"an environment file (TOML); - for standard input; without any {DEFAULT_FILE} of this directory",
+        help=f"an environment file (TOML); - for standard input; default: {DEFAULT_FILE} in this directory",
     )
     parser.add_argument(
         "--untrusted",
         action="store_true",
-        help="also name every path of this machine, variable, port and privilege that the files ask for",
+        help="also list every path of this machine, variable, port and privilege that the files request",
     )
     parser.add_argument(
         "--here",
         action="store_true",
-        help="also look at this machine: paths, and all else that `up` would refuse before it starts anything",
+        help="also report everything that `up` would refuse on this machine before it starts a process",
     )
     add_overrides(parser)
     add_json(parser)
@@ -139,12 +143,12 @@ def _requests_as_text(file: str, checked: CheckResult) -> Iterator[str]:
         return "".join(map(visible, text))
 
     if checked.requests is None:
-        yield printable(f"{file}: what it asks for cannot be told before its mistakes are mended")
+        yield printable(f"{file}: its requests are listed only after its mistakes are corrected")
         return
     if not checked.requests:
-        yield printable(f"{file} asks for no path, variable, port or privilege of this machine")
+        yield printable(f"{file} requests no path, variable, port or privilege of this machine")
         return
-    yield printable(f"{file} asks for:")
+    yield printable(f"{file} requests:")
     for kind, heading in _HEADINGS.items():
         asked = [request for request in checked.requests if request.kind == kind]
         if asked:
@@ -161,5 +165,5 @@ def _requests_as_text(file: str, checked: CheckResult) -> Iterator[str]:
 def _summary(files: int, mistakes: int, *, here: bool) -> str:
     checked = f"{files} {'file' if files == 1 else 'files'} checked"
     found = f"{mistakes or 'no'} {'mistake' if mistakes == 1 else 'mistakes'}"
-    looked = "" if here else "; --here looks at the paths of this machine, too"
+    looked = "" if here else "; --here also checks this machine"
     return f"{checked}: {found}{looked}"

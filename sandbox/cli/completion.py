@@ -7,8 +7,8 @@ import argparse
 from sandbox.completion.scripts import SHELLS
 
 DESCRIPTION = """\
-Print the script with which a shell completes the command: verbs, options, environment files, keys of the language and
-their values, profiles of the file."""
+Print the completion script of a shell. It completes verbs, options, environment files, keys and their values, and
+the profiles of the file."""
 EPILOG = """\
 in ~/.bashrc:  eval "$(sandbox completion bash)"
 in ~/.zshrc:   eval "$(sandbox completion zsh)"  # after compinit

@@ -14,17 +14,19 @@ if TYPE_CHECKING:
     from sandbox.spec.model import Spec
 
 DESCRIPTION = """\
-Print what FILE means as one environment file: with all that it extends, with the profiles and values that were
-asked for, references replaced, paths absolute. What this version does not enforce is printed like the rest."""
+Print FILE as one environment file: with all files that it extends, with the requested profiles and values, with
+references replaced and paths absolute. Keys that this version does not enforce are printed, too."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     add_file(parser, optional=True)
     add_overrides(parser)
-    parser.add_argument("--defaults", action="store_true", help="also print what the file leaves to defaults")
     parser.add_argument(
-        "--origins", action="store_true", help="say for every value which file and line it comes from"
+        "--defaults", action="store_true", help="also print the values that the file leaves to defaults"
+    )
+    parser.add_argument(
+        "--origins", action="store_true", help="add to every value the file and line that it comes from"
     )
     add_json(parser)
 

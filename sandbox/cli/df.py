@@ -7,10 +7,11 @@ import argparse
 from sandbox.cli.options import add_json
 from sandbox.cli.output import print_json, print_table
 
-DESCRIPTION = """Sum up the disk space of what the state directory keeps, by kind, and how much of it is unreferenced.
+DESCRIPTION = """\
+Print the disk space of the items in the state directory, by kind, and how much of it is unreferenced.
 
-`sandbox prune` removes unreferenced archives and what ended sandboxes have left. `sandbox prune --data` also removes unreferenced
-persistent layers and named volumes."""
+`sandbox prune` removes unreferenced archives and the leftovers of ended sandboxes. `sandbox prune --data` also
+removes unreferenced persistent layers and named volumes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

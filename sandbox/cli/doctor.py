@@ -17,16 +17,17 @@ if TYPE_CHECKING:
 
     from sandbox.doctor.check import Check
 
-DESCRIPTION = (
-    "Try what this machine and account can do for sandboxes, and say what is lacking, what that costs and what mends\n"
-    "it. With FILE, say whether `sandbox up FILE` would work here. Everything is tried for real, in processes that\n"
-    "leave nothing behind."
-)
-EPILOG = (
-    "levels: ok; note (worth knowing); warning (some settings are refused or unenforced); failure (`up` does not work)\n\n"
-    "What only a start can tell, such as a damaged archive or a program that is missing in the layers, is not tried.\n\n"
-    "exit status: 0 if `sandbox up` would work, 1 if not, 125 for a failure of sandbox"
-)
+DESCRIPTION = """\
+Test what this machine and account can do for sandboxes. Print what is missing, which settings need it, and how to
+get it. With FILE, also test whether `sandbox up FILE` would work here. Each test is a real attempt, in a process
+that leaves nothing behind."""
+EPILOG = """\
+levels: ok; note (worth knowing); warning (some settings are refused or not enforced); failure (`up` does not work)
+
+Mistakes that only a start can find are not tested, such as a damaged archive, or a program that is missing in the
+layers.
+
+exit status: 0 if `sandbox up` would work, 1 if not, 125 for a failure of sandbox"""
 
 EXIT_WOULD_NOT_WORK = 1
 _STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "failure": "red"}

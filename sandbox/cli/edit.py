@@ -8,11 +8,12 @@ import sys
 
 from sandbox.cli.output import print_warnings, use_colour
 
-DESCRIPTION = """Open a copy of FILE in $VISUAL, $EDITOR or vi, and make it FILE only if it is valid.
+DESCRIPTION = """\
+Open a copy of FILE in $VISUAL, $EDITOR or vi, and replace FILE with it only if it is valid.
 
-As visudo does for sudoers: with mistakes left, they are shown, and you can edit again or give up; FILE is never one that
-does not start. It is replaced in one step, and not if somebody else has changed it meanwhile."""
-EPILOG = "exit status: 0, 1 if an invalid version was given up, 125 for a failure"
+If the copy has mistakes, they are printed, and you can edit it again or discard it, as with visudo. FILE is
+replaced atomically, and only if no other process has changed it meanwhile."""
+EPILOG = "exit status: 0, 1 if an invalid version was discarded, 125 for a failure"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

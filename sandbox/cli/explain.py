@@ -10,10 +10,10 @@ from sandbox.cli.options import add_file, add_json, add_overrides
 from sandbox.cli.output import print_json, use_colour
 
 DESCRIPTION = """\
-Say what the program of FILE will be able to reach on this machine, and where each of it comes from: what stands out, what
-differs from what the file asks for, and what the file sets. Nothing is started or changed; what only a start can find out
-is not in the report. JSON has all of it."""
-EPILOG = "exit status: 0 if `sandbox up` would go ahead, 1 if it would refuse, 125 for a file that is wrong and other failures"
+Print what the program of FILE can reach on this machine, and which setting or fact decides it. The report contains
+unusual settings, differences from what the file requests, and the settings of the file. Nothing is started or
+changed. Facts that only a start can find out are not in the report. JSON contains the whole report."""
+EPILOG = "exit status: 0 if `sandbox up` would start, 1 if it would refuse, 125 for mistakes in the file and other failures"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--all",
         action="store_true",
         dest="everything",
-        help="also print what holds by default and on this machine, and what would be done, in order",
+        help="also print defaults, facts of this machine, and the operations of the start, in order",
     )
     add_json(parser)
 

@@ -8,11 +8,12 @@ import sys
 from sandbox.cli.output import for_terminal
 from sandbox.errors import printable
 
-DESCRIPTION = """Put files into the usual layout, which changes neither what they say nor their comments nor the order of anything.
+DESCRIPTION = """\
+Format files in the usual layout. Values, comments and the order of keys do not change.
 
-One blank line before a table and the comment above it, at most one elsewhere; no indentation; `key = value`; keys without
-quotes where possible, strings in double quotes where that needs no escapes; arrays on one line, or with one element to a
-line and a comma behind each."""
+The layout: one blank line before a table and the comment above it, at most one elsewhere; no indentation; `key =
+value`; keys without quotes where possible; strings in double quotes where that needs no escapes; arrays on one
+line, or with one element and a trailing comma on each line."""
 EPILOG = "exit status: 0, 1 if --check is given and a file would change, 125 for a failure"
 
 
@@ -25,9 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an environment file; - for standard input to standard output",
     )
     parser.add_argument(
-        "--check", action="store_true", help="change nothing, and name the files that would change"
+        "--check", action="store_true", help="change nothing, and print the names of files that would change"
     )
-    parser.add_argument("--diff", action="store_true", help="change nothing, and print what would change")
+    parser.add_argument("--diff", action="store_true", help="change nothing, and print the differences")
 
 
 def run(arguments: argparse.Namespace) -> int:

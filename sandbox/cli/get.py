@@ -9,20 +9,21 @@ from sandbox.cli.options import add_file, add_json, read_key
 from sandbox.cli.output import for_terminal, print_json
 from sandbox.errors import printable
 
-DESCRIPTION = """Print values of FILE as the file says them, without what it extends and without defaults.
+DESCRIPTION = """\
+Print values of FILE as they are in the file, without extended files and without defaults.
 
-One key prints its value: a string as it is, everything else as TOML. Several keys, or none for all of the file, print
-one KEY = VALUE a line, which `sandbox set` takes.
+One key prints its value: a string as it is, everything else as TOML. Several keys, or none for the whole file,
+print one KEY = VALUE per line, which `sandbox set` accepts.
 
-A key that is not set prints nothing; standard error says what its default is. `sandbox config` prints what holds once
-everything is merged."""
+A key that is not set prints nothing; its default is printed on standard error. `sandbox config` prints the values
+after everything is merged."""
 EPILOG = "exit status: 0, 1 if a key has no value in the file, 125 for a failure"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     add_file(parser)
-    parser.add_argument("keys", metavar="KEY", nargs="*", help="what to print, all of it without any")
+    parser.add_argument("keys", metavar="KEY", nargs="*", help="the key to print; default: all keys")
     add_json(parser)
 
 

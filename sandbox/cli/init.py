@@ -11,7 +11,7 @@ from sandbox.cli.output import print_json, print_table
 from sandbox.errors import printable
 
 DESCRIPTION = (
-    "Write FILE, a commented environment file to start from. An existing file is left alone, unless --force."
+    "Write FILE, a commented environment file to start from. An existing file is replaced only with --force."
 )
 DEFAULT_TEMPLATE = "minimal"
 
@@ -23,16 +23,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         nargs="?",
         default=DEFAULT_FILE,
-        help=f"what to write; by default {DEFAULT_FILE}",
+        help=f"the file to write; default: {DEFAULT_FILE}",
     )
     parser.add_argument(
         "--template",
         metavar="TEMPLATE",
         default=DEFAULT_TEMPLATE,
-        help=f"which file to start from; by default {DEFAULT_TEMPLATE}",
+        help=f"the template to start from; default: {DEFAULT_TEMPLATE}",
     )
     parser.add_argument("--list", action="store_true", help="list the templates and write nothing")
-    parser.add_argument("--force", action="store_true", help="replace FILE if it is there")
+    parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
     add_json(parser)
 
 
@@ -57,5 +57,5 @@ def run(arguments: argparse.Namespace) -> int:
         print_json({"file": arguments.file, "template": arguments.template})
         return 0
     name = printable(arguments.file)
-    print(f"{name} is written; `sandbox up {name}` starts it", file=sys.stderr)
+    print(f"{name} was written; start it with `sandbox up {name}`", file=sys.stderr)
     return 0

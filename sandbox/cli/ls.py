@@ -7,11 +7,13 @@ import argparse
 from sandbox.cli.options import add_json
 from sandbox.cli.output import print_json, print_table
 
-DESCRIPTION = """List what the state directory keeps: persistent writable layers, named volumes and unpacked archives, with their
-disk space, the time of the last use, and the environment files and sandboxes that refer to each.
+DESCRIPTION = """\
+List the persistent layers, named volumes and unpacked archives in the state directory, with their disk space, the
+time of the last use, and the environment files and sandboxes that refer to each.
 
-The first column is the name that `sandbox rm` takes. A file that is gone is marked. An archive that has changed since it was
-unpacked is marked: no start uses what was unpacked any more. "unknown" stands where no version has noted a file."""
+The first column is the name for `sandbox rm`. "(gone)" marks a file that no longer exists. "(changed after
+unpacking)" marks an archive whose unpacked copy is no longer used. "unknown" means that no environment file is
+recorded."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

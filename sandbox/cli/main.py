@@ -54,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _drop_output()  # for example `sandbox config FILE > /full/disk`
         reason = (error.strerror or str(error)).lower()
         hint = (
-            "free some where standard output and the state are kept (see `df`)" if _is_full(error) else None
+            "free space on the file system of standard output and of the state directory (see `df`)"
+            if _is_full(error)
+            else None
         )
         _report(SandboxError(f"cannot write: {reason}", hint=hint), as_json=False)
         return EXIT_FAILURE
@@ -85,7 +87,7 @@ def _run(argv: Sequence[str]) -> int:
         _report(_as_failure(error), as_json=getattr(arguments, "json", False))
         return EXIT_FAILURE
     except MemoryError:
-        print("sandbox: there is no memory left\n      hint: free some and try again", file=sys.stderr)
+        print("sandbox: out of memory\n      hint: free some and try again", file=sys.stderr)
         return EXIT_FAILURE
     except Exception as error:  # noqa: BLE001 - any other error becomes one line and EXIT_FAILURE
         if debug:

@@ -66,5 +66,5 @@ def _described() -> Any:
         return json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         raise SandboxError(
-            f"unionfs does not describe itself: {error}", hint="install this package anew"
+            f"the options of unionfs cannot be read: {error}", hint="reinstall sandbox and unionfs"
         ) from None

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 def add_common(parser: Taking, run: Callable[[argparse.Namespace], int]) -> None:
     """Add the arguments of every verb, and set *run*, the function that executes the verb."""
-    parser.add_argument("--debug", action="store_true", help="show what is done, and tracebacks of failures")
+    parser.add_argument(
+        "--debug", action="store_true", help="print each operation, and tracebacks of failures"
+    )
     parser.set_defaults(run=run)
 
 
@@ -39,7 +41,7 @@ def add_file(parser: Taking, *, optional: bool = False) -> None:
     """Add the environment file; with *optional*, DEFAULT_FILE of the current directory is used if none is named."""
     text = "the environment file (TOML); - for standard input"
     if optional:
-        text = f"{text}; without it {DEFAULT_FILE} of this directory"
+        text = f"{text}; default: {DEFAULT_FILE} in this directory"
         parser.add_argument("file", metavar="FILE", nargs="?", default=DEFAULT_FILE, help=text)
     else:
         parser.add_argument("file", metavar="FILE", help=text)
@@ -54,7 +56,7 @@ SHORT_FORMS = {
     "-e": (
         "short_env",
         "VARIABLE",
-        "set a variable for this run, NAME=VALUE, or NAME alone to pass it on if it is set",
+        "set a variable for this run, NAME=VALUE, or NAME to pass on the caller's variable, if set",
     ),
     "-w": ("short_cwd", "DIR", "set process.cwd for this run"),
     "-p": ("short_ports", "PORT", "add to network.ports for this run, such as 8080:80"),
@@ -77,7 +79,7 @@ def add_overrides(parser: Taking) -> None:
         metavar="NAME",
         action="append",
         default=[],
-        help="apply [profile.NAME] of the file; several are applied in order",
+        help="apply [profile.NAME] of the file; can be repeated, applied in order",
     )
     parser.add_argument(
         "--set",
@@ -85,7 +87,7 @@ def add_overrides(parser: Taking) -> None:
         action="append",
         default=[],
         dest="assignments",
-        help="set a value for this run, e.g. limits.memory=1G; read as TOML, else as a string",
+        help="set a value for this run, e.g. limits.memory=1G; TOML, or else a string",
     )
     for option, (dest, metavar, text) in SHORT_FORMS.items():
         parser.add_argument(option, metavar=metavar, action="append", default=[], dest=dest, help=text)

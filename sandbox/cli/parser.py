@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         run: Callable[[argparse.Namespace], int]
 
 
-DESCRIPTION = "Run programs in environments that one TOML file describes, without root."
+DESCRIPTION = "Run programs in sandboxes that one TOML file describes, without root."
 EXIT_STATUS = f"exit status: 0, or {EXIT_FAILURE} for a failure of sandbox"
 """The text about exit statuses for verbs whose epilog has none."""
 
@@ -126,7 +126,7 @@ def _top(*, help_of_verbs: bool = True) -> Parser:
         prog="sandbox",
         usage="sandbox COMMAND [OPTION ...]" if help_of_verbs else None,
         description=DESCRIPTION + ("\n\n" + _verbs() if help_of_verbs else ""),
-        epilog=f"`sandbox COMMAND --help` says more about one of them.\n\n{PROGRAM_EXIT_STATUS}",
+        epilog=f"`sandbox COMMAND --help` describes one of them.\n\n{PROGRAM_EXIT_STATUS}",
         formatter_class=Formatter,
     )
     top.add_argument("--version", action=_Version, nargs=0, help="show program's version number and exit")
@@ -149,7 +149,9 @@ def _overview_only(argv: Sequence[str]) -> NoReturn:
     top.parse_known_args(argv)  # --help and --version end here
     options = [word for word in argv if word.startswith("-")]
     top.error(
-        f"{options[0]} belongs behind a command" if options else "which command? `sandbox --help` lists them"
+        f"{options[0]} must follow a command"
+        if options
+        else "no command given; `sandbox --help` lists the commands"
     )
 
 
@@ -169,18 +171,18 @@ _NOT_HERE = frozenset(("attach", "create", "exec", "kill", "logs", "ps", "restar
 
 def _unknown(verb: str) -> str:
     if verb in _ELSEWHERE:
-        return f"{verb!r} is no command; did you mean {_ELSEWHERE[verb]}?"
+        return f"{verb!r} is not a command; did you mean {_ELSEWHERE[verb]}?"
     if verb in _NOT_HERE:
         return (
-            f"{verb!r} is no command: a sandbox stays in the foreground, and a signal to its `sandbox up` ends it; "
+            f"{verb!r} is not a command: a sandbox runs in the foreground, and a signal to its `sandbox up` ends it; "
             "`sandbox --help` lists the commands"
         )
     from difflib import get_close_matches  # slow to import, and only needed for a mistake
 
     close = get_close_matches(verb, VERBS, n=1)
     if verb.endswith(".toml"):
-        return f"{verb} is no command; did you mean `sandbox up {verb}`?"
-    return f"{verb!r} is no command; " + (
+        return f"{verb} is not a command; did you mean `sandbox up {verb}`?"
+    return f"{verb!r} is not a command; " + (
         f"did you mean {close[0]}?" if close else "`sandbox --help` lists them"
     )
 

@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 
     from sandbox.lifecycle.kept_items import KeptItem
 
-DESCRIPTION = """Remove what ended sandboxes and interrupted commands of this machine have left, and unreferenced archives that are unpacked. An
-archive is unreferenced if no sandbox runs on it, no persistent layer is kept over it, and all environment files that were started
-with it are gone; or if it has changed since.
+DESCRIPTION = """\
+Remove the leftovers of ended sandboxes and interrupted commands of this machine, and unreferenced unpacked
+archives. An archive is unreferenced if no running sandbox and no persistent layer uses it, and all environment
+files that were started with it are gone. An archive that has changed after unpacking is unreferenced, too.
 
-With --data also remove persistent layers and named volumes whose environment files are all gone. A layer or volume of which no
-file is known stays; `sandbox rm` removes it. --data asks first on a terminal, and needs --yes elsewhere."""
-EPILOG = """What is in use stays. `sandbox df` tells how much would go, --dry-run what.
+With --data, also remove persistent layers and named volumes whose environment files are all gone. A layer or volume
+without a recorded file is not removed; use `sandbox rm`. --data asks for confirmation on a terminal, and needs
+--yes elsewhere."""
+EPILOG = """\
+Items in use are not removed. `sandbox df` prints how much space would be freed, --dry-run what would be removed.
 
 exit status: 0, 1 if the answer was no or something could not be removed, 125 for a failure of sandbox"""
 
@@ -33,11 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         action="store_true",
-        help="also unreferenced persistent layers and named volumes; nothing brings them back",
+        help="also remove unreferenced persistent layers and named volumes, which cannot be restored",
     )
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument(
-        "--dry-run", action="store_true", help="print what would be done, in order, and do nothing"
+        "--dry-run", action="store_true", help="print the operations, in order, and do nothing"
     )
     add_json(parser)
 
@@ -81,8 +84,8 @@ def _confirmed(data: Sequence[KeptItem]) -> bool:
     what = f"{in_words(data)} ({human_size(total(item.bytes for item in data))})"
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise SandboxError(
-            f"--data would remove {what}, and there is no terminal to ask on",
-            hint="add --yes; `sandbox prune --data --dry-run` lists what would go",
+            f"--data would remove {what}, and there is no terminal for the confirmation",
+            hint="add --yes; `sandbox prune --data --dry-run` lists the removals",
         )
     for item in data:
         print(f"  {printable(item.title)}", file=sys.stderr)

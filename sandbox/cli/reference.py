@@ -9,8 +9,8 @@ from sandbox.cli.options import add_json
 from sandbox.cli.output import print_json
 
 DESCRIPTION = """\
-Say what the keys of an environment file mean: all of them on a page, or everything about those that are named.
-The topics "values" and "composition" say how values are written and how files are put together."""
+Print what the keys of an environment file mean: all of them, or those that are named, in full. The topics "values"
+and "composition" describe how values are written and how files are combined."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,16 +9,18 @@ from sandbox.cli.options import add_json
 from sandbox.cli.output import print_json
 from sandbox.errors import SandboxError, StateError, printable
 
-DESCRIPTION = """Remove what the state directory keeps: a persistent layer (layer:NAME), a named volume (volume:NAME), an unpacked archive
-(archive:NAME, or the beginning of its name), or what an ended sandbox has left (its id, or the beginning of it).
+DESCRIPTION = """\
+Remove a persistent layer (layer:NAME), a named volume (volume:NAME), an unpacked archive (archive:NAME, or a prefix
+of its name), or the leftovers of an ended sandbox (its id, or a prefix of it).
 
-What is in use is refused, also by a sandbox of another machine that shares the state directory. Files are removed under the ids
-that they belong to. Nothing asks, and nothing brings a layer or a volume back; an archive is unpacked again when it is needed."""
+An item that is in use is not removed, even if a sandbox of another machine that shares the state directory uses it.
+Files are removed under the ids that they belong to. There is no confirmation, and a layer or volume cannot be
+restored. An archive is unpacked again when it is needed."""
 EPILOG = """examples:
   sandbox rm layer:toolbox
   sandbox rm volume:cache volume:data
 
-exit status: 0, 125 if something could not be removed; the others are removed all the same"""
+exit status: 0, 125 if an item could not be removed; the other items are removed nevertheless"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     path = existing_state_directory()
     if path is None:
-        raise StateError("nothing is kept: there is no state directory yet")
+        raise StateError("there is nothing to remove: the state directory does not exist")
     removed: list[str] = []
     failures: list[SandboxError] = []
     for thing in arguments.things:

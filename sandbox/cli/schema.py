@@ -7,8 +7,8 @@ import argparse
 from sandbox.cli.output import print_json
 
 DESCRIPTION = """\
-Print the JSON Schema (draft 2020-12) of environment files. An editor that knows TOML (Even Better TOML, taplo) completes
-keys, shows their documentation and marks mistakes with it:
+Print the JSON Schema (draft 2020-12) of environment files. With it, an editor that supports TOML (Even Better TOML,
+taplo) completes keys, shows their documentation and marks mistakes:
 
     sandbox schema > sandbox.schema.json
     and as the first line of the file:  #:schema ./sandbox.schema.json"""

@@ -8,12 +8,13 @@ import os
 from sandbox.cli.options import add_json
 from sandbox.cli.output import print_warnings
 
-DESCRIPTION = """Change values of FILE, keeping its comments, order and layout.
+DESCRIPTION = """\
+Change values of FILE. Comments, order and layout do not change.
 
-A value is read as TOML where it is TOML (true, 8, ["a", "b"]), else it is the string itself. Elements of lists are named
-by their number, or by what identifies them: volumes[0].read_only=true, volumes[/src].read_only=true.
+A value is read as TOML if it is valid TOML (true, 8, ["a", "b"]), otherwise as a string. An element of a list is
+selected by its index, or by the value that identifies it: volumes[0].read_only=true, volumes[/src].read_only=true.
 
-The file is replaced in one step, and only if the change makes no new mistake."""
+The file is replaced atomically, and only if the change adds no mistake."""
 EPILOG = """examples:
   sandbox set web.toml limits.memory=1G limits.pids=200
   sandbox set web.toml process.command='["python3", "-m", "http.server"]'

@@ -8,13 +8,15 @@ import os
 from sandbox.cli.options import add_json, read_key
 from sandbox.cli.output import print_warnings
 
-DESCRIPTION = """Remove values from FILE, so that defaults hold again; its other lines stay as they are.
+DESCRIPTION = """\
+Remove values from FILE, so that defaults apply again. All other lines do not change.
 
-A table goes with all that is in it, an element of a list by its number or by what identifies it: volumes[0], volumes[/src].
-The comment on the line of a value goes with it, and so does the comment directly above, unless it introduces more: the next
-key or header follows directly, or the comment begins the file. A setting that is commented out stays.
+A table is removed with its content. An element of a list is selected by its index, or by the value that identifies
+it: volumes[0], volumes[/src]. The comment on the line of a value is removed with it. The comment directly above is
+removed, too, unless it belongs to more than this value: another key or header follows directly, or the comment
+begins the file. A setting that is commented out is not removed.
 
-The file is replaced in one step, and only if the change makes no new mistake."""
+The file is replaced atomically, and only if the change adds no mistake."""
 EPILOG = """examples:
   sandbox unset web.toml limits.memory
   sandbox unset web.toml 'volumes[/src]' 'volumes[0]'
@@ -24,7 +26,7 @@ EPILOG = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("file", metavar="FILE", help="the environment file (TOML)")
-    parser.add_argument("keys", metavar="KEY", nargs="+", help="what to remove")
+    parser.add_argument("keys", metavar="KEY", nargs="+", help="the key to remove")
     add_json(parser)
 
 

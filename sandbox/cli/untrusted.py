@@ -60,5 +60,5 @@ def _with_kept(request: Request, kept: list[Kept | str]) -> Request:
         elif request.key == "root.writable" and one.own is not None:
             told.append(one.own.shown())
         elif request.what.removeprefix("volume ") in one.volumes:
-            told.append("it is kept already")
+            told.append("it exists already")
     return replace(request, text="; ".join(dict.fromkeys([request.text, *told])))

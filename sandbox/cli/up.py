@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "Start the sandbox that FILE describes, in the foreground, and wait for its program."
 EPILOG = (
-    "keys: ctrl-p ctrl-z suspends this command, and fg or bg of the shell resumes it. All other keys go to the program. The "
-    "program runs on while this command is suspended; limits.wall_time takes effect when the command is resumed.\n\n"
-    "background: with & the program gets no terminal, unless process.terminal = true\n\n"
+    "keys: ctrl-p ctrl-z suspends this command, and fg or bg of the shell resumes it. All other keys go to the program. The program continues while this command is suspended; limits.wall_time takes effect when the command is resumed.\n\n"
+    "background: if started with &, the program gets no terminal, unless process.terminal = true\n\n"
     + PROGRAM_EXIT_STATUS
 )
 USAGE = "sandbox up [OPTION ...] [FILE] [-- COMMAND [ARGUMENT ...]]"
@@ -41,16 +40,16 @@ def add_arguments(parser: Taking) -> None:
     """Declare the command line."""
     add_file(parser, optional=True)
     parser.add_argument(
-        "command", nargs="*", metavar="COMMAND", help="run this instead of the file's command"
+        "command", nargs="*", metavar="COMMAND", help="run this command instead of that of the file"
     )
     add_overrides(parser)
     parser.add_argument(
-        "--dry-run", action="store_true", help="print what would be done, in order, and do nothing"
+        "--dry-run", action="store_true", help="print the operations, in order, and do nothing"
     )
     parser.add_argument(
         "--accept-layers",
         action="store_true",
-        help="use the persistent layer although it was made over other layers, and record these",
+        help="use the persistent layer although it was created over other layers, and record the current ones",
     )
     parser.add_argument(
         "--keep-changes",
@@ -64,18 +63,17 @@ def add_arguments(parser: Taking) -> None:
     parser.add_argument(
         "--trace-denials",
         action="store_true",
-        help="say which system calls the filter denies (security.seccomp), to which program, and what would allow them; "
-        "a denied call takes longer then, the others do not",
+        help="print each system call that the filter denies (security.seccomp), its program, and the setting that would allow it; only denied calls become slower",
     )
     parser.add_argument(
         "--report",
         action="store_true",
-        help="say on standard error at the end what ended the program, what was used and what held each limit",
+        help="print a report on standard error at the end: the cause of the end, the resources used, and the mechanism of each limit",
     )
     parser.add_argument(
         "--timings",
         action="store_true",
-        help="say on standard error at the end how long each phase of the start took, in milliseconds",
+        help="print on standard error at the end the duration of each phase of the start, in milliseconds",
     )
     parser.add_argument(
         "--json",
@@ -94,8 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
         from sandbox.errors import SandboxError
 
         raise SandboxError(
-            "--json needs --dry-run or --report: the output of a sandbox is its program's",
-            hint="add --dry-run to see the plan, --report to see what was used",
+            "--json needs --dry-run or --report: otherwise standard output belongs to the program",
+            hint="add --dry-run for the plan, or --report for the resources used",
         )
     # SIG_IGN is inherited from the parent. With it, the kernel would reap child processes before waitpid(2) returns their status.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -301,10 +299,13 @@ def _untraceable(plan: Plan, facts: HostFacts) -> SandboxError | None:
 
     if plan.process.seccomp is None:
         return HostError(
-            "--trace-denials: there is no filter to trace", hint="set security.seccomp, or leave it out"
+            "--trace-denials: the sandbox has no seccomp filter",
+            hint="set security.seccomp, or remove --trace-denials",
         )
     if not facts.tells_denials:
-        return HostError("--trace-denials: this kernel does not tell denied calls", hint="leave it out")
+        return HostError(
+            "--trace-denials: this kernel cannot report denied system calls", hint="leave it out"
+        )
     return None
 
 

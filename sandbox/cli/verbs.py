@@ -13,16 +13,16 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "keep": {
         "ls": "list persistent layers, named volumes and unpacked archives",
-        "df": "sum up the disk space of what is kept",
+        "df": "print the disk space of layers, volumes and archives",
         "rm": "remove a persistent layer, named volume or unpacked archive",
-        "prune": "remove leftovers of ended sandboxes, and what is unreferenced",
-        "adopt": "give a persistent layer that is kept to an environment file",
+        "prune": "remove leftovers of ended sandboxes, and unreferenced archives",
+        "adopt": "give a persistent layer to another environment file",
     },
     "understand": {
         "check": "find all mistakes in environment files",
-        "explain": "say what the program will be able to reach, and why",
-        "config": "print what a file means once everything is merged",
-        "doctor": "try what this machine can do, and say how to mend what it cannot",
+        "explain": "show what the program can reach, and why",
+        "config": "print a file with everything merged",
+        "doctor": "test what this machine can do, and print remedies",
     },
     "edit": {
         "init": "write a commented environment file to start from",
@@ -34,7 +34,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "fmt": "put a file into the usual layout",
     },
     "learn": {
-        "reference": "print what a setting is, takes and does",
+        "reference": "print what settings mean",
         "schema": "print the JSON Schema of environment files, for editors",
         "completion": "print the completion script of a shell",
         "man": "print a manual page",
@@ -45,6 +45,5 @@ VERBS: dict[str, str] = {name: summary for group in GROUPS.values() for name, su
 
 PROGRAM_EXIT_STATUS = (
     f"exit status: the program's own, 128+N if signal N ended it, {EXIT_TIMED_OUT} after limits.wall_time, "
-    f"{EXIT_FAILURE} for a failure of sandbox, {EXIT_NOT_EXECUTABLE} and {EXIT_NOT_FOUND} for a command that cannot be "
-    "executed or is not found"
+    f"{EXIT_FAILURE} for a failure of sandbox, {EXIT_NOT_EXECUTABLE} for a command that cannot be executed, {EXIT_NOT_FOUND} for one that is not found"
 )

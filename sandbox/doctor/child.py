@@ -102,7 +102,9 @@ def run_limited(action: Callable[[Say], None], *, seconds: float = TIME_LIMIT) -
     if not in_time:
         problem = f"no answer within {seconds:g} seconds"
     elif problem is None and ended != 0:
-        problem = "it ended without a word" if ended is None or ended > 0 else f"signal {-ended} ended it"
+        problem = (
+            "it ended without a result" if ended is None or ended > 0 else f"it was killed by signal {-ended}"
+        )
     return Outcome(said=said, problem=problem)
 
 

@@ -162,7 +162,7 @@ def check_file(outcome: FileOutcome) -> Check:
                 id="file",
                 level="warning",
                 summary=f"{outcome.file} can be planned here, with {count} warning{'s' if count != 1 else ''}",
-                cost="`up` starts without what is said above",
+                cost="`up` starts without the settings listed above",
                 facts={
                     "diagnostics": [one.as_dict() for one in outcome.unenforced],
                     "warnings": list(warnings),
@@ -182,7 +182,7 @@ def check_file(outcome: FileOutcome) -> Check:
             level="failure",
             summary=f"{outcome.file} is refused: {count} mistake{'s' if count != 1 else ''}",
             cost="`up` refuses it",
-            remedy="mend each of them as said above",
+            remedy="correct each of them as shown above",
             facts={"diagnostics": [one.as_dict() for one in error.diagnostics], "warnings": []},
             details=_lines(error.diagnostics),
         )

@@ -113,7 +113,7 @@ class StateFacts:
 
     path: str
     exists: bool
-    #: Why the directory is not trusted, although it could be used ("is another user's"); see sandbox.state.trusted_files.
+    #: Why the directory is not trusted, although it could be used ("belongs to another user"); see sandbox.state.trusted_files.
     untrusted: str | None = None
     #: Steps: make, lock, write, link, rename, attribute, mark, whiteout.
     probe: Probe = field(default_factory=Probe)

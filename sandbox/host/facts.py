@@ -139,7 +139,7 @@ class HostFacts:
             uids, gids = auto_map(self.uid, self.uid_ranges), auto_map(self.gid, self.gid_ranges)
             if covers(self.own_uid_map, uids) and covers(self.own_gid_map, gids):
                 return None
-            return "the ranges of /etc/subuid and /etc/subgid lie outside of this user namespace"
+            return "the ranges of /etc/subuid and /etc/subgid are outside of this user namespace"
         return self.newuidmap.problem or self.newgidmap.problem
 
     def whole_maps(self) -> tuple[tuple[IdMap, ...], tuple[IdMap, ...]] | None:
@@ -322,7 +322,7 @@ def find_helper(name: str, directories: Sequence[str], own_status: str) -> IdHel
         except OSError:
             continue
         if not os.access(path, os.X_OK, effective_ids=True):
-            return IdHelper(path=path, problem=f"{path} may not be executed by this account")
+            return IdHelper(path=path, problem=f"this account may not execute {path}")
         if not (status.st_mode & stat.S_ISUID and status.st_uid == 0) and not _has_file_capabilities(path):
             return IdHelper(
                 path=path, problem=f"{path} has neither the set-user-id bit of root nor file capabilities"
@@ -331,7 +331,7 @@ def find_helper(name: str, directories: Sequence[str], own_status: str) -> IdHel
             return IdHelper(path=path, problem=f"{path} is on a file system mounted nosuid")
         if _status_field(own_status, "NoNewPrivs") == "1":
             return IdHelper(
-                path=path, problem=f"{path} gains no privilege: this process runs under no_new_privs"
+                path=path, problem=f"{path} gains no privileges: this process has no_new_privs set"
             )
         return IdHelper(path=path, problem=None)
     return IdHelper(path=None, problem=f"{name} is not installed (Debian: uidmap, Fedora: shadow-utils)")
@@ -368,13 +368,13 @@ def userns_obstacle(number: int, *, proc_root: str = "/proc") -> tuple[str, str]
         return "this kernel has no user namespaces (CONFIG_USER_NS)", ""
     limit = _read(f"{proc_root}/sys/user/max_user_namespaces").strip() or "unknown"
     if limit == "0":
-        return "user namespaces are switched off", "as root, sysctl user.max_user_namespaces=15000"
+        return "user namespaces are disabled", "as root, sysctl user.max_user_namespaces=15000"
     if number == errno.ENOSPC:
-        reason = f"too many user namespaces: the limit user.max_user_namespaces is {limit}, and they nest at most 32 deep"
+        reason = f"too many user namespaces: the limit user.max_user_namespaces is {limit}, and at most 32 can be nested"
         return reason, "as root, raise that limit with sysctl, or nest fewer sandboxes"
     if _read(f"{proc_root}/sys/kernel/unprivileged_userns_clone").strip() == "0" and os.geteuid() != 0:
         return (
-            "user namespaces are root's on this machine",
+            "only root may create user namespaces on this machine",
             "as root, sysctl kernel.unprivileged_userns_clone=1",
         )
     if _read(f"{proc_root}/sys/kernel/apparmor_restrict_unprivileged_userns").strip() == "1":
@@ -388,10 +388,10 @@ def userns_obstacle(number: int, *, proc_root: str = "/proc") -> tuple[str, str]
             "run the outer container "
             "with a profile that allows unshare and mount (podman, docker: --security-opt seccomp=unconfined)"
         )
-        return "a seccomp filter around this process forbids it, as container engines do by default", remedy
+        return "a seccomp filter of this process forbids it, as container engines do by default", remedy
     if number == errno.EPERM:
         return (
-            "the kernel refuses it to this process: it may run in a chroot, whose processes may make none",
+            "the kernel refuses it to this process, possibly because it runs in a chroot",
             "",
         )
     return f"the kernel refuses it: {os.strerror(number)}", ""

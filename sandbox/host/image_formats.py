@@ -76,10 +76,10 @@ def refusal(image: ImageFormat, path: str, *, is_directory: bool) -> tuple[str, 
     import shlex  # needed only for messages
 
     transport = image.directory if is_directory else image.archive
-    message = f"{path} is {image.name}: a container image, which holds the archives of a root file system and is none itself"
+    message = f"{path} is {image.name}: a container image, which contains the archives of a root file system but is not one itself"
     if transport is None:
-        return message, "name the archives of its layers instead, each as tar:, the lowest first"
+        return message, "name the archives of its layers instead, each as tar:, bottom first"
     source = shlex.quote(f"{transport}:{path}")
     return message, (
-        f'`podman export -o root.tar $(podman create {source} true)` makes one archive of it: write "tar:root.tar"'
+        f'`podman export -o root.tar $(podman create {source} true)` creates one archive from it: write "tar:root.tar"'
     )

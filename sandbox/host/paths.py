@@ -145,7 +145,7 @@ def _denied() -> str:
 def _remedy(error: Exception) -> str:
     """Return the remedy for a path that could not be resolved; "" if the general advice applies."""
     replaced = isinstance(error, OSError) and error.errno == errno.ESTALE
-    return "somebody has just replaced it: start the sandbox again" if replaced else ""
+    return "another process has just replaced it: start the sandbox again" if replaced else ""
 
 
 def inspect_all(

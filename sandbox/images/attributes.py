@@ -73,7 +73,7 @@ def attribute_of(key: bytes) -> bytes | None:
     else:
         return None
     if not name or b"\0" in name:
-        raise AttributeRefusedError("an extended attribute whose name is empty or holds a zero byte")
+        raise AttributeRefusedError("an extended attribute whose name is empty or contains a zero byte")
     return name
 
 
@@ -100,11 +100,11 @@ def decode(records: Mapping[bytes, bytes]) -> tuple[dict[bytes, bytes], tuple[by
                 # libarchive omits the padding.
                 found[name] = a2b_base64(value + b"=" * (-len(value) % 4))
             except Base64Error:
-                raise AttributeRefusedError(f"attribute {printable(name)} is not in base 64") from None
+                raise AttributeRefusedError(f"attribute {printable(name)} is not valid base64") from None
     for name, value in found.items():
         if len(value) > VALUE_LIMIT:
             raise AttributeRefusedError(
-                f"its attribute {printable(name)} has {len(value)} bytes, where Linux takes up to {VALUE_LIMIT}"
+                f"its attribute {printable(name)} has {len(value)} bytes, more than the {VALUE_LIMIT} that Linux allows"
             )
     return found, tuple(left_out)
 

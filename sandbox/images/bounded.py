@@ -40,5 +40,5 @@ def unpack_bounded(
         pass  # leave the handler first, which frees the traceback and the objects that it refers to
     raise ImageError(
         f"{archive.name}: {printable(archive.current)}: unpacking takes more than {memory >> 20} MiB of memory",
-        hint="pack it again in several archives, one layer each, and with a lower level of compression",
+        hint="pack its content into several archives, one for each layer, or with a lower compression level",
     )

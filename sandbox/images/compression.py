@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 OUTPUT = 1 << 18
 """The most bytes that are decompressed at once; they fit a second-level cache."""
 
-DAMAGED = "get the archive again, or see what `tar -t` says of it"
+DAMAGED = "get the archive again, or check it with `tar -t`"
 
 # The input that a frame does not use is copied for the next frame, and a frame may be only 14 bytes long. Small inputs keep
 # the total cost of these copies linear.
@@ -85,7 +85,7 @@ def _frames(
                     padding += padded - len(rest)
                     if padding > _PADDING:
                         raise ImageError(
-                            f"{name}: more than {_PADDING} bytes of zeros between or behind the compressed data",
+                            f"{name}: more than {_PADDING} bytes of zeros between or after the compressed data",
                             hint=DAMAGED,
                         )
                     if not rest:
@@ -103,7 +103,7 @@ def _frames(
         reason = str(error).lower()
         if "memory" in reason:  # lzma: "Memory usage limit exceeded"; zstd: "Frame requires too much memory"
             raise ImageError(
-                f"{name}: decompression takes too much memory: {reason}",
+                f"{name}: decompression needs too much memory: {reason}",
                 hint="pack it again with `xz -9` or a lower level, or with `zstd` without --long and --ultra",
             ) from error
         raise ImageError(f"{name}: the compressed data is damaged: {reason}", hint=DAMAGED) from error
@@ -127,12 +127,12 @@ def _feed_bounded(frame: Any, data: bytes) -> tuple[bytes, bytes]:
 
 
 def _bzip2(name: str, source: Iterator[bytes]) -> Iterator[bytes]:
-    bz2 = _module(name, "bz2", "bzip2", "the Python in use was built without it")
+    bz2 = _module(name, "bz2", "bzip2", "use a Python that was built with it")
     return _frames(name, source, bz2.BZ2Decompressor, _feed_bounded, (OSError, ValueError))
 
 
 def _xz(name: str, source: Iterator[bytes]) -> Iterator[bytes]:
-    lzma = _module(name, "lzma", "xz", "the Python in use was built without it")
+    lzma = _module(name, "lzma", "xz", "use a Python that was built with it")
     return _frames(
         name,
         source,

@@ -153,8 +153,8 @@ def find_only(trees: Sequence[LayerRoot], path: str) -> LayerRoot:
             continue
         if tree.writable:
             raise NotNativeError(
-                f"an earlier run has changed {seen.at or path}: {tree.name} has what would be hidden",
-                f"take {path} out of root.native, or remove that directory, which starts afresh",
+                f"an earlier run changed {seen.at or path}: a direct bind would hide the changes in {tree.name}",
+                f"remove {path} from root.native, or discard the changes by removing that directory",
             )
         if not having:
             _refuse_other(tree, path, seen)
@@ -177,16 +177,16 @@ def _refuse_other(tree: LayerRoot, path: str, seen: Seen) -> None:
     """Raise NotNativeError unless the union shows a directory at *path*."""
     if seen.kind == "deletion":
         raise NotNativeError(
-            f"{tree.name} deletes {seen.at}, so the root has no {path} of layers below",
-            "name a directory that the root has, or take that layer out",
+            f"{tree.name} deletes {seen.at}, which hides {path} of the layers below",
+            "name a directory that the root has, or remove that layer",
         )
     if seen.kind == "link":
         raise NotNativeError(
-            f"{seen.at} is a symbolic link in {tree.name}", "name the directory that it leads to"
+            f"{seen.at} is a symbolic link in {tree.name}", "name the directory to which it leads"
         )
     if seen.kind == "other":
         raise NotNativeError(
-            f"{seen.at} in {tree.name} is not a directory", "name a directory: files are not bound"
+            f"{seen.at} in {tree.name} is not a directory", "name a directory: a file cannot be a direct bind"
         )
 
 
@@ -204,8 +204,8 @@ def _suggest(having: Sequence[LayerRoot], path: str) -> str:
         if len(alone) == _SUGGESTED:
             break
     if alone:
-        return f"name what one of them has alone, such as {', '.join(alone)}"
-    return "name directories in it that only one layer has"
+        return f"name directories that only one of them has, such as {', '.join(alone)}"
+    return "name directories below it that only one layer has"
 
 
 def _directories_in(tree: LayerRoot, path: str) -> Iterator[str]:
@@ -306,7 +306,7 @@ def _scan(fd: int, at: str, device: int) -> tuple[str, list[str]]:
     with os.scandir(fd) as entries:
         for entry in entries:
             if entry.name.startswith(_WHITEOUT):
-                return f"{at}/{entry.name} is a mark of a deletion", []
+                return f"{at}/{entry.name} is a whiteout", []
             if entry.is_dir(follow_symlinks=False):
                 directories.append(entry.name)
             elif not entry.is_symlink() and not entry.is_file(follow_symlinks=False):

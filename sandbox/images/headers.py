@@ -34,7 +34,7 @@ class Header:
         if stated != unsigned and stated != unsigned - 256 * sum(
             byte > 127 for byte in block[:148] + block[156:]
         ):
-            raise MalformedError("the checksum of a header does not match")
+            raise MalformedError("a header has a wrong checksum")
         self.block = block
         self.name = block[:100].partition(b"\0")[0]
         # Only POSIX ustar has a prefix field for names: GNU tar stores times there.
@@ -64,13 +64,13 @@ def number(text: bytes) -> int:
     if not digits:
         return 0
     if digits.strip(b"01234567"):
-        raise MalformedError(f"{printable(text)!r} in a header is no octal number")
+        raise MalformedError(f"{printable(text)!r} in a header is not an octal number")
     return int(digits, 8)
 
 
 def digits(text: bytes) -> int:
     if not text.isdigit() or len(text) > 20:
-        raise MalformedError(f"{printable(text)!r} in place of a number")
+        raise MalformedError(f"{printable(text)!r} instead of a number")
     return int(text)
 
 
@@ -86,7 +86,7 @@ def nanoseconds(text: bytes) -> int:
     """Return a pax time, decimal seconds with a fraction, in nanoseconds; further digits are cut off."""
     match = _TIME.fullmatch(text)
     if match is None:
-        raise MalformedError(f"{printable(text)!r} in place of a time")
+        raise MalformedError(f"{printable(text)!r} instead of a time")
     value = int(match[2]) * 1_000_000_000 + int((match[3] or b"").ljust(9, b"0")[:9])
     return -value if match[1] else value
 
@@ -126,7 +126,7 @@ def pax_records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         end = position + digits(data[position:blank]) if blank > 0 else 0
         equals = data.find(b"=", blank + 1, max(end - 1, blank + 1))
         if equals <= blank + 1 or end > len(data) or data[end - 1] != 0x0A:
-            raise MalformedError("a pax header whose records do not fit together")
+            raise MalformedError("a pax header with invalid record lengths")
         key = data[blank + 1 : equals]
         if key in _USED:
             yield key, data[equals + 1 : end - 1]
@@ -137,7 +137,7 @@ def pax_records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def pairs(numbers: list[int]) -> list[tuple[int, int]]:
     if len(numbers) % 2:
-        raise MalformedError("the map of a sparse file with half an entry")
+        raise MalformedError("the map of a sparse file with an incomplete entry")
     return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 

@@ -41,9 +41,7 @@ if TYPE_CHECKING:
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_PATH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_SWAPPED = (
-    "somebody has just replaced it, or a directory above it: start again, or keep it where nobody else writes"
-)
+_SWAPPED = "another process has just replaced it or a directory above it: start again, or move it to a directory that only you can write to"
 _FORMAT = (
     1  # incremented when unpacking changes, so that layers of older versions of the launcher are not used
 )
@@ -394,12 +392,12 @@ def _open_archive_file(path: str, identity: tuple[int, int] | None) -> int:
         if error.errno == errno.ELOOP:
             hint = _SWAPPED
         elif error.errno == errno.EAGAIN:
-            hint = "another process has a lease of the file (fcntl(2), F_SETLEASE): try again"
+            hint = "another process has a lease on the file (fcntl(2), F_SETLEASE): try again"
         raise ImageError(f"{path}: {(error.strerror or str(error)).lower()}", hint=hint) from None
     info = os.fstat(fd)
     if identity is not None and (info.st_dev, info.st_ino) != identity:
         os.close(fd)
-        raise ImageError(f"{path}: has been replaced by another file since the plan was made", hint=_SWAPPED)
+        raise ImageError(f"{path}: was replaced by another file after the plan was made", hint=_SWAPPED)
     return fd
 
 

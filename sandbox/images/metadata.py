@@ -63,7 +63,7 @@ class MetadataWriter:
         uid, gid = attributes.uid, attributes.gid
         for what, number in (("user", uid), ("group", gid)):
             if not 0 <= number <= _MAX_ID:
-                raise RefusedError(f"its owner, {what} {number}, is no valid id")
+                raise RefusedError(f"its owner, {what} {number}, is not a valid id")
         try:
             if isinstance(target, int):
                 os.fchown(target, uid, gid)
@@ -73,8 +73,8 @@ class MetadataWriter:
             if error.errno != errno.EINVAL:
                 raise
             raise RefusedError(
-                f"its owner {uid}:{gid} is outside of the ids of the sandbox: a larger range in /etc/subuid and "
-                '/etc/subgid is needed, or ids.map = "single"'
+                f"its owner {uid}:{gid} is not among the ids of the sandbox: extend the ranges in /etc/subuid and "
+                '/etc/subgid, or set ids.map = "single"'
             ) from None
 
     def _set_xattr(self, name: bytes, target: int | bytes, key: bytes, value: bytes, *, follow: bool) -> None:

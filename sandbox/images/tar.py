@@ -216,16 +216,16 @@ class TarStream:
 
     def _fail_truncated(self) -> NoReturn:
         if self._offset < BLOCK:
-            self._fail_malformed(MalformedError(f"{self._offset} bytes are less than a header"))
-        where = f"at byte {self._offset}, inside of the member that begins at byte {self._start}"
+            self._fail_malformed(MalformedError(f"its {self._offset} bytes are less than a header"))
+        where = f"at byte {self._offset}, within the member that begins at byte {self._start}"
         if self._offset == self._start:
-            where = f"at byte {self._offset}, without the mark of its end"
+            where = f"at byte {self._offset}, without the two zero blocks of its end"
         raise ImageError(f"{self.name}: truncated: it ends {where}", hint="get the archive again") from None
 
     def _fail_malformed(self, error: MalformedError | AttributeRefusedError) -> NoReturn:
         if self._start == 0:
-            hint = "a layer is a tar, plain or compressed with gzip, zstd, bzip2 or xz"
-            raise ImageError(f"{self.name}: no tar archive: {error}", hint=hint) from None
+            hint = "use a tar archive, plain or compressed with gzip, zstd, bzip2 or xz"
+            raise ImageError(f"{self.name}: not a tar archive: {error}", hint=hint) from None
         raise ImageError(f"{self.name}: damaged at byte {self._start}: {error}", hint=DAMAGED) from None
 
     def _refill(self) -> bool:
@@ -260,7 +260,7 @@ class TarStream:
     def _read_record(self, size: int, limit: int = RECORD_LIMIT) -> bytes:
         """Return the *size* bytes of a header record, without the padding after them."""
         if size < 0 or size > limit:
-            raise MalformedError(f"a header record of {size} bytes, where up to {limit} are taken")
+            raise MalformedError(f"a header record of {size} bytes, more than the allowed {limit}")
         self._count_records(size)
         return self._read(padded(size))[:size]
 
@@ -317,7 +317,7 @@ class TarStream:
         name = pax.get(b"GNU.sparse.name") or pax.get(b"path") or long.get(b"L") or header.name
         link = pax.get(b"linkpath") or long.get(b"K") or header.link
         if not name or b"\0" in name or b"\0" in link:
-            raise MalformedError(f"a name that is empty or holds a zero byte: {printable(name)!r}")
+            raise MalformedError(f"a name that is empty or contains a zero byte: {printable(name)!r}")
         kind = _KINDS.get(header.flag)
         if kind is None:
             raise MalformedError(f"{printable(name)} is of the unknown type {printable(header.flag)!r}")

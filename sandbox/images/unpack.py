@@ -39,11 +39,11 @@ _ATTRIBUTE_COST = 200  # bytes of memory that Python needs for an attribute besi
 
 _FAULTS: Mapping[int, str] = {
     errno.ENAMETOOLONG: "a component of its name is longer than the file system allows",
-    errno.ELOOP: "its path leads through too many symbolic links",
+    errno.ELOOP: "its path contains too many symbolic links",
     errno.EINVAL: "the file system refuses it as invalid",
     errno.EFBIG: "it is larger than the file system allows",
     errno.EOVERFLOW: "it is larger than the file system allows",
-    errno.EMLINK: "it is a file of more names, or a directory of more directories, than the file system allows",
+    errno.EMLINK: "it is a file with more hard links, or a directory with more subdirectories, than the file system allows",
 }
 """Errnos that the content of the archive causes, and their messages. All other errors are raised as OSError."""
 
@@ -110,7 +110,7 @@ class _Unpacker:
             reason = str(error)
         return ImageError(
             f"{self._archive.name}: {printable(name or b'.')}: {reason}",
-            hint="leave this member out of the archive, or pack it again",
+            hint="pack the archive again without this member",
         )
 
     def _unpack(self, member: Member) -> None:
@@ -119,7 +119,7 @@ class _Unpacker:
         path = relative(member.name)
         if not path:
             if member.kind is not Kind.DIRECTORY:
-                raise RefusedError("the root of a layer has to be a directory")
+                raise RefusedError("the root of a layer must be a directory")
             self._list_directory(self._destination.top, member)
             return
         parent, _, leaf = path.rpartition(b"/")
@@ -210,7 +210,7 @@ class _Unpacker:
             )
             if self._attributes_size > _ATTRIBUTES:
                 raise RefusedError(
-                    f"the extended attributes of directories take more than {_ATTRIBUTES >> 20} MiB altogether"
+                    f"the extended attributes of directories take more than {_ATTRIBUTES >> 20} MiB of memory"
                 )
         return kept
 
@@ -242,7 +242,7 @@ class _Unpacker:
                     link()
         except (FileNotFoundError, NotADirectoryError):
             raise RefusedError(
-                f"a hard link to {printable(member.link)}, which is no earlier member"
+                f"a hard link to {printable(member.link)}, which is not an earlier member"
             ) from None
         return True
 

@@ -37,7 +37,7 @@ def instructions(program: bytes) -> list[tuple[int, int, int, int]]:
         ValueError: the size of *program* is not that of a program.
     """
     if not program or len(program) % SIZE or len(program) > MAX_INSTRUCTIONS * SIZE:
-        raise ValueError(f"{len(program)} bytes are no program of a filter")
+        raise ValueError(f"{len(program)} bytes are not a filter program")
     return list(_decoded(program))
 
 

@@ -135,7 +135,7 @@ def bind_device(dev_fd: int, path: str, node_fd: int, *, kind: str, numbers: tup
     found = "c" if stat.S_ISCHR(info.st_mode) else "b" if stat.S_ISBLK(info.st_mode) else ""
     if found != kind or (os.major(info.st_rdev), os.minor(info.st_rdev)) != numbers:
         raise OSError(
-            errno.ENODEV, "not the device any more that was there when the sandbox was planned", path
+            errno.ENODEV, "the device was replaced by another one after the sandbox was planned", path
         )
     *parents, name = path.split("/")
     at = trees.make_directories(dev_fd, parents)

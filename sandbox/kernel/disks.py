@@ -30,7 +30,7 @@ def disk_of(path: str, *, sys_root: str = "/sys", mountinfo: str | None = None) 
     if entry is not None and entry.fstype == "btrfs":
         return _of_btrfs(entry, sys_root)
     kind = f"a {entry.fstype} file system" if entry is not None else "a file system"
-    raise ValueError(f"it is on {kind}, which is on no disk of its own")
+    raise ValueError(f"it is on {kind}, which is not on a disk")
 
 
 def _number(device: int) -> str:
@@ -69,7 +69,7 @@ def _of_btrfs(entry: MountEntry, sys_root: str) -> str:
             if len(devices) > 1:
                 raise ValueError(f"it is on a btrfs file system of {len(devices)} disks")
             return _whole(source, sys_root)
-    raise ValueError("it is on a btrfs file system whose disk is not to be found")
+    raise ValueError("it is on a btrfs file system whose disk cannot be found")
 
 
 def _read(path: str) -> str:

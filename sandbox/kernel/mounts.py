@@ -80,7 +80,7 @@ def attach_tree(
     except OSError as error:
         target = path_of(target_fd)
         if error.errno == errno.EINVAL and is_directory(tree_fd) != is_directory(target_fd):
-            text = "a directory can be bound on a directory only, and nothing else on one"
+            text = "a directory can be bound only on a directory, and a file only on a file"
             raise OSError(errno.ENOTDIR, text, source, None, target) from None
         raise OSError(error.errno, error.strerror, source, None, target) from None
 

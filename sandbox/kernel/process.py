@@ -31,7 +31,7 @@ def set_parent_death_signal(number: int = signal.SIGKILL, *, parent: int | None 
     """
     _libc.prctl(constants.PR_SET_PDEATHSIG, number)
     if parent is not None and os.getppid() != parent:
-        raise OSError(errno.ESRCH, f"the parent process {parent} is gone")
+        raise OSError(errno.ESRCH, f"the parent process {parent} has ended")
 
 
 def set_no_new_privileges() -> None:
@@ -299,7 +299,7 @@ def _end(members: Callable[[], list[_Stat]], proc_fd: int | None, timeout: float
             fewest, deadline = len(left), time.monotonic() + timeout
         if time.monotonic() > deadline:
             shown = ", ".join(str(stat.pid) for stat in left[:5])
-            raise TimeoutError(errno.ETIMEDOUT, f"processes outlive SIGKILL: {shown}")
+            raise TimeoutError(errno.ETIMEDOUT, f"processes did not end after SIGKILL: {shown}")
         time.sleep(pause)
         pause = min(pause * 2, 0.02)
 

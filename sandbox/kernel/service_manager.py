@@ -126,7 +126,7 @@ class _Bus:
                 self._patient().sendall(words)
                 conversation.feed(self._receive())
         except AuthenticationError as error:
-            raise OSError(errno.EACCES, f"the bus does not let us in: {error}", self._path) from None
+            raise OSError(errno.EACCES, f"the bus rejects the authentication: {error}", self._path) from None
         self._patient().sendall(BEGIN)
         self._call(message_bus.Hello())
 
@@ -138,7 +138,7 @@ class _Bus:
     def _receive(self) -> bytes:
         data = self._patient().recv(4096)
         if not data:
-            raise OSError(errno.ECONNRESET, "the bus hung up", self._path)
+            raise OSError(errno.ECONNRESET, "the bus closed the connection", self._path)
         return data
 
     def _call(self, message: Message) -> tuple[Any, ...]:
@@ -170,7 +170,7 @@ def socket_problem(path: str) -> str | None:
     """Return why we cannot use the socket *path*, or None if we can. This does not connect to it."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return f"{path} is no socket"
+            return f"{path} is not a socket"
     except OSError as error:
         return f"{path}: {(error.strerror or str(error)).lower()}"
     return None if os.access(path, os.W_OK, effective_ids=True) else f"{path}: permission denied"

@@ -45,7 +45,7 @@ def adopt(state: StateDirectory, layer: str, name: str, file: str) -> Adoption:
     found = None if "/" in layer or layer in ("", ".", "..") else read_record(source)
     if found is None:
         names = ", ".join(kept_layers(state.path)) or "none"
-        raise StateError(f"no persistent layer {layer} is kept", hint=f"name one of those that are: {names}")
+        raise StateError(f"there is no persistent layer {layer}", hint=f"name an existing one: {names}")
     before = LayerRecord.read(found)
     if users := users_of(state.path, layer=layer):
         raise StateError(f"sandbox {layer} is running: {users[0].shown()}", hint="wait for it to end")
@@ -95,8 +95,8 @@ def _make_room(path: str, name: str, layer: str) -> None:
     with _Locked(path, name, LayerRecord.read(found)) as locked:
         if not _is_unused(os.path.join(path, "upper"), locked.ids):
             raise StateError(
-                f"there is a persistent layer {name} with changes of its own, which {layer} would replace",
-                hint=f"set sandbox.name = {layer} in the file to use that one; or discard it: sandbox rm layer:{name}, and adopt again",
+                f"the persistent layer {name} exists and has changes, and {layer} would replace it",
+                hint=f"set sandbox.name = {layer} in the file to use {layer} under its own name; or remove {name} with sandbox rm layer:{name}, and adopt again",
             )
         remove_directory(path, locked.ids)
 

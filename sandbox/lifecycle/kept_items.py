@@ -161,7 +161,7 @@ def _references(item: KeptItem) -> str:
     words += [one.file if one.exists else f"{one.file} (gone)" for one in item.files]
     if item.kind == "archive":
         source = item.source[0] if item.source else "an unknown archive"
-        words.insert(0, f"{source}{'' if item.current else ' (changed since)'}")
+        words.insert(0, f"{source}{'' if item.current else ' (changed after unpacking)'}")
     return ", ".join(words) or "unknown"
 
 

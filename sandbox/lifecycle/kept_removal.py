@@ -33,17 +33,17 @@ def find(state_directory: str, thing: str) -> tuple[Kind, str] | Run:
         found = [one for one in names if one == name or (kind == "archive" and name and one.startswith(name))]
         if len(found) == 1:
             return kind, found[0]
-        hint = "`sandbox ls` lists what is kept"
+        hint = "`sandbox ls` lists layers, volumes and archives"
         if found:
             raise StateError(f"{len(found)} {NAMES[kind][1]} begin with {name}", hint=hint)
-        raise StateError(f"no {NAMES[kind][0]} {name} is kept", hint=hint)
+        raise StateError(f"there is no {NAMES[kind][0]} {name}", hint=hint)
     if colon:
         raise StateError(
-            f"{thing}: {prefix} is no kind of thing that is kept",
+            f"{thing}: {prefix} is not one of layer, volume and archive",
             hint="write layer:NAME, volume:NAME or archive:NAME",
         )
     if not thing:  # the empty string is a prefix of every id
-        raise StateError("an empty argument names nothing", hint="`sandbox ls` lists what is kept")
+        raise StateError("the argument is empty", hint="`sandbox ls` lists layers, volumes and archives")
     runs = [run for run in list_runs(state_directory) if run.id.startswith(thing)]
     exact = [run for run in runs if run.id == thing] or runs
     if len(exact) == 1:
@@ -51,10 +51,14 @@ def find(state_directory: str, thing: str) -> tuple[Kind, str] | Run:
     if exact:
         raise StateError(
             f"{len(exact)} runs begin with {thing}: {', '.join(run.id for run in exact)}",
-            hint="write more of the id",
+            hint="write more characters of the id",
         )
     others = [f"{kind}:{thing}" for kind in BASES if thing in list_names(state_directory, kind)]
-    hint = f"did you mean {' or '.join(others)}?" if others else "`sandbox ls` lists what is kept"
+    hint = (
+        f"did you mean {' or '.join(others)}?"
+        if others
+        else "`sandbox ls` lists layers, volumes and archives"
+    )
     raise StateError(f"there is no run {thing}", hint=hint)
 
 
@@ -66,17 +70,17 @@ def remove_run(run: Run) -> None:
     """
     if run.verdict == "running":
         raise StateError(
-            f"sandbox {run.shown()} is running", hint="end it first: a signal to its `sandbox up`"
+            f"sandbox {run.shown()} is running", hint="end it first: send SIGTERM to its `sandbox up`"
         )
     if run.verdict != "ended":
         raise StateError(
-            f"whether sandbox {run.shown()} has ended is not known on this machine",
-            hint=f"remove it on its own machine; if that is gone, remove {run.path}",
+            f"this machine cannot determine whether sandbox {run.shown()} has ended",
+            hint=f"remove it on its own machine; if that machine no longer exists, remove {run.path}",
         )
     ended = sweeping.claim_ended(run.path, this_place())
     if ended is None or not sweeping.sweep([ended]):
         raise StateError(
-            f"what sandbox {run.id} has left cannot be removed", hint=f"remove {run.path} by hand"
+            f"the leftovers of sandbox {run.id} cannot be removed", hint=f"remove {run.path} by hand"
         )
 
 
@@ -92,7 +96,7 @@ def remove_kept(state_directory: str, kind: Kind, name: str) -> None:
     base = os.path.join(state_directory, BASES[kind])
     path = os.path.join(base, name)
     if os.path.islink(path):
-        raise StateError(f"{path} is a symbolic link", hint="remove it and what it leads to by hand")
+        raise StateError(f"{path} is a symbolic link", hint="remove it and its target by hand")
     lock, fd = claim(os.path.join(path, "lock"))
     try:
         users = users_of(
@@ -105,7 +109,9 @@ def remove_kept(state_directory: str, kind: Kind, name: str) -> None:
             by = f" by {' and '.join(run.shown() for run in users)}" if users else ""
             far = [run.path for run in users if run.verdict != "running"]
             hint = (
-                f"end it there; if its machine is gone, remove {far[0]}" if far else "end the sandbox first"
+                f"end it on its machine; if that machine no longer exists, remove {far[0]}"
+                if far
+                else "end the sandbox first"
             )
             raise StateError(f"{NAMES[kind][0]} {name} is in use{by}", hint=hint)
         ids = ids_of(kind, path)
@@ -113,7 +119,7 @@ def remove_kept(state_directory: str, kind: Kind, name: str) -> None:
         try:
             os.rename(path, removed)
         except FileNotFoundError:
-            raise StateError(f"no {NAMES[kind][0]} {name} is kept any more") from None
+            raise StateError(f"the {NAMES[kind][0]} {name} was removed by another process") from None
         remove_directory(removed, ids)
     finally:
         if fd >= 0:

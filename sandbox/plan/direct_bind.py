@@ -42,17 +42,17 @@ def bind_problem(spec: Spec, capabilities: frozenset[str], *, own_user: bool) ->
     """Return the reason why no part of a layer can be bound for a program with *capabilities*, and a hint; None if it can."""
     if all(layer.kind == "dir" for layer in spec.root.layers):
         return (
-            "no layer is an archive: of a directory of this machine nothing is bound, as its sockets could then be connected to",
-            "remove it, or pack the directory into an archive: tar -C DIRECTORY -cf LAYER.tar .",
+            "no layer is an archive: a directory of the host is not bound, because the program could connect to sockets in it",
+            "remove the setting, or pack the directory into an archive: tar -C DIRECTORY -cf LAYER.tar .",
         )
     if "SYS_ADMIN" in capabilities:
         return (
-            "with SYS_ADMIN the program could make it writable, and change the layer for every sandbox that has it",
+            "with SYS_ADMIN the program could make the direct bind writable, and change the layer of every sandbox that uses it",
             "remove one of the two",
         )
     if not own_user:
         return (
-            "whoever has power over the user namespace that is joined could make it writable, and change the layer",
+            "root of the joined user namespace could make the direct bind writable, and change the layer",
             "remove one of the two",
         )
     return None

@@ -40,7 +40,7 @@ def plan_environment(
         if name in environ:
             env[name] = environ[name]
         elif name not in spec.process.env and name not in from_file:
-            reason = "not set where the sandbox is started"
+            reason = "not set in the environment of `sandbox up`"
             findings.differ(f"process.inherit_env[{number}]", "is absent", reason, warned=False)
     return {**env, **from_file, **spec.process.env}
 
@@ -52,7 +52,7 @@ def _of_file(spec: Spec, paths: Mapping[str, PathFact], findings: Findings) -> M
     fact = paths[path]
     if fact.content is None:
         reason = fact.reason or f"is a {fact.kind}, not a file"
-        hint = fact.remedy or "name a file of NAME=VALUE lines"
+        hint = fact.remedy or "name a file with lines NAME=VALUE"
         findings.refuse("process.env_file", f"{path}: {reason}", hint)
         return {}
     variables, mistakes = parse_variables(fact.content, path)
@@ -91,13 +91,22 @@ def _wrong(name: str, value: str, *, has_value: bool) -> tuple[str, str] | None:
     """Return message and hint for a line that sets no valid variable; None if it sets one."""
     if not has_value:
         # Do not quote the line: it may be a secret whose name is missing.
-        return "expected NAME=VALUE", "to pass a variable on, name it in process.inherit_env"
+        return (
+            "expected NAME=VALUE",
+            "write NAME=VALUE; to pass a variable on, name it in process.inherit_env",
+        )
     if name.startswith("\ufeff"):
         return "the file starts with a byte order mark", "save it as UTF-8 without byte order mark"
     if not name or any(char.isspace() or not char.isprintable() for char in name):
-        return f"{shown(name)} cannot name an environment variable", "a name is not empty, and without blanks"
+        return (
+            f"{shown(name)} cannot name an environment variable",
+            "a name must not be empty or contain blanks",
+        )
     if "\0" in value:
-        return f"the value of {name} holds a NUL character", "no variable can (environ(7))"
+        return (
+            f"the value of {name} contains a NUL character",
+            "remove it: no variable can contain one (environ(7))",
+        )
     return None
 
 

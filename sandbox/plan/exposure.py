@@ -140,7 +140,7 @@ def without_planted(
         other = joined.get(named.key.removeprefix("namespaces."))
         swapped = other is not None and not other.problem and fact.identity not in (None, other.identity)
         if planted is None and swapped:
-            planted = "is another namespace than a moment ago", "start the sandbox again"
+            planted = "was replaced by another namespace after it was examined", "start the sandbox again"
         if planted is None:
             continue
         reason, remedy = planted
@@ -169,12 +169,9 @@ def _planted(
             if source in paths and shown_at(paths[source], met):
                 reason = (
                     f"{met.place.path} is a symbolic link to {met.target}, and lies in {source} (volumes[{number}]), "
-                    "where the program can make it lead anywhere"
+                    "where the program can redirect it to any path"
                 )
-                remedy = (
-                    f"put what it leads to in its place, or name a path that does not lead over it, or set read_only = true in "
-                    f"volumes[{number}]"
-                )
+                remedy = f"replace the link by its target, or name a path without this link, or set read_only = true in volumes[{number}]"
                 yield reason, remedy
 
 
@@ -279,7 +276,7 @@ def _told(exposed: list[_Exposed]) -> Iterator[str]:
 
 
 def _warning(spec: Spec, number: int, exposed: list[_Exposed], *, unmounts: bool) -> Diagnostic:
-    message = f"the program can change what the next start is made of: {', '.join(_told(exposed))}"
+    message = f"the program can change files that the next start uses: {', '.join(_told(exposed))}"
     made = spec.diagnose(
         f"volumes[{number}].source", message, _hint(spec, number, exposed, unmounts=unmounts)
     )
@@ -287,9 +284,9 @@ def _warning(spec: Spec, number: int, exposed: list[_Exposed], *, unmounts: bool
 
 
 def _hint(spec: Spec, number: int, exposed: list[_Exposed], *, unmounts: bool) -> str:
-    elsewhere = f"or set read_only = true in volumes[{number}], or move what the program shall not change out of {spec.volumes[number].source}"
+    elsewhere = f"or set read_only = true in volumes[{number}], or move files that the program must not change out of {spec.volumes[number].source}"
     if unmounts:
-        return f"take SYS_ADMIN from the program, which undoes mounts, {elsewhere}"
+        return f"remove the capability SYS_ADMIN, with which the program can unmount, {elsewhere}"
     covers = list(dict.fromkeys(one.cover for one in exposed))
     covers = [one for one in covers if not any(one != other and inside(one, other) for other in covers)]
     if spec.volumes[number].target in covers or any("*" in one for one in covers):

@@ -67,14 +67,17 @@ def plan_seccomp(
 def _what_lacks(facts: HostFacts, *, log: bool) -> tuple[str, str] | None:
     """Return the reason why no filter is possible on this machine, and a hint; None if one is."""
     if "errno" not in facts.seccomp_actions:
-        return "this kernel has no filters of system calls", "boot one with CONFIG_SECCOMP_FILTER"
+        return "this kernel has no seccomp filters", "boot a kernel with CONFIG_SECCOMP_FILTER"
     if log and "log" not in facts.seccomp_actions:
-        return "this kernel logs no denied calls", "remove log"
+        return "this kernel cannot log denied system calls", "remove log = true"
     if facts.machine not in MACHINES:
-        return f"there are no filters for a machine of the kind {facts.machine}", "start it on another"
+        return (
+            f"seccomp filters are not supported on the architecture {facts.machine}",
+            "start it on a machine of another architecture",
+        )
     if facts.libseccomp is None:
         install = "as root: apt-get install libseccomp2 (elsewhere the package is libseccomp)"
-        return "libseccomp, which compiles filters, is not installed", install
+        return "libseccomp, which compiles seccomp filters, is not installed", install
     return None
 
 
@@ -95,7 +98,7 @@ def _base(
     fact = paths[profile]
     if fact.content is None:
         reason = fact.reason or f"is a {fact.kind}, not a file"
-        hint = fact.remedy or "name a JSON profile as docker and podman take it"
+        hint = fact.remedy or "name a JSON profile in the format of docker and podman"
         findings.refuse(key, f"{profile}: {reason}", hint)
         return None
     from sandbox.seccomp.profile import ProfileError, parse_profile  # most files name none
@@ -103,7 +106,7 @@ def _base(
     try:
         parsed = parse_profile(fact.content, machine, capabilities, facts.kernel_version)
     except ProfileError as error:
-        findings.refuse(key, f"{profile}: {error}", "mend the profile, or take it out")
+        findings.refuse(key, f"{profile}: {error}", "correct the profile, or remove the setting")
         return None
     return replace(parsed, forbidden=(*parsed.forbidden, *NO_LEASES))
 
@@ -135,20 +138,16 @@ def plan_landlock(spec: Spec, facts: HostFacts, findings: Findings) -> Rules | N
     if not missing and facts.landlock:
         return rules
     have = (
-        f"has version {facts.landlock} of it"
-        if facts.landlock
-        else "has no Landlock, or it was switched off at boot"
+        f"has version {facts.landlock}" if facts.landlock else "has no Landlock, or it was disabled at boot"
     )
     allowed = "landlock" in spec.security.optional
     remedy = (
-        'allow the sandbox to run without: optional = ["landlock"] in [security]; Landlock is switched on with '
+        'allow the sandbox to run without: optional = ["landlock"] in [security]; Landlock is enabled with '
         "lsm=landlock,... on the kernel's command line"
     )
     if allowed or not missing:
         needed = max((NEEDED[kind] for kind in missing), default=1)
-        reason = (
-            f"needs version {needed} of Landlock's interface (Linux {LINUX[needed]}), and this kernel {have}"
-        )
+        reason = f"needs version {needed} of the Landlock ABI (Linux {LINUX[needed]}), and this kernel {have}"
         if allowed:
             findings.differ("security.landlock", None, reason)
         else:
@@ -157,7 +156,7 @@ def plan_landlock(spec: Spec, facts: HostFacts, findings: Findings) -> Rules | N
     for kind in missing:
         needed = NEEDED[kind]
         message = (
-            f"needs version {needed} of Landlock's interface (Linux {LINUX[needed]}), and this kernel {have}"
+            f"needs version {needed} of the Landlock ABI (Linux {LINUX[needed]}), and this kernel {have}"
         )
         findings.refuse(f"security.landlock.{kind}", message, f"remove it, or {remedy}")
     return None

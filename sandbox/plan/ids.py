@@ -63,10 +63,10 @@ def _reduced(
     spec: Spec, ids: IdPlan, within: UserNamespaceFact, facts: HostFacts, findings: Findings
 ) -> IdPlan:
     """Return the ids of the user namespace *within*, which lacks some of *ids*; refuse if the file insists on its own."""
-    reason = "the sandbox whose namespaces are joined has not all of these ids"
+    reason = "the sandbox whose namespaces are joined does not have all of these ids"
     key = "ids.uid_map" if spec.ids.uid_map else "ids.map"
     if spec.is_set(key) and key.removeprefix("ids.") not in spec.ids.optional:
-        findings.refuse(key, reason, "leave it out, which takes the ids of that sandbox")
+        findings.refuse(key, reason, "remove it to use the ids of that sandbox")
         return ids
     findings.differ(key, "maps the ids of that sandbox", reason, warned=spec.is_set(key))
     return _of(within, facts)
@@ -104,10 +104,12 @@ def _by_word(spec: Spec, facts: HostFacts, findings: Findings) -> IdPlan:
             return _planned(facts, *kept)
         reason = _ROOT_KEEPS_NO_ID if facts.is_real_root else facts.id_map_problem or "no ids"
         if "map" not in spec.ids.optional:
-            hint = "start it as an ordinary user, or leave it out" if facts.is_real_root else _SUBID_HINT
-            findings.refuse("ids.map", f'"keep-id" cannot be had: {reason}', hint)
+            hint = (
+                "start the sandbox as an ordinary user, or remove it" if facts.is_real_root else _SUBID_HINT
+            )
+            findings.refuse("ids.map", f'"keep-id" is not possible: {reason}', hint)
         elif facts.is_real_root:
-            findings.differ("ids.map", "maps ids that nobody has", reason)
+            findings.differ("ids.map", "maps ids that no account has", reason)
         else:
             findings.differ("ids.map", "maps a single id", reason)
     whole = facts.whole_maps() if word != "single" else None
@@ -124,11 +126,11 @@ def _by_word(spec: Spec, facts: HostFacts, findings: Findings) -> IdPlan:
 def _refuse_all_but_zero(spec: Spec, facts: HostFacts, findings: Findings) -> None:
     reason, user = facts.id_map_problem or "no ids", spec.process.user
     if user.user not in (0, "root"):
-        findings.refuse("process.user", f"only user 0 exists here: {reason}", _SUBID_HINT)
+        findings.refuse("process.user", f"only user 0 exists in the sandbox: {reason}", _SUBID_HINT)
     elif user.group not in (None, 0, "root"):
-        findings.refuse("process.user", f"only group 0 exists here: {reason}", _SUBID_HINT)
+        findings.refuse("process.user", f"only group 0 exists in the sandbox: {reason}", _SUBID_HINT)
     if spec.process.groups:
-        findings.refuse("process.groups", f"only group 0 exists here: {reason}", _SUBID_HINT)
+        findings.refuse("process.groups", f"only group 0 exists in the sandbox: {reason}", _SUBID_HINT)
 
 
 def _explicit(spec: Spec, facts: HostFacts, findings: Findings) -> IdPlan | None:
@@ -148,7 +150,9 @@ def _explicit(spec: Spec, facts: HostFacts, findings: Findings) -> IdPlan | None
         return _planned(facts, _entries(spec.ids.uid_map), _entries(spec.ids.gid_map))
     for key, other in (("ids.uid_map", "ids.gid_map"), ("ids.gid_map", "ids.uid_map")):
         if not any(name.startswith(key) for name, _, _ in found):
-            found.append((key, f"goes with {other} only", "map other ids there, or leave both out"))
+            found.append(
+                (key, f"can be used only together with {other}", "map other ids in that one, or remove both")
+            )
     for key, reason, hint in found:
         table = key.removeprefix("ids.").partition("[")[0]
         if table in spec.ids.optional:
@@ -173,7 +177,7 @@ def _mappable(facts: HostFacts, table: str) -> str:
         )
     own_id, ranges = (facts.gid, facts.gid_ranges) if groups else (facts.uid, facts.uid_ranges)
     spans = _spans([(own_id, 1), *((item.start, item.count) for item in ranges)])
-    return f"each range has to be your own id alone, or within one line of yours in /etc/sub{table[0]}id: {spans}"
+    return f"each range must be your own id alone, or lie within one line for your account in /etc/sub{table[0]}id: {spans}"
 
 
 def _entries(ranges: Sequence[IdRange]) -> tuple[IdMap, ...]:
@@ -209,10 +213,8 @@ def _refuse_unmapped(spec: Spec, ids: IdPlan, findings: Findings) -> None:
                 f"process.groups[{number}]", f"group {group} does not exist in the sandbox", groups
             )
     if spec.process.groups and not ids.setgroups:
-        hint = "map subordinate group ids beside your own"
-        findings.refuse(
-            "process.groups", "setgroups(2) is denied where no group but your own is mapped", hint
-        )
+        hint = "map subordinate group ids in addition to your own"
+        findings.refuse("process.groups", "setgroups(2) is denied if only your own group is mapped", hint)
 
 
 def _spans(ranges: Iterable[tuple[int, int]]) -> str:

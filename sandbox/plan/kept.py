@@ -77,14 +77,14 @@ def check_kept(
     if own.record.file is not None and own.record.file != record.file and not own.same_file:
         findings.refuse(
             "sandbox.name" if spec.is_set("sandbox.name") else "root.writable",
-            f"{own.shown()}, is not this file's",
+            f"{own.shown()}, belongs to another file",
             f"{others}; or give it to this file: sandbox adopt {file} {own.name}",
         )
     # If the numbers differ, a layer is refused already.
     planned = len(record.layers or ()) == len(spec.root.layers)
     if planned and not own.record.has_layers_of(record, own.unchanged) and not accept_layers:
         changed = (
-            f"{record.shown()}, an archive that has changed since"
+            f"{record.shown()}, one of them an archive that has changed since"
             if own.record.shown() == record.shown()
             else record.shown()
         )
@@ -109,8 +109,8 @@ def orphan_warnings(spec: Spec, kept: Kept, record: LayerRecord) -> tuple[Diagno
     commands = " or ".join(f"sandbox adopt {_word(spec.file)} {one.name}" for one in orphans)
     made = spec.diagnose(
         "root.writable",
-        f"a new persistent layer is begun, and there is one whose file is gone: {told}",
-        f"if this is that file under another name: {commands}",
+        f"a new persistent layer is created, although one exists whose file is gone: {told}",
+        f"if this file was renamed, adopt that layer: {commands}",
     )
     return (replace(made, severity="warning"),)
 

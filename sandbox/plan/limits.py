@@ -86,7 +86,7 @@ def _plan_io(spec: Spec, paths: Mapping[str, PathFact], findings: Findings) -> t
     for index, limit in enumerate(spec.limits.io):
         fact = paths[limit.path]
         if fact.device is None:
-            reason = fact.no_device or "it has no disk"
+            reason = fact.no_device or "it is not on a disk"
             if "io" in spec.limits.optional and not fact.remedy:
                 unheld = IoRates(device=limit.path, **{name: getattr(limit, name) for name in _RATES})
                 findings.differ(f"limits.io[{index}]", None, f"{limit.path}: {reason}", value=(unheld,))
@@ -108,15 +108,15 @@ def _cgroup_hint(name: str, optional: Sequence[str], facts: HostFacts) -> str:
     them = "it" if len(optional) == 1 else "these"
     hint = f"remove it, or allow the sandbox to run without {them}: optional = {literal(list(optional))}"
     if not facts.systemd or facts.cgroups.version == 1:
-        return f"{hint}; `sandbox doctor` says what would hold it"
+        return f"{hint}; `sandbox doctor` prints what is needed to enforce it"
     if facts.scopes.version == 0:
         why = next(iter(facts.scopes.unenforceable(CgroupLimits(pids=1)).values()))
         if facts.uid == 0:
-            return f"{hint}; systemd could give it a cgroup, but {why}"
+            return f"{hint}; systemd could create a cgroup for it, but {why}"
         user = facts.user_name or facts.uid
         return f"{hint}; or log in as {user} (ssh) or, as root, loginctl enable-linger {user}: {why}"
     if CONTROLLER_OF[name] not in facts.scopes.controllers and facts.uid != 0:
-        return f"{hint}; or let root give accounts the {CONTROLLER_OF[name]} controller: `sandbox doctor` says how"
+        return f"{hint}; or let root delegate the {CONTROLLER_OF[name]} controller to accounts: `sandbox doctor` prints the command"
     return hint
 
 
@@ -145,6 +145,6 @@ def _process_limit_hint(name: str, value: int | str, hard: int) -> str:
     item = LIMITS_CONF_NAMES[name]
     enough = f"{value} or more" if isinstance(value, int) else value
     return (
-        f'ask for at most {hard}, write optional = ["{name}"], or let root raise the hard limit: '
+        f'set at most {hard}, or optional = ["{name}"], or let root raise the hard limit: '
         f"{item} in limits.conf(5), to {enough}, and log in anew"
     )

@@ -47,7 +47,7 @@ def plan_namespaces(
             if kind != "time" or _has_time(spec, facts, findings):
                 private.add(kind)
         elif asked != "host":
-            fact = found.get(kind, NamespaceFact(path="", problem="was not looked for"))
+            fact = found.get(kind, NamespaceFact(path="", problem="was not examined"))
             refusal = _refusal(kind, fact, facts)
             if refusal is None:
                 owner = None if fact.user is None else fact.user.identity
@@ -102,23 +102,32 @@ def _refusal(kind: str, fact: NamespaceFact, facts: HostFacts) -> tuple[str, str
     if fact.problem is not None:
         return fact.problem, fact.hint
     if fact.own:
-        hint = "name another one" if kind == "user" else 'write "host"'
-        return f"{fact.path} is this machine's own {kind} namespace", hint
+        hint = "name another namespace" if kind == "user" else 'write "host"'
+        return f"{fact.path} is the {kind} namespace of the host", hint
     if kind == "user":
         if fact.user is None:
-            return f"{fact.path} is no user namespace below ours", "join that of a sandbox of yours"
+            return (
+                f"{fact.path} is not a user namespace below the caller's",
+                "join the user namespace of one of your sandboxes",
+            )
         if fact.user.owner != facts.uid:
             # The owner of a user namespace has all capabilities over the processes in it.
-            return f"{fact.path} was made by uid {fact.user.owner}", "join that of a sandbox of yours"
+            return (
+                f"{fact.path} was created by user {fact.user.owner}",
+                "join the user namespace of one of your sandboxes",
+            )
         if not any(entry.inside == 0 for entry in fact.user.uid_map) or not any(
             entry.inside == 0 for entry in fact.user.gid_map
         ):
-            return f"{fact.path} maps no user or group 0", "a sandbox is set up by its own root"
+            return (
+                f"{fact.path} maps no user or group 0",
+                "name a user namespace that maps user 0 and group 0",
+            )
     elif facts.uid != 0 and (fact.user is None or fact.user.owner != facts.uid or not fact.user.uid_map):
-        whose = "this machine" if fact.user is None else f"uid {fact.user.owner}"
+        whose = "the host" if fact.user is None else f"user {fact.user.owner}"
         return (
             f"{fact.path} belongs to {whose}",
-            "only root can join it; you can join those of sandboxes of yours",
+            "only root can join it; you can join namespaces of your own sandboxes",
         )
     return None
 
@@ -130,13 +139,13 @@ def _out_of_reach(joins: list[Join], facts: HostFacts) -> list[tuple[Join, tuple
     """
     if facts.uid != 0:
         hint = "an ordinary user can join the namespaces of one sandbox only"
-        refusal = ("does not belong to the sandbox of the others", hint)
+        refusal = ("does not belong to the same sandbox as the other namespaces", hint)
         return [(join, refusal) for join in joins if join.owner != joins[0].owner]
     if not any(join.kind == "user" for join in joins):
         return []
     # Any other owner may lie within the joined user namespace, whose root has all capabilities in it.
     refusal = (
-        "belongs to this machine, over whose namespaces nobody in the joined user namespace has rights",
-        "leave user out, or join one that belongs to it",
+        "belongs to the host, and root of the joined user namespace has no capabilities over namespaces of the host",
+        "remove namespaces.user, or join a namespace that belongs to it",
     )
     return [(join, refusal) for join in joins if join.owner is None]

@@ -34,8 +34,8 @@ class BindRoot:
         """Return the operation as one line."""
         flags = " ".join(["read-only", *(["nosuid"] if self.nosuid else []), "nodev"])
         if self.otherwise == "refuse":
-            return f"bind the one layer on / [{flags}]"
-        return f"bind the one layer on / [{flags}], or mount unionfs where that shows more than a bind"
+            return f"bind the only layer on / [{flags}]"
+        return f"bind the only layer on / [{flags}], or mount unionfs if the layer needs the server"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class DirectBind:
     def describe(self) -> str:
         """Return the operation as one line."""
         flags = " ".join(["read-only", *(["nosuid"] if self.nosuid else []), "nodev"])
-        return f"bind {self.target} from the one layer that has it [{flags}]"
+        return f"bind {self.target} from the only layer that has it [{flags}]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,8 +173,8 @@ class GiveVolumes:
     def describe(self) -> str:
         """Return the operation as one line."""
         group = "" if self.group is None else f":{self.group}"
-        kept = [f"{' '.join(self.kept)} (where new)"] if self.kept else []
-        return f"give {' '.join([*self.made, *kept])} to user {self.user}{group}"
+        kept = [f"{' '.join(self.kept)} (if new)"] if self.kept else []
+        return f"change the owner of {' '.join([*self.made, *kept])} to user {self.user}{group}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +185,7 @@ class CheckVolumes:
 
     def describe(self) -> str:
         """Return the operation as one line."""
-        return f"see that no volume covers another: {' '.join(self.targets)}"
+        return f"check that no volume covers another: {' '.join(self.targets)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

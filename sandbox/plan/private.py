@@ -30,9 +30,9 @@ def source_refusal(source: str, *, writable: bool, private: PrivateFacts) -> tup
     """Return message and hint if a volume may not show *source*, a host path without symbolic links; otherwise None."""
     part = private_part(source, private)
     if part is not None and (writable or not part.readable):
-        hint = 'for files that sandboxes share, use type = "named"'
+        hint = 'to share files between sandboxes, use type = "named"'
         if part.readable:
-            hint += "; to look at it, read_only = true"
+            hint += "; to read it, set read_only = true"
         return f"{source} is in the sandboxes' own {part.name}", hint
     for directory in private.directories:
         if directory is part:
@@ -40,15 +40,12 @@ def source_refusal(source: str, *, writable: bool, private: PrivateFacts) -> tup
         elsewhere = f"set {directory.variable} to a directory outside of {source}"
         for path in _shown(source, directory, private):
             if not is_inside(path, directory.path):
-                message = (
-                    f"the {directory.name} {directory.path} cannot be hidden in {source}: a mount of this machine shows it, "
-                    f"or a part of it, at {path}, too"
-                )
+                message = f"the {directory.name} {directory.path} cannot be hidden in {source}: a mount of the host also shows it, or a part of it, at {path}"
                 return message, f"name a directory without {path}, or unmount that, or {elsewhere}"
         for link in directory.links if writable else ():
             if _is_shown(link, source, private):
                 return (
-                    f"the {directory.name} is found through the symbolic link {link}, which the program could replace",
+                    f"the path of the {directory.name} contains the symbolic link {link}, which the program could replace",
                     f"set {directory.variable} to {directory.path}, make the volume read-only, or name a directory without the link",
                 )
     return None

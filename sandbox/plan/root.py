@@ -42,17 +42,17 @@ def _problem(spec: Spec, capabilities: frozenset[str], private: frozenset[str]) 
     """Return the reason why the root cannot be a direct bind, and a hint; None if it may be one."""
     if spec.root.writable != "none":
         return (
-            "changes to the root need somebody to keep them in a layer of their own",
-            'set root.writable = "none", or remove it',
+            "a writable root needs the file system server",
+            'set root.writable = "none", or remove server = "none"',
         )
     if len(spec.root.layers) != 1:
         return (
-            f"there are {len(spec.root.layers)} layers, and somebody has to show them as one",
-            "pack them into one archive, or remove it",
+            f"there are {len(spec.root.layers)} layers, and only the file system server can merge them",
+            'pack them into one archive, or remove server = "none"',
         )
     if "pid" not in private:
         return (
-            "without a pid namespace of its own, its processes are found by what the mount table calls the root",
+            "without its own pid namespace, the processes of the sandbox are found by the name that the server gives the root in the mount table",
             "remove one of the two",
         )
     return bind_problem(spec, capabilities, own_user="user" in private)

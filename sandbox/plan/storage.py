@@ -78,7 +78,7 @@ def _layer_refusal(layer: Layer, fact: PathFact, private: PrivateFacts) -> tuple
     if fact.image is not None:
         return image_refusal(fact.image, path, is_directory=True)
     if fact.astray:
-        hint = f"copy the archive to a directory of yours, or let everybody read it: chmod o+r {fact.real}"
+        hint = f"copy the archive to a directory of yours, or make it readable for all users: chmod o+r {fact.real}"
         return f"{path}: {fact.astray}", hint
     for shown in (fact.real, *(fact.real.rstrip("/") + crossed for crossed in layer.cross)):
         if (part := private_part(shown, private)) is not None:

@@ -22,8 +22,8 @@ from unionfs._stdlib.hashlib import sha256
 from unionfs._stdlib.typing import Any
 
 CGROUP_LEVELS: Mapping[CgroupLevel, str] = {
-    "delegated": "cgroup version 2, delegated to us",
-    "scope": "cgroup version 2, a transient scope of systemd",
+    "delegated": "cgroup version 2, delegated",
+    "scope": "cgroup version 2, in a transient scope of systemd",
     "v1": "cgroup version 1",
     "none": "no cgroup",
 }
@@ -333,7 +333,7 @@ def describe(plan: Plan) -> list[str]:
     ]
     lines.append(f"writable layer: {plan.writable}" + (f", at most {' and '.join(bounds)}" if bounds else ""))
     bound = plan.bound is not None
-    asked = "" if plan.open_requests else ", not asked when something is opened: no layer changes"
+    asked = "" if plan.open_requests else ", no FUSE_OPEN requests: no layer changes"
     lines.append(f"server: {plan.server}{'' if bound else asked}")
     lines.append(
         "uid map " + ", ".join(map(str, ids.uid_map)) + "; gid map " + ", ".join(map(str, ids.gid_map))
@@ -344,8 +344,7 @@ def describe(plan: Plan) -> list[str]:
         lines.append("namespaces of the host: " + " ".join(shared))
     lines += [f"clock {name} {value / 10**9:+g} seconds" for name, value in plan.clocks]
     lines += [
-        f"volume {volume.name}, made with mode {volume.mode:04o} unless it is there"
-        for volume in plan.volumes
+        f"volume {volume.name}, created with mode {volume.mode:04o} if missing" for volume in plan.volumes
     ]
     lines += [operation.describe() for operation in plan.operations]
     server = " of the server, if there is one," if bound else " of the server"
@@ -362,14 +361,14 @@ def describe(plan: Plan) -> list[str]:
     lines.append("environment " + " ".join(process.env))
     group = "" if process.user.group is None else f":{process.user.group}"
     groups = f" with groups {' '.join(map(str, process.groups))}" if process.groups else ""
-    groups = " with its groups of /etc/group" if process.groups is None else groups
+    groups = " with the groups that /etc/group lists" if process.groups is None else groups
     lines.append(f"user {process.user.user}{group}{groups}, umask {process.umask:04o}, in {process.cwd}")
     lines.append("capabilities " + (" ".join(sorted(process.capabilities)) or "none"))
     lines.append("no_new_privileges " + ("on" if process.no_new_privileges else "off"))
     if process.landlock is not None:
         lines += _describe_landlock(process.landlock)
     lines.append("no seccomp filter" if process.seccomp is None else process.seccomp.describe())
-    lines.append("terminal of its own" if process.terminal else "terminal: none of its own")
+    lines.append("terminal of its own" if process.terminal else "no terminal of its own")
     if process.empty_input:
         lines.append("standard input /dev/null")
     lines.append("exec " + " ".join(map(_word, process.argv)))
@@ -381,7 +380,7 @@ def _describe_landlock(rules: Rules) -> list[str]:
         f"landlock {kind} {' '.join(map(str, getattr(rules, kind))) or 'nothing'}" for kind in rules.kinds()
     ]
     return lines + (
-        ["landlock scoped: no signals and no abstract sockets to outside"] if rules.scoped else []
+        ["landlock scoped: no signals and no connections to abstract sockets outside"] if rules.scoped else []
     )
 
 

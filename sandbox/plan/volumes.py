@@ -100,10 +100,10 @@ def with_hidden(
 def _source_refusal(volume: Volume, fact: PathFact, private: PrivateFacts) -> tuple[str, str, str] | None:
     """Return setting, message and hint if a setting of a bind volume has to be refused, otherwise None."""
     if fact.kind == "missing":
-        hint = "make it first, or name an existing file or directory"
+        hint = "create it first, or name an existing file or directory"
         return "source", f"{volume.source}: {fact.reason}", fact.remedy or hint
     if fact.kind == "refused":
-        hint = "let that user read it, and enter the directories on its way"
+        hint = "give that user read permission, and the x permission of the directories of its path"
         return "source", f"{volume.source}: {fact.reason}", fact.remedy or hint
     if fact.closed is not None:
         return ("source", *_closed(volume.source, fact.closed))
@@ -111,8 +111,8 @@ def _source_refusal(volume: Volume, fact: PathFact, private: PrivateFacts) -> tu
     if refusal is not None:
         return ("source", *refusal)
     if volume.propagation == "slave" and not fact.shared:
-        reason = f"{volume.source} is on a mount of this machine that is private: what is mounted there later goes nowhere"
-        return "propagation", reason, "as root: mount --make-shared, on the mount point that findmnt -T names"
+        reason = f"{volume.source} is on a private mount of the host: later mounts there do not propagate"
+        return "propagation", reason, f"as root: mount --make-shared $(findmnt -no TARGET -T {volume.source})"
     return None
 
 
@@ -120,7 +120,7 @@ def _closed(path: str | None, closed: ClosedDirectory) -> tuple[str, str]:
     """Return message and hint for a path that this account reaches only by its capabilities."""
     directory = f"{closed.path} (mode {closed.mode:o}, of user {closed.owner})"
     return (
-        f"{path}: {directory} is closed to user {closed.user} of this machine without its capabilities",
+        f"{path}: {directory} cannot be searched by user {closed.user} of the host without capabilities",
         f"chmod o+x {closed.path}, or start the sandbox as user {closed.owner}",
     )
 
@@ -188,8 +188,8 @@ def plan_devices(spec: Spec, paths: Mapping[str, PathFact], findings: Findings) 
         fact = paths[device.path]
         key = f"devices[{number}]"
         if not fact.devices:
-            reason = fact.reason or "there is no device in it"
-            hint = "see ls -l /dev on this machine; what makes a device appear is its driver (see dmesg)"
+            reason = fact.reason or "the directory contains no device"
+            hint = "see ls -l /dev on this machine; a device appears when its driver is loaded (see dmesg)"
             findings.refuse(f"{key}.path", f"{device.path}: {reason}", fact.remedy or hint)
             continue
         if fact.closed is not None:
@@ -197,7 +197,9 @@ def plan_devices(spec: Spec, paths: Mapping[str, PathFact], findings: Findings) 
             continue
         for operation in _plan_device(device, fact):
             if operation.target in planned:
-                findings.refuse(key, f"{operation.target} appears there twice", "remove one of the two")
+                findings.refuse(
+                    key, f"{operation.target} is the target of two devices", "remove one of the two"
+                )
             planned[operation.target] = operation
     return tuple(planned.values())
 

@@ -50,8 +50,8 @@ def program_for(
         if not plan.log and not values.lets_through(action):
             raise SetupError(
                 "security.seccomp",
-                f"the filter (profile {plan.profile}) denies {call}, so that the program could not be started",
-                hint=f'take it out of deny, or allow it: seccomp = {{ allow = ["{call}"] }}',
+                f"the seccomp filter (profile {plan.profile}) denies {call}, which is needed to start the program",
+                hint=f'remove it from deny, or allow it: seccomp = {{ allow = ["{call}"] }}',
             )
     return program
 
@@ -107,21 +107,21 @@ def _compile(made: values.Filter, name: str, library: str) -> bytes:
         from sandbox.seccomp.compiler import UnknownCallError, compile_filter
     except (ImportError, RuntimeError) as error:  # RuntimeError: pyseccomp found no library
         raise HostError(
-            f"filters of system calls cannot be compiled: {error}",
+            f"seccomp filters cannot be compiled: {error}",
             # Finding the library takes processes and descriptors. If the library is known to exist, these are used up.
-            hint=f"libseccomp {library} is there: see whether descriptors (`ulimit -n`), processes or memory are used up"
+            hint=f"libseccomp {library} is installed: check the limits of descriptors (`ulimit -n`), processes and memory"
             if library and not isinstance(error, ImportError)
-            else "as root: apt-get install libseccomp2; and install pyseccomp beside sandbox",
+            else "as root: apt-get install libseccomp2; and install the Python package pyseccomp in the environment of sandbox",
         ) from None
     try:
         return compile_filter(made)
     except UnknownCallError as error:
         raise HostError(
-            f"{name}: denies {error}, which this machine's libseccomp does not know and would let through",
-            hint="install a newer libseccomp, or take it out of the profile",
+            f"{name} denies {error}, which libseccomp on this machine does not know and would allow",
+            hint="install a newer libseccomp, or remove the system call from the profile",
         ) from None
     except (OSError, ValueError) as error:
-        raise HostError(f"libseccomp takes no such filter: {error}", hint=f"look at {name}") from None
+        raise HostError(f"libseccomp rejects the filter: {error}", hint=f"check {name}") from None
 
 
 def for_kernel(program: bytes, *, log: bool, traced: bool) -> bytes:

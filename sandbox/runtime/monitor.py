@@ -280,7 +280,7 @@ class Monitor:
         except (BrokenPipeError, ConnectionResetError):
             pass  # the server has ended, which its descriptor reports
         except OSError as error:
-            self._fail_server(f"it cannot be told what to serve: {(error.strerror or '').lower()}", None)
+            self._fail_server(f"it cannot receive the layers: {(error.strerror or '').lower()}", None)
         finally:
             os.close(fuse_fd)
 

@@ -14,7 +14,7 @@ from sandbox.runtime.phase import Life
 from sandbox.spec.units import format_duration
 
 #: A possible cause of a failure of process 1.
-_SAME_ID = 'a program with the same id as process 1 (all have it with ids.map = "single") can set its limits: prlimit(2)'
+_SAME_ID = 'a program with the same user id as process 1 (always with ids.map = "single") can change its limits: prlimit(2)'
 
 
 #: Operations that look up paths in the new root. The ids that read its layers are not the caller's.
@@ -35,10 +35,7 @@ def setup_error(plan: Plan, message: SetupFailed) -> SandboxError:
     if message.hint:
         failure.hint = message.hint
     elif message.errno == errno.EACCES and message.operation in _READS_LAYERS:
-        failure.hint = (
-            f"the layers are read as user {plan.ids.root[0]} of this machine, which may not enter a directory there: "
-            "chmod o+x it, or start the sandbox as its owner"
-        )
+        failure.hint = f"the layers are read as user {plan.ids.root[0]} of this machine, which may not search a directory there: chmod o+x it, or start the sandbox as its owner"
     elif failure.hint is None:
         failure.hint = describe_errno(message.step, message.errno)
     return failure

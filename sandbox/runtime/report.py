@@ -61,9 +61,9 @@ class HeldLimit:
     def __str__(self) -> str:
         """Return it as text for the user."""
         if self.mechanism is None:
-            return f"{_shown(self.key, self.value)}, held by nothing: {self.reason}"
+            return f"{_shown(self.key, self.value)}, not enforced: {self.reason}"
         place = "" if self.where is None else f", {self.where}"
-        return f"{_shown(self.key, self.value)}, held by {self.mechanism}{place}"
+        return f"{_shown(self.key, self.value)}, enforced by {self.mechanism}{place}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +117,7 @@ class Report:
         told = {"ended by": str(self.ending), "wall time": f"{self.wall_seconds:.2f} s", **self._used()}
         if self.left_over:
             were = _count(self.left_over, "process was", "processes were")
-            told["left over"] = f"{were} still there when the program ended, and ended with it"
+            told["left over"] = f"{were} still running when the program ended, and ended with it"
         told["measured by"] = self.measured_by + (f": {self.unmeasured}" if self.unmeasured else "")
         told |= {f"{limit.key}": str(limit) for limit in self.limits}
         width = max(map(len, told))
@@ -132,17 +132,17 @@ class Report:
             ]
             held_back = program.throttled_nanoseconds
             found["cpu time"] = f"{_seconds(program.cpu_nanoseconds)} ({', '.join(parts)})" + (
-                f"; held back for {_seconds(held_back)}" if held_back else ""
+                f"; throttled for {_seconds(held_back)}" if held_back else ""
             )
         if program.memory_peak is not None:
             own = self.launcher_memory
             hidden = (
-                f": the launcher's own before exec, {_size(own)}, is counted, and the program's may be less"
+                f", which includes {_size(own)} of the launcher before exec; the program may have used less"
                 if own is not None and program.memory_peak <= own * _ABOUT
                 else ""
             )
             found["memory"] = f"{_size(program.memory_peak)} at most{hidden}" + _many(
-                ("slowed down {} times", program.memory_high_events), ("{} killed", program.oom_kills)
+                ("throttled {} times", program.memory_high_events), ("{} killed", program.oom_kills)
             )
         if program.pids_peak is not None or program.pids_max_events:
             forks = _count(program.pids_max_events, "fork", "forks") if program.pids_max_events else None
@@ -154,7 +154,7 @@ class Report:
         if self.served and self.sandbox is not None and self.sandbox.cpu_nanoseconds is not None:
             memory = self.sandbox.memory_peak
             found["with the server"] = f"{_seconds(self.sandbox.cpu_nanoseconds)} cpu time" + (
-                "" if memory is None else f", {_size(memory)} of memory at most"
+                "" if memory is None else f", at most {_size(memory)} of memory"
             )
         return found
 
@@ -257,7 +257,7 @@ def reached(plan: Plan, counters: Counters | None, full: frozenset[str], out_of_
     limits = plan.cgroup
     if counters is not None and counters.oom_kills:
         what = (
-            "the machine has no more"
+            "the machine has no memory left"
             if limits.memory is None
             else f"limits.memory of {_size(limits.memory)} was reached"
         )
@@ -277,7 +277,7 @@ def reached(plan: Plan, counters: Counters | None, full: frozenset[str], out_of_
         )
     if "inodes" in full and plan.inodes is not None:
         found.append(
-            f"root.inodes of {plan.inodes} was reached: the writable layer was full, and making files failed"
+            f"root.inodes of {plan.inodes} was reached: the writable layer was full, and creating files failed"
         )
     return found
 
@@ -288,8 +288,8 @@ def closed_directories(paths: Sequence[str], uid: int) -> str:
     first = "".join(map(visible, paths[0]))
     others = "" if len(paths) == 1 else " and others"
     return (
-        f"user {uid} may not search {directories} of the layers ({first}{others}): the program got permission denied there; "
-        "a root that another user unpacked is better named as an archive (tar:), or started by that user"
+        f"user {uid} may not search {directories} of the layers ({first}{others}): the program got EACCES there; "
+        "name a root that another user unpacked as an archive (tar:), or start the sandbox as that user"
     )
 
 
@@ -297,7 +297,9 @@ def server_was_short(limits: CgroupLimits, counters: Counters) -> str | None:
     """Return why the file system server ended, if it exceeded its own memory limit; else None."""
     if not counters.oom_kills or limits.memory is None:
         return None
-    return f"it took more than the {_size(limits.memory)} of memory that it may have beside limits.memory"
+    return (
+        f"it used more than the {_size(limits.memory)} of memory that it may use in addition to limits.memory"
+    )
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -205,11 +205,11 @@ class SandboxResources:
         """Start *server* if the root needs it and it does not run yet; otherwise end it."""
         if not self.served:
             server.abandon()
-            trace("bound: there is no server")
+            trace("direct bind of the root: no server")
             return
         server.start()
         if self._served_because:
-            trace(f"not bound: {self._served_because}")
+            trace(f"no direct bind of the root: {self._served_because}")
 
     def _make_skeleton(self, points: tuple[MountPoint, ...], undo: ExitStack) -> ServedLayer:
         hosts_shown = any(isinstance(step, ShowHosts) for step in self.plan.operations)
@@ -286,7 +286,7 @@ class SandboxResources:
             reason = f"{self.run.path}: {error.strerror}"
         else:
             return
-        self._warn(f"the run directory stays for the next command to remove: {reason}")
+        self._warn(f"the run directory cannot be removed, and the next command tries again: {reason}")
 
     def _give_to_root(self) -> None:
         """Change the owner of the directories created for the sandbox to its root, if that is another id than the caller's."""
@@ -339,7 +339,9 @@ class SandboxResources:
         except OSError as error:
             reason = error.strerror or str(error)
         if self._cgroups_left:
-            self._warn(f"cgroup {self._cgroups_left[0]} stays for the next command to remove: {reason}")
+            self._warn(
+                f"cgroup {self._cgroups_left[0]} cannot be removed, and the next command tries again: {reason}"
+            )
 
     def stack(self) -> ServedStack:
         """Return the request for the server: the layers, and how to serve them."""
@@ -377,11 +379,11 @@ def _create_trampoline(machine: str) -> int:
         return trampoline.create(machine)
     except FileNotFoundError:
         raise HostError(
-            f"no program can be started on a machine of the kind {machine}: there is no trampoline for it",
+            f"no program can be started on the architecture {machine}: there is no trampoline for it",
             hint="add it to sandbox/kernel/trampoline/trampoline.c and run scripts/build-trampolines",
         ) from None
     except OSError as error:
         failure = SetupError.from_os_error("trampoline", "memfd_create", error)
         if error.errno == errno.EACCES:
-            failure.hint = "this machine lets nobody execute a memfd: as root: sysctl vm.memfd_noexec=1"
+            failure.hint = "this machine forbids executing a memfd: as root: sysctl vm.memfd_noexec=1"
         raise failure from None

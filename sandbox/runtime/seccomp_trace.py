@@ -117,7 +117,7 @@ class Denials:
         )
         absent = sorted(name for name in self._counts if name in ABSENT)
         if absent:
-            lines.append(f"absent on purpose, and no harm to most programs: {', '.join(absent)}")
+            lines.append(f"absent by design, harmless for most programs: {', '.join(absent)}")
         if wanted:
             lines.append(f"to allow them, with any arguments: {self._setting(wanted)}")
         lines += self._capabilities(wanted)
@@ -133,8 +133,7 @@ class Denials:
             needing = [name for name in names if name in calls and name not in self._plan.deny]
             if needing:
                 lines.append(
-                    f"the kernel wants the capability {capability} for {', '.join(needing)}, too; adding it lets the filter "
-                    f"allow {'the call' if len(needing) == 1 else 'them'}: "
+                    f"the kernel also requires the capability {capability} for {', '.join(needing)}; with it the filter allows {'the call' if len(needing) == 1 else 'them'}: "
                     f"[security] capabilities = {{ add = [{quote(capability)}] }}"
                 )
         return lines
@@ -172,7 +171,7 @@ def _program_of(process: int) -> str:
     try:
         return "".join(map(visible, os.readlink(f"/proc/{process}/exe")))
     except OSError:
-        return "a program that cannot be seen"
+        return "an unknown program"
 
 
 def _inner(process: int) -> str:

@@ -53,4 +53,4 @@ def _end_processes(handle: SandboxHandle, label: str, warn: Callable[[str], None
         process.end_descendants(spare=spare)
         process.end_rooted(label, namespace=namespace, spare=spare)
     except OSError as error:
-        warn(f"{error.strerror}: the next command looks for them again")
+        warn(f"{error.strerror}: the next command tries again to end them")

@@ -25,7 +25,7 @@ _PHASES = {
 #: The phases of the server, which starts when the launcher has finished its imports.
 _OF_SERVER = {
     "loaded": "server: interpreter, imports",
-    "asked": "server: waited for what to serve",
+    "asked": "server: waited for the layers",
     "ready": "server: confined, layers opened",
 }
 _SPAWNED = "imported"

@@ -73,10 +73,10 @@ def parse_profile(
     profile = _table(document, "", _KEYS)
     for key in _LISTENERS:
         if profile.get(key):
-            raise ProfileError(key, "asks for a program that answers calls, which is not done here")
+            raise ProfileError(key, "needs a seccomp agent, which sandbox does not support")
     for number, flag in enumerate(_list(profile, "flags", "")):
         if flag not in _FLAGS:
-            raise ProfileError(f"flags[{number}]", f"{flag!r} is not a flag that is known here")
+            raise ProfileError(f"flags[{number}]", f"{flag!r} is not a known flag")
     default = _action(
         profile.get("defaultAction"),
         "defaultAction",
@@ -101,7 +101,7 @@ def _table(value: Any, where: str, keys: frozenset[str]) -> Mapping[str, Any]:
         raise ProfileError(where, "is not an object")
     for key in value:
         if key not in keys:
-            raise ProfileError(f"{where}.{key}".lstrip("."), "is not a key that is known here")
+            raise ProfileError(f"{where}.{key}".lstrip("."), "is not a known key")
     return value
 
 
@@ -116,7 +116,7 @@ def _list(table: Mapping[str, Any], key: str, where: str) -> list[Any]:
 
 def _action(name: Any, where: str, number: Any, symbol: Any) -> int:
     if name == "SCMP_ACT_NOTIFY":
-        raise ProfileError(where, "asks for a program that answers calls, which is not done here")
+        raise ProfileError(where, "needs a seccomp agent, which sandbox does not support")
     if name == "SCMP_ACT_ERRNO":
         return fail(_errno(where, number, symbol))
     if name not in _ACTIONS:

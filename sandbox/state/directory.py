@@ -98,7 +98,7 @@ def _foreign(path: str, info: os.stat_result) -> StateError | None:
 
 def _unusable(path: str, error: OSError) -> StateError:
     reason = (error.strerror or os.strerror(error.errno or 0)).lower()
-    hint = "set SANDBOX_STATE_DIR to a directory of yours that can be written"
+    hint = "set SANDBOX_STATE_DIR to a directory that you can write"
     return StateError(f"state directory {path}: {reason}", hint=hint)
 
 
@@ -251,8 +251,8 @@ class StateDirectory:
                     make_owned(os.path.join(path, "data"), ids, mode)
                 elif not holds_ids_of(ids, before):
                     raise StateError(
-                        f"volume {name} has files of ids that this sandbox does not have",
-                        hint=f"use it with the ids of before, another name, or begin anew: sandbox rm volume:{name}",
+                        f"volume {name} contains files of ids that this sandbox does not have",
+                        hint=f"use the volume with its former ids, use another name, or discard it: sandbox rm volume:{name}",
                     )
                 if before != ids:
                     _write_state(path, {"ids": ids_as_json(ids)}, lasting=True)
@@ -334,7 +334,7 @@ class RunDirectory:
             state = _read_state(path) or {}
             raise StateError(
                 f"{in_use} (pid {state.get('pid', 'unknown')})",
-                hint="wait for it to end, or give another sandbox.name",
+                hint="wait for it to end, or set another sandbox.name",
             )
         self._fds = [fd]
         self._lasting = resume
@@ -361,7 +361,7 @@ class RunDirectory:
                     raise foreign
                 if LayerRecord.read(kept) != before:
                     raise StateError(
-                        f"the record of the writable layer in {path} has changed meanwhile",
+                        f"the record of the writable layer in {path} was changed by another process",
                         hint="start the sandbox again",
                     )
             self.record({})
@@ -498,7 +498,7 @@ def _used_elsewhere(state_directory: str, layer: str) -> StateError | None:
         return None
     return StateError(
         f"the persistent layer {layer} is in use by {' and '.join(run.shown() for run in users)}",
-        hint="wait for that to end, or give another sandbox.name; if it has ended with its machine, "
+        hint="wait for that to end, or set another sandbox.name; if its machine no longer exists, "
         f"remove {users[0].path}",
     )
 

@@ -37,14 +37,14 @@ def open_again(kind: str, fact_path: str, identity: Identity) -> int:
     Raises:
         SetupError: it is gone, or another namespace is there now, which the plan was not made for.
     """
-    hint = "start it, or what holds the namespace, again"
+    hint = "start the process or sandbox that the namespace belongs to again"
     try:
         fd = os.open(fact_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise SetupError(f"namespaces.{kind}", f"{fact_path} is gone: {error.strerror}", hint=hint) from None
     if namespaces.identity_of(fd) != identity:
         os.close(fd)
-        raise SetupError(f"namespaces.{kind}", f"{fact_path} is another namespace by now", hint=hint)
+        raise SetupError(f"namespaces.{kind}", f"{fact_path} was replaced by another namespace", hint=hint)
     return fd
 
 
@@ -67,7 +67,7 @@ def _inspect(
         found = namespaces.kind_of(fd)
         if found is None:
             return NamespaceFact(
-                path=path, problem=f"{path} is no namespace", hint="such as /proc/PID/ns/" + kind
+                path=path, problem=f"{path} is not a namespace", hint="such as /proc/PID/ns/" + kind
             )
         if found != kind:
             text = f"{path} is a namespace of kind {found}"
@@ -89,7 +89,7 @@ def _reason(error: OSError) -> str:
 
 def _hint(path: str, error: OSError) -> str | None:
     if isinstance(error, PermissionError):
-        return "the process is another user's, or lets nobody look into it: only who may trace it can join, see ptrace(2)"
+        return "the process belongs to another user, or is not dumpable: joining needs permission to trace it, see ptrace(2)"
     if isinstance(error, FileNotFoundError) and path.startswith("/proc/"):
         return "the process has ended"
     return None

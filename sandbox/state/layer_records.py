@@ -48,8 +48,8 @@ def read_record(path: str) -> dict[str, Any] | None:
 def damaged(path: str, reason: str = "it is damaged") -> StateError:
     """Return the error about a damaged record in the directory *path*."""
     return StateError(
-        f"{path}/state.json: {reason}: whose files are kept there is not known",
-        hint=f"restore the file, or choose another name; or remove {path} to begin anew",
+        f"{path}/state.json: {reason}: the ids of its files are unknown",
+        hint=f"restore the file, or choose another name; or discard the directory by removing {path}",
     )
 
 

@@ -22,7 +22,7 @@ def default_path(environ: Mapping[str, str], uid: int) -> str:
     base = environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     if not base.startswith("/"):
         raise StateError(
-            "there is no home directory to keep state in",
+            "there is no home directory for the state directory",
             hint="set HOME or SANDBOX_STATE_DIR to a directory of yours",
         )
     return os.path.join(base, "sandbox")

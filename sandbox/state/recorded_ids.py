@@ -55,8 +55,8 @@ def other_ids(path: str, recorded: Any, ids: IdPlan) -> StateError | None:
         return None
     made = "an unknown one" if before is None else _in_words(before)
     return StateError(
-        f"the writable layer in {path} was made under another id map: {made}, not {_in_words(ids)}",
-        hint="give it the ids that it had, or a new sandbox.name; or begin anew: "
+        f"the writable layer in {path} was created under another id map: {made}, not {_in_words(ids)}",
+        hint="use its former ids, or set another sandbox.name; or discard it: "
         f"sandbox rm layer:{os.path.basename(path)}",
     )
 

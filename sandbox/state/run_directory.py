@@ -37,8 +37,7 @@ def prepare(path: str, warn: Callable[[str], None]) -> tuple[str | None, bytes |
     directory = open_run_directory(path)
     if directory is None:
         warn(
-            f"run directory {path} {why_unusable(path)}: locks and writable layers are kept in the state directory instead; "
-            "SANDBOX_RUN_DIR names another one"
+            f"run directory {path} {why_unusable(path)}: locks and writable layers are stored in the state directory instead; set SANDBOX_RUN_DIR to another directory"
         )
         return None, None
     try:
@@ -67,14 +66,14 @@ def open_run_directory(path: str) -> int | None:
 
 
 def distrust_run_directory(info: os.stat_result) -> str | None:
-    """Return why a directory with the status *info* cannot be the run directory ("is another user's"), None if it can."""
+    """Return why a directory with the status *info* cannot be the run directory ("belongs to another user"), None if it can."""
     if info.st_uid != os.geteuid():
-        return "is another user's"
-    return "can be entered by others" if info.st_mode & 0o077 else None
+        return "belongs to another user"
+    return "can be searched by other users" if info.st_mode & 0o077 else None
 
 
 def why_unusable(path: str) -> str:
-    """Return why the run directory *path* cannot be used, as a part of a message: "is another user's"."""
+    """Return why the run directory *path* cannot be used, as a part of a message: "belongs to another user"."""
     try:
         info = os.lstat(path)
     except OSError as error:
@@ -87,7 +86,7 @@ def why_unusable(path: str) -> str:
         return "is not a directory"
     if (reason := distrust_run_directory(info)) is not None:
         return reason
-    return "cannot hold locks" if os.access(path, os.W_OK, effective_ids=True) else "cannot be written"
+    return "does not support locks" if os.access(path, os.W_OK, effective_ids=True) else "is not writable"
 
 
 def _has_locks(fd: int) -> bool:

@@ -169,7 +169,7 @@ class RunningSandbox:
         if kind not in self.namespaces:
             raise StateError(
                 f"sandbox {self.name} has no {kind} namespace of its own",
-                hint="join what it joins, or give it one: see its namespaces",
+                hint=f'join the namespace that this sandbox joined, or set namespaces.{kind} = "private" in its file',
             )
         return f"/proc/{self.supervisor}/fd/{self.namespaces[kind]}"
 
@@ -207,7 +207,8 @@ def find_running(state_directory: str, name: str) -> RunningSandbox:
         )
     if not found:
         raise StateError(
-            f"no sandbox {name} is running", hint=f"start it first: a file with sandbox.name = {name}"
+            f"no sandbox {name} is running",
+            hint=f"start it first: `sandbox up` with a file that has sandbox.name = {name}",
         )
     if len(found) > 1:
         pids = " and ".join(str(item.supervisor) for item in found)

@@ -12,14 +12,14 @@ from unionfs._stdlib.typing import Any
 _LARGEST = 1 << 20
 """The most bytes of a JSON file that are read; a real file has a few thousand."""
 
-_ANOTHERS = "is another user's"
+_ANOTHERS = "belongs to another user"
 
 
 def distrust(info: os.stat_result) -> str | None:
-    """Return why a file or directory of the state with the status *info* is not trusted ("is another user's"), None if it is."""
+    """Return why a file or directory of the state with the status *info* is not trusted ("belongs to another user"), None if it is."""
     if info.st_uid != os.geteuid():
         return _ANOTHERS
-    return "can be written by others" if info.st_mode & 0o022 else None
+    return "can be written by other users" if info.st_mode & 0o022 else None
 
 
 def remedy(path: str, reason: str) -> str:
@@ -57,7 +57,7 @@ def read_json(path: str) -> Any:
     try:
         with open(fd, "rb", closefd=False) as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise ValueError("no regular file")
+                raise ValueError("not a regular file")
             return decode_json(file.read(_LARGEST))
     finally:
         os.close(fd)

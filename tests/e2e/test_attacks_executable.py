@@ -176,7 +176,7 @@ def test_limits_that_a_program_sets_on_process_one_are_reported_and_no_failure_o
         pytest.skip("root has no single id")
     done = launcher.up(spec, ["/usr/bin/python3", "-c", _LIMIT])
     assert done.out.split() == ["done"] * 7
-    assert done.status == 7 or "can set its limits: prlimit(2)" in done.err, (done.status, done.err)
+    assert done.status == 7 or "can change its limits: prlimit(2)" in done.err, (done.status, done.err)
     assert launcher.runs() == []
 
 

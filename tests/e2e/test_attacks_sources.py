@@ -86,7 +86,7 @@ def test_environment_file_in_a_writable_volume_is_a_warning_until_it_is_a_read_o
     )
     warning = f"{path} (the environment file)"
     for told in (
-        run(launcher, "check", "--untrusted", str(path)).out.partition(" asks for:")[0],
+        run(launcher, "check", "--untrusted", str(path)).out.partition(" requests:")[0],
         run(launcher, "explain", str(path)).out.partition("The program can read every")[0],
         run(launcher, "up", "--dry-run", str(path)).err,
     ):

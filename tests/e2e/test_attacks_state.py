@@ -180,7 +180,7 @@ def test_a_link_on_the_way_to_the_state_that_the_program_could_replace_is_refuse
     outcome = launcher.shell("true", HOST_ROOT + volume(home))
     assert outcome.status == 125
     assert (
-        f"test.toml:5:10: volumes[0].source: the state directory is found through the symbolic link {home / link}, "
+        f"test.toml:5:10: volumes[0].source: the path of the state directory contains the symbolic link {home / link}, "
         "which the program could replace" in outcome.err
     )
     assert f"set SANDBOX_STATE_DIR to {real}, make the volume read-only" in outcome.err
@@ -226,7 +226,7 @@ def test_a_volume_in_which_a_mount_of_the_host_shows_the_state_again_is_refused(
         assert outcome.status == 125, outcome.err
         assert (
             f"test.toml:5:10: volumes[0].source: the state directory {launcher.state} cannot be hidden in {place / source}: a mount of "
-            f"this machine shows it, or a part of it, at {place / shown}, too" in outcome.err
+            f"the host also shows it, or a part of it, at {place / shown}" in outcome.err
         )
         assert "or set SANDBOX_STATE_DIR to a directory outside of" in outcome.err
 

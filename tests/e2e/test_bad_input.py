@@ -153,7 +153,7 @@ def test_source_that_only_the_hosts_root_can_reach_is_refused_at_its_place(
         launcher,
         HOST_ROOT + table.replace("HOME", str(closed)),
         f"test.toml:{key}{closed}/",
-        f": {closed} (mode 700, of user 65534) is closed to user 0 of this machine",
+        f": {closed} (mode 700, of user 65534) cannot be searched by user 0 of the host",
         f"chmod o+x {closed}, or start the sandbox as user 65534",
     )
 
@@ -202,7 +202,7 @@ def test_error_about_a_volume_that_cannot_be_read_names_the_user(launcher: Launc
         launcher,
         HOST_ROOT + '[[volumes]]\ntype = "bind"\nsource = "closed"\ntarget = "/mnt"\n',
         f"volumes[0].source: {tmp_path}/closed: permission denied to user {os.geteuid()} of this machine",
-        "let that user read it",
+        "give that user read permission",
     )
 
 
@@ -213,7 +213,7 @@ def test_file_that_is_no_archive_is_refused(launcher: Launcher, tmp_path: Path) 
         '[root]\nlayers = ["tar:text.tar"]\n',
         "sandbox: ",
         "text.tar",
-        "\n      hint: a layer is a tar",
+        "\n      hint: use a tar archive",
     )
 
 
@@ -297,7 +297,7 @@ def test_state_directory_that_others_may_write_is_refused(launcher: Launcher) ->
     launcher.state.chmod(0o777)
     done = launcher.up(command=["true"])
     assert done.status == 125
-    assert "can be written by others" in done.err
+    assert "can be written by other users" in done.err
 
 
 def test_wrong_command_line_is_status_125_with_the_usage(launcher: Launcher) -> None:
@@ -336,7 +336,7 @@ def test_host_without_user_namespaces_is_an_error_with_a_remedy(launcher: Launch
         arguments, capture_output=True, text=True, timeout=PATIENCE, check=False, env=launcher.environ
     )
     assert done.returncode == 125, done
-    assert "user namespaces are switched off: as root, sysctl user.max_user_namespaces=" in done.stderr
+    assert "user namespaces are disabled: as root, sysctl user.max_user_namespaces=" in done.stderr
     assert launcher.runs() == []
 
 

@@ -16,7 +16,7 @@ from tests.support.requirements import has_subordinate_ids
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
 
-BOUND = "+ bound: there is no server"
+BOUND = "+ direct bind of the root: no server"
 whole_map = pytest.mark.skipif(
     os.geteuid() != 0 and not has_subordinate_ids(), reason="this account has a single id"
 )
@@ -35,7 +35,13 @@ def how(launcher: Launcher, text: str) -> list[str]:
     """Start a sandbox and return the debug lines about the server."""
     done = launcher.up(text, ["true"], options=["--debug"])
     assert done.status == 0, done.err
-    words = ("+ bound", "+ not bound", "+ served", "+ mount unionfs", "+ bind the one")
+    words = (
+        "+ direct bind of the root",
+        "+ no direct bind of the root",
+        "+ served",
+        "+ mount unionfs",
+        "+ bind the only",
+    )
     return [line for line in done.err.splitlines() if line.startswith(words)]
 
 
@@ -43,7 +49,7 @@ def test_direct_bind_has_no_server_and_the_root_is_the_layer_itself(
     launcher: Launcher, archive: RootArchive
 ) -> None:
     text = archive.spec()
-    assert how(launcher, text) == [BOUND, "+ bind the one layer on / [read-only nosuid nodev]"]
+    assert how(launcher, text) == [BOUND, "+ bind the only layer on / [read-only nosuid nodev]"]
     with launcher.start(text, WAIT) as supervisor:
         assert first_line(supervisor) == "ready"
         assert len(children(supervisor.pid)) == 1
@@ -97,7 +103,7 @@ def test_archive_that_cannot_be_unpacked_is_an_error_with_the_remedy_on_a_line_o
     assert done.status == 125
     message, hint = done.err.splitlines()
     assert message.endswith("data/cap: its attribute security.capability cannot be set: invalid argument")
-    assert hint.startswith("      hint: leave this member out of the archive")
+    assert hint.startswith("      hint: pack the archive again without this member")
 
 
 @pytest.mark.parametrize("ids", ["", '[ids]\nmap = "single"\n'])
@@ -188,9 +194,9 @@ print(sorted(os.listdir("/")))
 @pytest.mark.parametrize(
     ("name", "kind", "reason"),
     [
-        ("data/pipe", tarfile.FIFOTYPE, "has what only the union can show: /data/pipe is a FIFO"),
-        ("data/.wh.x", tarfile.REGTYPE, "has what only the union can show: /data/.wh.x is a mark"),
-        (".wh..wh..opq", tarfile.REGTYPE, "has what only the union can show: /.wh..wh..opq is a mark"),
+        ("data/pipe", tarfile.FIFOTYPE, "cannot be a direct bind: /data/pipe is a FIFO"),
+        ("data/.wh.x", tarfile.REGTYPE, "cannot be a direct bind: /data/.wh.x is a whiteout"),
+        (".wh..wh..opq", tarfile.REGTYPE, "cannot be a direct bind: /.wh..wh..opq is a whiteout"),
     ],
 )
 def test_layer_that_a_bind_would_show_differently_is_served_and_walked_once(
@@ -212,7 +218,7 @@ def test_layer_that_a_bind_would_show_differently_is_served_and_walked_once(
 def test_layer_without_a_place_for_a_mount_is_served(launcher: Launcher, archive: RootArchive) -> None:
     text = archive.spec(more=TMPFS.replace("/tmp", "/scratch"))
     not_bound, *_, served = how(launcher, text)
-    assert "/scratch is to be mounted on, and is not in tar:" in not_bound
+    assert "/scratch must be a mount point, but is not in tar:" in not_bound
     assert served == "+ served by direct"
     assert launcher.shell("touch /scratch/x && ls /scratch", text).facts_text() == "x\n"
 
@@ -236,12 +242,12 @@ def test_a_file_that_forbids_a_server_has_none_or_is_refused(
     assert how(launcher, text)[0] == BOUND
     done = launcher.up(text + TMPFS.replace("/tmp", "/scratch"), ["true"])
     assert done.status == 125
-    assert "test.toml:4:10: root.server: /scratch is to be mounted on, and is not in tar:" in done.err
-    assert 'hint: make it in the archive, or take server = "none" out' in done.err
+    assert "test.toml:4:10: root.server: /scratch must be a mount point, but is not in tar:" in done.err
+    assert 'hint: add it to the archive, or remove server = "none"' in done.err
     optional = text.replace("writable", 'optional = ["server"]\nwritable')
     done = launcher.up(optional + TMPFS.replace("/tmp", "/scratch"), ["true"], options=["--debug"])
     assert done.status == 0
-    assert "warning: not enforced: root.server: /scratch is to be mounted on" in done.err
+    assert "warning: not enforced: root.server: /scratch must be a mount point" in done.err
     assert "+ served by direct" in done.err
     assert launcher.runs() == []
 
@@ -291,7 +297,7 @@ def test_directories_of_other_users_hold_places_for_mounts(launcher: Launcher, a
     assert how(launcher, text)[0] == BOUND
     assert launcher.shell("touch /own/in/place/x && stat -c %u /own", text).facts_text() == "1000\n"
     text = text.replace("/own/in/place", "/own/in/no")
-    assert "/own/in/no is to be mounted on" in how(launcher, text)[0]
+    assert "/own/in/no must be a mount point" in how(launcher, text)[0]
 
 
 def test_report_of_a_direct_bind_mentions_no_server(launcher: Launcher, archive: RootArchive) -> None:

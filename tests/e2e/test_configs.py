@@ -429,8 +429,8 @@ def test_user_is_refused_where_only_user_0_exists(launcher: Launcher) -> None:
     lines = [line for line in done.err.splitlines() if line.startswith(path)]
     reason = f"/etc/subuid has no range for {account()}"
     assert [line.split(": ", 1)[1] for line in lines] == [
-        f"process.user: only user 0 exists here: {reason}",
-        f"process.groups: only group 0 exists here: {reason}",
+        f"process.user: only user 0 exists in the sandbox: {reason}",
+        f"process.groups: only group 0 exists in the sandbox: {reason}",
     ]
 
 

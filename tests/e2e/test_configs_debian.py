@@ -69,7 +69,7 @@ def test_read_only_root_of_an_archive_is_bound_without_a_server(
     assert system.startswith("Debian GNU/Linux")
     assert not kind.startswith("/ is fuse")
     assert (unchanged, volume) == ("nothing of it can be changed", "in memory")
-    assert "+ bound: there is no server" in done.err
+    assert "+ direct bind of the root: no server" in done.err
 
 
 @pytest.mark.rootfs

@@ -156,11 +156,18 @@ def test_volume_that_its_layer_has_no_place_for_is_refused(launcher: Launcher, a
     archive.add("way", kind=tarfile.SYMTYPE, linkname="/app/bin")
     layers = ["dir:/", archive.layer()]
     said = error(launcher, spec(layers, more=volume("/app/new/x")))
-    assert "test.toml:3:11: root.native[0]: /app/new/x is to be a volume, and is not in tar:" in said
-    assert "nothing can be made below /app, which is read-only" in said
-    assert "/app/bin/new is to be a volume" in error(launcher, spec(layers, more=volume("/way/new")))
+    assert (
+        "test.toml:3:11: root.native[0]: /app/new/x must be the target of a volume, but is not in tar:"
+        in said
+    )
+    assert "it cannot be created below /app, which is read-only" in said
+    assert "/app/bin/new must be the target of a volume" in error(
+        launcher, spec(layers, more=volume("/way/new"))
+    )
     # A directory cannot be mounted on a file.
-    assert "/app/data/file is to be a volume" in error(launcher, spec(layers, more=volume("/app/data/file")))
+    assert "/app/data/file must be the target of a volume" in error(
+        launcher, spec(layers, more=volume("/app/data/file"))
+    )
 
 
 def test_volume_that_a_link_leads_onto_it_is_refused(launcher: Launcher, archive: Archive) -> None:
@@ -176,7 +183,7 @@ def test_directory_of_a_layer_of_this_machine_is_refused(
     layers = ["dir:/", archive.layer(), f"dir:{tmp_path}/layer"]
     said = error(launcher, spec(layers, ["/own"]))
     assert "root.native[0]: /own is in dir:" in said
-    assert "its sockets could be connected to" in said
+    assert "the program could connect to sockets in it" in said
     (tmp_path / "layer" / "app").mkdir()
     assert "more than one layer has /app: tar:" in error(launcher, spec(layers))
 
@@ -184,8 +191,8 @@ def test_directory_of_a_layer_of_this_machine_is_refused(
 @pytest.mark.parametrize(
     ("name", "kind", "message"),
     [
-        ("app/data/.wh.gone", tarfile.REGTYPE, "/app/data/.wh.gone is a mark of a deletion"),
-        ("app/.wh..wh..opq", tarfile.REGTYPE, "/app/.wh..wh..opq is a mark of a deletion"),
+        ("app/data/.wh.gone", tarfile.REGTYPE, "/app/data/.wh.gone is a whiteout"),
+        ("app/.wh..wh..opq", tarfile.REGTYPE, "/app/.wh..wh..opq is a whiteout"),
         ("app/data/pipe", tarfile.FIFOTYPE, "/app/data/pipe is a FIFO"),
     ],
 )
@@ -195,7 +202,7 @@ def test_directory_that_only_the_union_can_show_is_refused_each_time_and_its_nei
     archive.add(name, kind=kind)
     layers = ["dir:/", archive.layer()]
     for _ in range(2):
-        assert f"has what only the union can show: {message}" in error(launcher, spec(layers))
+        assert f"cannot be a direct bind: {message}" in error(launcher, spec(layers))
     assert launcher.shell("/app/bin/hello", spec(layers, ["/app/bin"])).out == "hello\n"
 
 
@@ -230,7 +237,10 @@ def test_changes_of_an_earlier_run_are_not_hidden(launcher: Launcher, archive: A
     name = '[sandbox]\nname = "kept"\n'
     assert launcher.shell(change, spec(layers, [], name, kept)).status == 0
     said = error(launcher, spec(layers, ["/app"], name, kept))
-    assert f"root.native[0]: an earlier run has changed /app: {launcher.state}/sandboxes/kept" in said
+    assert (
+        f"root.native[0]: an earlier run changed /app: a direct bind would hide the changes in {launcher.state}/sandboxes/kept"
+        in said
+    )
     assert launcher.shell("true", spec(layers, [], name, kept)).status == 0
 
 
@@ -277,7 +287,9 @@ def test_directories_of_other_users_are_walked_as_root_of_the_sandbox(
     )
     assert done.out == "in\n"
     assert "Permission denied" in done.err
-    assert "/own/in/no is to be a volume" in error(launcher, spec(layers, ["/own/in"], volume("/own/in/no")))
+    assert "/own/in/no must be the target of a volume" in error(
+        launcher, spec(layers, ["/own/in"], volume("/own/in/no"))
+    )
 
 
 def test_layer_is_walked_once(launcher: Launcher, archive: Archive) -> None:

@@ -119,7 +119,7 @@ def test_a_terminal_sees_colour(launcher: Launcher) -> None:
         os.close(inner)
     assert done.returncode == 0
     assert text.startswith("\x1b[32mok\x1b[0m ")
-    assert "a terminal can be opened in a sandbox; standard input and output are one" in text
+    assert "a terminal can be opened in a sandbox; standard input and output are a terminal" in text
 
 
 def test_json_has_every_field_of_every_check(launcher: Launcher) -> None:
@@ -169,14 +169,14 @@ def test_interrupted_doctor_leaves_nothing(launcher: Launcher, number: signal.Si
 def test_doctor_makes_no_state_directory(launcher: Launcher) -> None:
     before = sorted(os.listdir(launcher.directory))
     said = doctor(launcher)
-    assert f"state directory {launcher.state}, which the first sandbox makes" in said.out
+    assert f"state directory {launcher.state}, which the first sandbox creates" in said.out
     assert sorted(os.listdir(launcher.directory)) == before
 
 
 def test_without_user_namespaces_the_sysctl_is_named(launcher: Launcher) -> None:
     checks = agreed(launcher, shell("echo 0 > /proc/sys/user/max_user_namespaces"))
     assert levels(checks, "failure") == ["userns"]
-    assert checks["userns"]["summary"] == "user namespaces cannot be used: user namespaces are switched off"
+    assert checks["userns"]["summary"] == "user namespaces cannot be used: user namespaces are disabled"
     assert checks["userns"]["cost"] == "no sandbox starts"
     assert "as root, sysctl user.max_user_namespaces=15000" in checks["userns"]["remedy"]
 
@@ -189,7 +189,7 @@ def test_a_missing_kind_of_namespace_is_named_with_its_sysctl(launcher: Launcher
     found = checks["namespaces"] if kind != "mnt" else checks["userns"]
     assert found["level"] == "failure"
     if kind != "mnt":
-        assert found["summary"] == f"{ours} namespaces cannot be made: unshare: No space left on device"
+        assert found["summary"] == f"{ours} namespaces cannot be created: unshare: No space left on device"
         assert f"as root, sysctl user.max_{kind}_namespaces=15000" in found["remedy"]
 
 
@@ -213,7 +213,7 @@ def test_a_missing_fuse_device_is_reported_with_a_remedy(launcher: Launcher) -> 
     checks = agreed(launcher, shell(f"{_BARE_DEV} && mount --rbind /mnt /dev"))
     assert levels(checks, "failure") == ["fuse", "file"]
     assert checks["fuse"]["summary"] == "/dev/fuse is missing"
-    assert checks["fuse"]["cost"] == "no sandbox starts: its root file system is served through FUSE"
+    assert checks["fuse"]["cost"] == "no sandbox starts: the root file system is served through FUSE"
     assert checks["file"]["summary"].endswith(
         "cannot be planned: /dev/fuse is missing: the root file system is served through it"
     )
@@ -236,7 +236,7 @@ def test_a_device_that_is_missing_from_dev_is_named(launcher: Launcher, tmp_path
     (tmp_path / "empty").touch()
     checks = agreed(launcher, shell(f"mount --bind {tmp_path}/empty /dev/full"))
     assert levels(checks, "failure") == ["dev"]
-    assert checks["dev"]["summary"] == "/dev cannot be built: /dev/full: not the character device 1:7"
+    assert checks["dev"]["summary"] == "/dev cannot be created: /dev/full: not the character device 1:7"
     assert checks["dev"]["remedy"] == "as root: rm -f /dev/full && mknod -m 666 /dev/full c 1 7"
 
 
@@ -267,7 +267,7 @@ def test_in_a_chroot_no_user_namespace_can_be_made(launcher: Launcher, tmp_path:
     prefix = ("unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh")
     checks = agreed(launcher, prefix)
     assert levels(checks, "failure") == ["userns"]
-    assert checks["userns"]["summary"].endswith("it may run in a chroot, whose processes may make none")
+    assert checks["userns"]["summary"].endswith("possibly because it runs in a chroot")
 
 
 @pytest.mark.newuidmap
@@ -276,7 +276,7 @@ def test_a_newuidmap_without_privilege_leaves_a_single_id(launcher: Launcher) ->
     checks = agreed(launcher, ("setpriv", "--no-new-privs"))
     assert levels(checks, "failure") == []
     assert checks["ids"]["level"] == "warning"
-    assert "gains no privilege: this process runs under no_new_privs" in checks["ids"]["summary"]
+    assert "gains no privileges: this process has no_new_privs set" in checks["ids"]["summary"]
     spec = HOST_ROOT + "[process]\nuser = 33\n"
     assert levels(agreed(launcher, ("setpriv", "--no-new-privs"), spec=spec), "failure") == ["file"]
 
@@ -284,7 +284,7 @@ def test_a_newuidmap_without_privilege_leaves_a_single_id(launcher: Launcher) ->
 def test_root_of_a_namespace_of_one_id_is_reported(launcher: Launcher) -> None:
     checks = agreed(launcher, IN_NAMESPACE)
     assert checks["ids"]["level"] == "warning"
-    assert checks["ids"]["remedy"].startswith("start the outer container with more ids than one")
+    assert checks["ids"]["remedy"].startswith("start the outer container with more than one id")
 
 
 def state_on(launcher: Launcher, mount: str) -> tuple[str, ...]:
@@ -327,7 +327,7 @@ def test_a_run_directory_without_attributes_has_no_writable_layers(launcher: Lau
     assert levels(checks, "failure") == []
     assert checks["run"]["level"] == "note"
     assert checks["run"]["summary"] == (
-        f"run directory {launcher.run} is on ramfs, which keeps no attributes of users"
+        f"run directory {launcher.run} is on ramfs, which does not support user extended attributes"
     )
     assert renaming(launcher, prefix) == ""
 
@@ -353,7 +353,7 @@ def test_a_state_directory_without_exec_does_not_matter(launcher: Launcher) -> N
     checks = agreed(launcher, state_on(launcher, "-t tmpfs -o noexec"))
     assert levels(checks, "failure") == []
     assert "noexec" in checks["state.filesystem"]["facts"]["options"]
-    assert checks["state.filesystem"]["summary"] == "the state is kept in memory (tmpfs)"
+    assert checks["state.filesystem"]["summary"] == "the state directory is in memory (tmpfs)"
 
 
 def test_a_program_of_the_writable_layer_runs_though_its_file_system_is_noexec(launcher: Launcher) -> None:
@@ -375,10 +375,10 @@ def test_a_state_directory_without_attributes_has_the_effects_that_are_reported(
     checks = agreed(launcher, prefix)
     assert levels(checks, "failure") == []
     found = checks["state.attributes"]
-    assert found["summary"] == "ramfs keeps no attributes of users: Operation not supported"
+    assert found["summary"] == "ramfs does not support user extended attributes: Operation not supported"
     assert found["cost"] == "directories of layers cannot be renamed (EXDEV: programs copy them instead)"
     assert checks["state.deletions"]["level"] == "note"
-    assert checks["state.space"]["summary"] == "ramfs has no bound but memory"
+    assert checks["state.space"]["summary"] == "ramfs is limited only by memory"
     assert renaming(launcher, prefix) == "EXDEV"
 
 
@@ -388,7 +388,7 @@ def test_a_read_only_state_directory_is_a_failure(launcher: Launcher) -> None:
     assert checks["state"]["summary"] == (
         f"state directory {launcher.state} cannot be written: {launcher.state}: Read-only file system"
     )
-    assert checks["state"]["remedy"] == "set SANDBOX_STATE_DIR to a directory of yours that can be written"
+    assert checks["state"]["remedy"] == "set SANDBOX_STATE_DIR to a directory that you can write"
 
 
 def test_a_full_state_directory_is_a_failure(launcher: Launcher) -> None:
@@ -406,7 +406,7 @@ def test_a_state_directory_that_others_may_write_is_a_failure(launcher: Launcher
     launcher.state.chmod(0o777)
     checks = agreed(launcher)
     assert levels(checks, "failure") == ["state"]
-    assert checks["state"]["summary"] == f"state directory {launcher.state} can be written by others"
+    assert checks["state"]["summary"] == f"state directory {launcher.state} can be written by other users"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root keeps its state in /var/lib")
@@ -414,7 +414,7 @@ def test_without_a_home_directory_there_is_no_place_for_state(launcher: Launcher
     environ = {"SANDBOX_STATE_DIR": "", "XDG_STATE_HOME": "relative"}
     checks = agreed(launcher, environ=environ)
     assert levels(checks, "failure") == ["state"]
-    assert checks["state"]["summary"] == "there is no home directory to keep state in"
+    assert checks["state"]["summary"] == "there is no home directory for the state directory"
 
 
 def test_the_servers_modules_are_checked_by_importing_them(launcher: Launcher, tmp_path: Path) -> None:
@@ -427,7 +427,7 @@ def test_the_servers_modules_are_checked_by_importing_them(launcher: Launcher, t
     checks = agreed(launcher, spec=HOST_ROOT + 'server = "pyfuse3"\n', environ={"PYTHONPATH": str(tmp_path)})
     assert levels(checks, "failure") == ["server"]
     assert checks["server"]["summary"] == (
-        "the second server of the file system cannot be started: ImportError: libfuse3.so.4: cannot open shared object file"
+        "the pyfuse3 server cannot be started: ImportError: libfuse3.so.4: cannot open shared object file"
     )
     assert "libfuse" in checks["server"]["remedy"] or "fuse3" in checks["server"]["remedy"]
 
@@ -483,15 +483,15 @@ def test_leftovers_of_a_killed_sandbox_are_reported_and_not_removed(launcher: La
         while not launcher.runs() and time.monotonic() < end:
             time.sleep(0.02)
         running = doctor(launcher)
-        assert "nothing is left of dead sandboxes; 1 sandbox runs" in running.out
+        assert "there are no leftovers of ended sandboxes; 1 sandbox runs" in running.out
         supervisor.kill()
         supervisor.wait()
     left = launcher.runs()
     assert len(left) == 1
     found = checks_of(doctor(launcher, "--json"))["leftovers"]
     assert found["level"] == "note"
-    assert found["summary"] == "left over: 1 dead sandbox"
+    assert found["summary"] == "leftovers: 1 ended sandbox"
     assert found["remedy"] == "the next `sandbox up` removes them"
     assert found["facts"]["dead"] == left == launcher.runs()
     assert launcher.up(command=["true"]).status == 0
-    assert "nothing is left of dead sandboxes" in doctor(launcher).out
+    assert "there are no leftovers of ended sandboxes" in doctor(launcher).out

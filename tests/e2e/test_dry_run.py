@@ -56,7 +56,7 @@ def test_state_directory_that_cannot_be_used_is_refused_by_all_three(launcher: L
     path = launcher.write(HOST_ROOT)
     up, dry = (sandbox(launcher, "up", *options, path, "--", "true") for options in ((), ("--dry-run",)))
     assert (up.status, dry) == (125, up)
-    assert "can be written by others" in dry.err
+    assert "can be written by other users" in dry.err
     why = sandbox(launcher, "explain", path)
     assert why.status == 1
     assert "can be written by others" in " ".join(why.out.split())  # `explain` folds long lines
@@ -202,6 +202,6 @@ def test_mistake_in_a_file_of_variables_is_an_error_at_its_line(launcher: Launch
     assert done.status == 125
     assert done.err == (
         f'{place}: "export BAD" cannot name an environment variable\n'
-        "      hint: a name is not empty, and without blanks\n"
+        "      hint: a name must not be empty or contain blanks\n"
     )
     assert sandbox(launcher, "up", "--dry-run", path, "--", "true") == done

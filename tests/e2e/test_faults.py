@@ -232,7 +232,7 @@ class Machine:
             wrong.append("not a clear error")
         if any(not line.startswith(("sandbox: ", f"{self.spec}:")) for line in said):
             wrong.append("more than an error")
-        if launcher.runs() and not (warned and said and "stays for the next command" in done.stderr):
+        if launcher.runs() and not (warned and said and "the next command tries again" in done.stderr):
             wrong.append(f"left {launcher.runs()}")
         if unfinished := [str(path) for path in launcher.state.rglob("*.new")]:
             wrong.append(f"left {unfinished}")

@@ -94,7 +94,7 @@ def test_keep_id_without_subordinate_ids_is_refused(launcher: Launcher) -> None:
         pytest.skip("for a user without subordinate ids")
     done = launcher.shell("id", keep_id())
     assert done.status == 125
-    assert '"keep-id" cannot be had: /etc/subuid has no range for' in done.err
+    assert '"keep-id" is not possible: /etc/subuid has no range for' in done.err
 
 
 @whole_map
@@ -156,8 +156,8 @@ def test_writable_layer_of_another_map_is_refused_by_name(launcher: Launcher) ->
     if AS_ROOT or has_subordinate_ids():
         done = launcher.shell("cat /kept", spec + '[ids]\nmap = "single"\n')
         assert done.status == 125
-        assert "was made under another id map: 0 " in done.err
-        assert "give it the ids that it had, or a new sandbox.name" in done.err
+        assert "was created under another id map: 0 " in done.err
+        assert "use its former ids, or set another sandbox.name" in done.err
     assert launcher.shell("cat /kept", spec).out == "x\n"
 
 
@@ -257,7 +257,7 @@ def test_groups_come_from_the_sandboxs_own_group_file(
             'groups = [1, "gone"]',
             "4:14: process.groups[1]",
             "group gone is not in the sandbox's /etc/group",
-            "name one that is there, or an id",
+            "name one that exists there, or an id",
         ),
         (
             'groups = [ "first", "far"]',
@@ -269,13 +269,13 @@ def test_groups_come_from_the_sandboxs_own_group_file(
             'user = "far"',
             "4:8: process.user",
             "far is in group 70000, far in the sandbox's /etc/group, which is not in its id map",
-            "say which ones in process.groups: [] is none",
+            "list its groups in process.groups: [] for none",
         ),
         (
             'user = "red"',
             "4:8: process.user",
             "red is in group 70001, \\u001B[31mfar in the sandbox's /etc/group, which is not in its id map",
-            "say which ones in process.groups: [] is none",
+            "list its groups in process.groups: [] for none",
         ),
     ],
 )

@@ -113,7 +113,10 @@ def test_run_directory_that_cannot_be_removed_does_not_replace_the_programs_stat
         command, env=launcher.environ, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 9
-    assert "warning: the run directory stays for the next command to remove: cannot remove" in done.stderr
+    assert (
+        "warning: the run directory cannot be removed, and the next command tries again: cannot remove"
+        in done.stderr
+    )
     assert len(launcher.runs()) == 1
     assert launcher.up(command=["true"]).status == 0
     assert launcher.runs() == []

@@ -91,7 +91,7 @@ def test_without_a_run_directory_the_state_directory_is_used_with_a_warning(laun
     outcome = launcher.shell("echo fine")
     assert (outcome.status, outcome.out) == (0, "fine\n")
     assert (
-        f"warning: run directory {launcher.run} is not a directory: locks and writable layers are kept"
+        f"warning: run directory {launcher.run} is not a directory: locks and writable layers are stored"
         in (outcome.err)
     )
     assert launcher.runs() == []

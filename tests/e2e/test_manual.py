@@ -90,9 +90,7 @@ def test_command_page_describes_each_verb_and_its_exit_status() -> None:
     found = sections(shown(printed("sandbox")))
     assert all(summary in words(found["DESCRIPTION"]) for summary in VERBS.values())
     assert words(found["EXIT STATUS"]).startswith("the program's own, 128+N if signal N ended it, 124 after")
-    assert words(found["NAME"]).startswith(
-        "sandbox - run programs in environments that one TOML file describes"
-    )
+    assert words(found["NAME"]).startswith("sandbox - run programs in sandboxes that one TOML file describes")
 
 
 def test_language_page_has_every_key_under_its_table_with_its_meaning() -> None:

@@ -195,10 +195,10 @@ def test_invalid_target_of_a_join_is_refused_with_the_reason(launcher: Launcher,
     assert "no sandbox anchor is running" in refused(launcher, f'net = "{JOINED}"')
     assert "the process has ended" in refused(launcher, 'net = "path:/proc/4194305/ns/net"')
     assert "is a namespace of kind uts" in refused(launcher, 'net = "path:/proc/self/ns/uts"')
-    assert "is no namespace" in refused(launcher, f'net = "path:{tmp_path}/fifo"')
-    assert "is no namespace" in refused(launcher, f'net = "path:{tmp_path}/file"')
-    assert "is this machine's own net namespace" in refused(launcher, 'net = "path:/proc/self/ns/net"')
-    assert "is this machine's own user namespace" in refused(launcher, 'user = "path:/proc/self/ns/user"')
+    assert "is not a namespace" in refused(launcher, f'net = "path:{tmp_path}/fifo"')
+    assert "is not a namespace" in refused(launcher, f'net = "path:{tmp_path}/file"')
+    assert "is the net namespace of the host" in refused(launcher, 'net = "path:/proc/self/ns/net"')
+    assert "is the user namespace of the host" in refused(launcher, 'user = "path:/proc/self/ns/user"')
     with anchor(launcher, ANCHOR + 'uts = "host"\n'):
         assert "sandbox anchor has no uts namespace of its own" in refused(launcher, f'uts = "{JOINED}"')
         with anchor(launcher, ANCHOR):
@@ -208,7 +208,7 @@ def test_invalid_target_of_a_join_is_refused_with_the_reason(launcher: Launcher,
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may join all")
 def test_namespace_of_another_user_is_refused(launcher: Launcher) -> None:
     text = refused(launcher, 'net = "path:/proc/1/ns/net"')
-    assert "permission denied" in text or "this machine's own" in text
+    assert "permission denied" in text or "namespace of the host" in text
 
 
 def test_namespaces_of_a_joined_user_namespace_are_usable(launcher: Launcher) -> None:

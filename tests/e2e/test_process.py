@@ -260,7 +260,7 @@ def test_process_1_has_no_group_of_the_host_where_groups_can_be_left(launcher: L
 PHASES = [
     "interpreter, command line", "environment file", "this machine, plan", "layers, filters, cgroup", "namespaces",
     "root mounted", "other mounts", "program executed", "program ran", "clean-up", "server: interpreter, imports",
-    "server: waited for what to serve", "server: confined, layers opened",
+    "server: waited for the layers", "server: confined, layers opened",
 ]  # fmt: skip
 
 

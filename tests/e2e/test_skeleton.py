@@ -85,7 +85,7 @@ def test_archive_with_a_file_at_a_mount_point_is_an_error(launcher: Launcher, tm
     archive = upper(tmp_path / "upper.tar", []).add("proc", b"a file")
     outcome = launcher.up(f'[root]\nlayers = ["{archive.layer()}"]\n{VOLUMES}', ["true"])
     assert outcome.status == 125
-    assert "the layers have something else than a directory there" in outcome.err
+    assert "the layers have a file there, not a directory" in outcome.err
 
 
 KEPT = HOST_ROOT + 'writable = "persistent"\n'

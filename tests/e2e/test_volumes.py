@@ -85,7 +85,7 @@ def test_named_volume_with_files_of_ids_that_are_not_there_is_refused(launcher: 
     assert launcher.up(spec, ["true"]).status == 0
     done = launcher.up(spec + '[ids]\nmap = "single"\n', ["true"])
     assert done.status == 125
-    assert "volume data has files of ids that this sandbox does not have" in done.err
+    assert "volume data contains files of ids that this sandbox does not have" in done.err
     assert launcher.up(spec, ["true"]).status == 0
 
 
@@ -252,7 +252,7 @@ def test_layer_with_a_link_at_a_mount_point_of_the_sandbox_is_refused(
     (layer / name).symlink_to("usr")
     done = launcher.up(f'[root]\nlayers = ["dir:/", "dir:{layer}"]\n', ["true"])
     assert done.status == 125
-    assert "take that layer out" in done.err
+    assert "remove that layer" in done.err
 
 
 @pytest.mark.parametrize("way", ["/proc/sys", "/sys", "/dev"])
@@ -293,7 +293,7 @@ def test_no_mount_point_is_made_in_a_directory_of_the_host(launcher: Launcher, s
     spec = HOST_ROOT + volume("bind", "/data", source=str(shared)) + volume("tmpfs", "/data/cache")
     done = launcher.up(spec, ["true"])
     assert done.status == 125
-    assert "make it in the source of /data first" in done.err
+    assert "create it in the source of /data first" in done.err
     assert os.listdir(shared) == ["file"]
 
 

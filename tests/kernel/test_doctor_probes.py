@@ -97,7 +97,7 @@ def test_a_refused_user_namespace_is_reported_with_the_reason():
         pytest.skip("needs user namespaces")
     assert done.stdout.splitlines() == [
         "{'unshare user': Failure(errno=28, text='unshare: No space left on device')}",
-        "Obstacle(reason='user namespaces are switched off', remedy='as root, sysctl user.max_user_namespaces=15000')",
+        "Obstacle(reason='user namespaces are disabled', remedy='as root, sysctl user.max_user_namespaces=15000')",
     ], done
 
 
@@ -153,7 +153,7 @@ def test_a_state_directory_that_others_may_write_is_not_trusted(tmp_path):
     tmp_path.chmod(0o777)
     with storage.probe_state(host.gather(), environ(tmp_path), mountinfo()) as tried:
         assert isinstance(tried.facts, StateFacts)
-        assert tried.facts.untrusted == "can be written by others"
+        assert tried.facts.untrusted == "can be written by other users"
 
 
 def test_the_directory_of_a_probe_is_removed_when_another_probe_fails(tmp_path):

@@ -20,8 +20,8 @@ from tests.conftest import PROJECT
 
 pytestmark = [pytest.mark.long, pytest.mark.vm, pytest.mark.timeout(3600)]
 
-SCOPE = "cgroup version 2, a transient scope of systemd"
-DELEGATED = "cgroup version 2, delegated to us"
+SCOPE = "cgroup version 2, in a transient scope of systemd"
+DELEGATED = "cgroup version 2, delegated"
 #: Packages and directories that only the tests need.
 _LEFT_OUT = ("mypy", "mypyc", "hypothesis", "pip", "ruff", ".git", ".venv", "__pycache__")
 
@@ -128,7 +128,7 @@ class TestLogin:
         found = login[case]
         assert found["status"] == 125
         assert f"the {controller} controller is not delegated to " in found["err"]
-        assert f"let root give accounts the {controller} controller" in found["err"]
+        assert f"let root delegate the {controller} controller to accounts" in found["err"]
 
     def test_the_bus_is_found_without_the_variable(self, login: dict[str, Any]) -> None:
         found = login["no runtime directory named"]

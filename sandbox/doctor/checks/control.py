@@ -61,7 +61,7 @@ def _hierarchy(facts: HostFacts, found: CgroupFacts, needs: Needs, remedy: str) 
         return Check(
             id="cgroups",
             level="failure" if needs.limits else "warning",
-            summary=f"{mounted}: none can be made here" + (f": {reason}" if reason else ""),
+            summary=f"{mounted}: no cgroup can be created here" + (f": {reason}" if reason else ""),
             cost=(
                 "limits.memory, memory_high, swap, cpus, cpu_weight, cpuset, pids and io cannot be enforced: `up` refuses a file "
                 "that asks for one of them unless limits.optional lists it"
@@ -73,7 +73,7 @@ def _hierarchy(facts: HostFacts, found: CgroupFacts, needs: Needs, remedy: str) 
         return Check(
             id="cgroups",
             level="failure" if needs.limits else "warning",
-            summary=f"{mounted}: making one went wrong: {found.problem}",
+            summary=f"{mounted}: creating a cgroup failed: {found.problem}",
             cost="`up` fails for a file with limits",
             facts=evidence,
         )
@@ -82,7 +82,7 @@ def _hierarchy(facts: HostFacts, found: CgroupFacts, needs: Needs, remedy: str) 
         return Check(id="cgroups", level="ok", summary=summary, facts=evidence)
     used = f"; sandboxes use version {version}" if found.mode == "hybrid" else ""
     return Check(
-        id="cgroups", level="ok", summary=f"{mounted}{used}: cgroups can be made here", facts=evidence
+        id="cgroups", level="ok", summary=f"{mounted}{used}: cgroups can be created here", facts=evidence
     )
 
 
@@ -97,7 +97,7 @@ def _controller(name: str, facts: HostFacts, found: CgroupFacts, needs: Needs, r
     level: Level = "failure" if name in needs.controllers else "warning"
     if facts.cgroup_levels[0][1].version == 0:
         # The check of the hierarchy has the cause, the cost and the remedy.
-        summary = f"{shown} cannot be enforced: no cgroup can be made"
+        summary = f"{shown} cannot be enforced: no cgroup can be created"
         return Check(id=identity, level=level, summary=summary, facts=evidence, explained_by="cgroups")
     them, they = ("them", "they are") if plural else ("it", "it is")
     return Check(
@@ -173,7 +173,7 @@ def _session(facts: HostFacts, session: SessionFacts) -> Check:
             id="session",
             level="note",
             summary=f"{where}: no service manager delegates cgroups to accounts",
-            cost="" if facts.uid == 0 else "an ordinary account has the cgroups that root gives it",
+            cost="" if facts.uid == 0 else "an ordinary account has only cgroups that root delegates to it",
             facts=evidence,
         )
     whose = "systemd" if facts.uid == 0 else "the account's service manager"
@@ -183,22 +183,27 @@ def _session(facts: HostFacts, session: SessionFacts) -> Check:
             id="session",
             level="note",
             summary=f"{whose} cannot be reached: {session.manager}",
-            cost="it gives no cgroups to sandboxes that are started from here",
+            cost="sandboxes that are started from here get no cgroups",
             remedy="as root: systemctl start dbus.socket" if facts.uid == 0 else _log_in(user, session),
             facts=evidence,
         )
     return Check(
-        id="session", level="ok", summary=f"{whose} answers: it can give sandboxes cgroups", facts=evidence
+        id="session",
+        level="ok",
+        summary=f"{whose} responds: it can create cgroups for sandboxes",
+        facts=evidence,
     )
 
 
 def _linger(facts: HostFacts, session: SessionFacts) -> Check:
     if session.lingers:
-        return Check(id="linger", level="ok", summary="what the account starts may outlast its last session")
+        return Check(
+            id="linger", level="ok", summary="processes of the account may continue after its last session"
+        )
     return Check(
         id="linger",
         level="note",
-        summary="the account does not linger",
+        summary="lingering is not enabled for the account",
         cost="sandboxes in scopes of its service manager end with its last session",
         remedy=f"loginctl enable-linger {facts.user_name or facts.uid}",
     )

@@ -50,8 +50,8 @@ def _said(failure: Failure) -> str:
 
 def _not_tried(identity: str, probe: Probe) -> Check:
     """Return the check of a step that was not reached because of an earlier failure, which has a check of its own."""
-    because = f": {probe.problem}" if probe.problem else ": something above failed first"
-    return Check(id=identity, level="failure" if probe.problem else "note", summary=f"not tried{because}")
+    because = f": {probe.problem}" if probe.problem else ": an earlier check failed"
+    return Check(id=identity, level="failure" if probe.problem else "note", summary=f"not tested{because}")
 
 
 def _userns(found: NamespaceFacts, needs: Needs, place: Place) -> Check:
@@ -80,10 +80,10 @@ def _userns(found: NamespaceFacts, needs: Needs, place: Place) -> Check:
         return Check(
             id="userns",
             level="failure",
-            summary=f"the probe of user namespaces ended early: {probe.problem or 'it did not say why'}",
+            summary=f"the probe of user namespaces ended early: {probe.problem or 'unknown reason'}",
             cost=NO_START,
         )
-    return Check(id="userns", level="ok", summary="a user namespace can be made, mapped and mounted in")
+    return Check(id="userns", level="ok", summary="a user namespace with an id map and mounts can be created")
 
 
 def lasting(remedy: str, place: Place) -> str:
@@ -91,8 +91,8 @@ def lasting(remedy: str, place: Place) -> str:
     if "sysctl " not in remedy:
         return remedy
     if place == "container":
-        return f"on the machine that runs this container: {remedy}"
-    return f"{remedy} (a line in /etc/sysctl.d/sandbox.conf keeps it)"
+        return f"on the host of this container: {remedy}"
+    return f"{remedy} (permanently: a line in /etc/sysctl.d/sandbox.conf)"
 
 
 def _ids(
@@ -100,14 +100,13 @@ def _ids(
 ) -> Check:
     maps = facts.whole_maps()
     if whole is None or maps is None:
-        problem = facts.id_map_problem or "nothing says why"
+        problem = facts.id_map_problem or "unknown reason"
         return Check(
             id="ids",
             level="warning",
-            summary=f"a single id can be mapped: {problem}",
+            summary=f"only a single id can be mapped: {problem}",
             cost=(
-                "sandboxes have only user and group 0: `up` refuses another process.user and any process.groups, "
-                "and chown to another id fails"
+                "sandboxes have only user and group 0: `up` refuses any other process.user and any process.groups, and chown to other ids fails"
             ),
             remedy=_ids_remedy(facts, session, free_subid),
             facts={"ids": 1, "problem": problem},
@@ -121,7 +120,7 @@ def _ids(
             id="ids",
             level="warning" if needs.single_id else "failure",
             summary=f"a range of ids cannot be mapped{how}: {_said(failed[1])}",
-            cost='no sandbox starts with ids.map = "auto", which is the default',
+            cost='no sandbox starts with ids.map = "auto", the default',
             remedy=describe_errno(operation, failed[1].errno) or "",
             facts=_evidence(failed),
         )
@@ -132,7 +131,7 @@ def _ids(
             id="ids",
             level="warning",
             summary=f"{count} ids can be mapped{how}",
-            cost=f"ids from {count} on do not exist in sandboxes, nobody (65534) among them",
+            cost=f"ids from {count} upwards do not exist in sandboxes, including nobody (65534)",
             remedy=f"as root: {_usermod(facts, free_subid)}",
             facts={"ids": count},
         )
@@ -159,9 +158,7 @@ def _ids_remedy(facts: HostFacts, session: SessionFacts, free_subid: int) -> str
         return f"as root: {' && '.join(steps)}"
     problem = facts.id_map_problem or ""
     if "no_new_privs" in problem:
-        return (
-            "start outside of what set no_new_privs: a sandbox, a service with NoNewPrivileges=, a container"
-        )
+        return "start sandbox outside of the container, service (NoNewPrivileges=) or sandbox that set no_new_privs"
     if "nosuid" in problem:
         path = next(helper.path for helper in helpers if helper.problem is not None)
         return f"as root: mount -o remount,suid $(findmnt -no TARGET -T {path})"
@@ -178,10 +175,8 @@ def _ids_remedy_of_container(facts: HostFacts) -> str:
         for own_map in (facts.own_uid_map, facts.own_gid_map)
     )
     if last < 1:
-        return "start the outer container with more ids than one: podman run --userns=auto:size=65536"
-    ranges = (
-        "" if not facts.uid_ranges and not facts.gid_ranges else ", in place of the ranges that are there"
-    )
+        return "start the outer container with more than one id: podman run --userns=auto:size=65536"
+    ranges = "" if not facts.uid_ranges and not facts.gid_ranges else ", instead of the present ranges"
     return (
         f"as root: usermod --add-subuids 1-{last} --add-subgids 1-{last} {facts.user_name or 'root'}{ranges}"
     )
@@ -198,15 +193,15 @@ def _kinds(probe: Probe, needs: Needs, place: Place) -> Check:
             return Check(
                 id="namespaces",
                 level="failure" if "time" in needs.namespaces else "warning",
-                summary=f"{_listed(KINDS)} namespaces can be made, but no time namespace: {_said(clocks[1])}",
-                cost='another namespaces.time than "host" is refused',
+                summary=f"{_listed(KINDS)} namespaces can be created, but no time namespace: {_said(clocks[1])}",
+                cost='any namespaces.time other than "host" is refused',
                 facts={"refused": {"time": clocks[1].text}},
             )
         made = (*KINDS, *(("time",) if probe.did("unshare time") else ()))
         return Check(
             id="namespaces",
             level="ok",
-            summary=f"{_listed(made)} namespaces can be made",
+            summary=f"{_listed(made)} namespaces can be created",
             facts={"refused": {}},
         )
     kinds = [kind for kind, _ in refused]
@@ -225,7 +220,7 @@ def _kinds(probe: Probe, needs: Needs, place: Place) -> Check:
     return Check(
         id="namespaces",
         level="failure" if needed else "warning",
-        summary=f"{_listed(kinds)} namespaces cannot be made: {_said(failure)}",
+        summary=f"{_listed(kinds)} namespaces cannot be created: {_said(failure)}",
         cost=cost,
         remedy=remedy,
         facts={"refused": {kind: found.text for kind, found in refused}},
@@ -243,7 +238,7 @@ _FUSE_MISSING: dict[Place, str] = {
 }
 _FUSE_CLOSED: dict[Place, str] = {
     "systemd": (
-        'as root: chmod 666 /dev/fuse; to keep it: echo \'KERNEL=="fuse", MODE="0666"\' > /etc/udev/rules.d/99-fuse.rules'
+        'as root: chmod 666 /dev/fuse; permanently: echo \'KERNEL=="fuse", MODE="0666"\' > /etc/udev/rules.d/99-fuse.rules'
     ),
     "container": "as root of the container: chmod 666 /dev/fuse; if that does not help: start it with --device /dev/fuse",
     "plain": "as root: chmod 666 /dev/fuse",
@@ -252,7 +247,7 @@ _FUSE_CLOSED: dict[Place, str] = {
 
 def _fuse(facts: HostFacts, probe: Probe, place: Place) -> Check:
     def refuse(summary: str, remedy: str, failed: tuple[str, Failure] | None = None) -> Check:
-        cost = f"{NO_START}: its root file system is served through FUSE"
+        cost = f"{NO_START}: the root file system is served through FUSE"
         evidence = {"device": facts.fuse, **_evidence(failed)}
         return Check(id="fuse", level="failure", summary=summary, cost=cost, remedy=remedy, facts=evidence)
 
@@ -274,7 +269,7 @@ def _fuse(facts: HostFacts, probe: Probe, place: Place) -> Check:
     return Check(
         id="fuse",
         level="ok",
-        summary="/dev/fuse opens in a user namespace and mounts there",
+        summary="/dev/fuse can be opened and mounted in a user namespace",
         facts={"device": facts.fuse},
     )
 
@@ -346,7 +341,7 @@ def _dev(probe: Probe) -> Check:
         return Check(
             id="dev",
             level="failure",
-            summary=f"/dev cannot be built: {failed[1].text}",
+            summary=f"/dev cannot be created: {failed[1].text}",
             cost=NO_START,
             # If the errno means that a resource is exhausted, the device itself is fine.
             remedy=describe_errno("", failed[1].errno) or again,
@@ -356,8 +351,8 @@ def _dev(probe: Probe) -> Check:
         "dev",
         probe,
         ("open devices", "build dev"),
-        ok="a /dev with its own terminals can be built",
-        bad="/dev cannot be built",
+        ok="a /dev with its own terminals can be created",
+        bad="/dev cannot be created",
         operations={"build dev": "mount"},
     )
 
@@ -370,8 +365,8 @@ def _root(probe: Probe, needs: Needs) -> Check:
         "root",
         probe,
         tuple(steps),
-        ok="a new root can be entered, with paths of the kernel masked",
-        bad="a new root cannot be entered",
+        ok="pivot_root to a new root works, with paths of the kernel masked",
+        bad="pivot_root to a new root fails",
         operations={"read-only paths": "mount", "masked paths": "mount"},
     )
 
@@ -383,13 +378,17 @@ def _terminal(facts: HostFacts, probe: Probe, needs: Needs) -> Check:
             id="terminal",
             level="failure" if needs.terminal else "warning",
             summary=f"no terminal can be opened in a sandbox: {_said(failed[1])}",
-            cost="`up` fails where the program gets a terminal: process.terminal = true, or standard input and output are one",
+            cost="`up` fails if the program gets a terminal: process.terminal = true, or standard input and output are a terminal",
             remedy="set process.terminal = false",
             facts={"here": facts.terminal, **_evidence(failed)},
         )
     if not probe.did("open a terminal"):
         return _not_tried("terminal", probe)
-    here = "standard input and output are one" if facts.terminal else "standard input and output are none"
+    here = (
+        "standard input and output are a terminal"
+        if facts.terminal
+        else "standard input and output are not a terminal"
+    )
     return Check(
         id="terminal",
         level="ok",

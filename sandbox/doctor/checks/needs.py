@@ -62,5 +62,5 @@ def as_needed(check: Check, needs: Needs) -> Check:
     """Return *check*, which concerns serving a root, as a failure only if a root is served for certain, else as a warning."""
     if needs.served or check.level != "failure":
         return check
-    cost = "no sandbox starts but one whose root is bound, which depends on what its layer holds"
+    cost = "only sandboxes with a direct bind of the root start, which depends on the content of the layer"
     return replace(check, level="warning", cost=cost)

@@ -47,14 +47,14 @@ def _server(found: ProgramFacts, session: SessionFacts, *, pyfuse3: bool) -> Che
     if found.problem is not None:
         if "No module named 'unionfs'" in found.problem:
             remedy = (
-                "start sandbox by the environment that leads to its checkout: scripts/quickstart makes .venv"
+                "start sandbox with the Python environment of its checkout: scripts/quickstart creates .venv"
             )
         else:
-            remedy = f"see what this says: {found.path} -P -c 'import unionfs.launch.server_process, unionfs.fuse.direct.loop'"
+            remedy = f"see the error of: {found.path} -P -c 'import unionfs.launch.server_process, unionfs.fuse.direct.loop'"
         return Check(
             id="server",
             level="failure",
-            summary=f"the server of the file system cannot be started: {found.problem}",
+            summary=f"the file system server cannot be started: {found.problem}",
             cost="no sandbox starts",
             remedy=remedy,
             facts=evidence,
@@ -63,19 +63,22 @@ def _server(found: ProgramFacts, session: SessionFacts, *, pyfuse3: bool) -> Che
         if "libfuse" in found.lacks:
             remedy = f"as root: {'apt-get install fuse3' if session.debian else 'install libfuse 3'}"
         elif "No module named" in found.lacks:
-            remedy = f"install what it needs: {found.path} -m pip install pyfuse3 trio"
+            remedy = f"install its packages: {found.path} -m pip install pyfuse3 trio"
         else:
-            remedy = f"see what this says: {found.path} -P -c 'import pyfuse3, trio'"
+            remedy = f"see the error of: {found.path} -P -c 'import pyfuse3, trio'"
         return Check(
             id="server",
             level="failure" if pyfuse3 else "warning",
-            summary=f"the second server of the file system cannot be started: {found.lacks}",
+            summary=f"the pyfuse3 server cannot be started: {found.lacks}",
             cost='environment files with server = "pyfuse3" in [root] do not start',
             remedy=remedy,
             facts=evidence,
         )
     return Check(
-        id="server", level="ok", summary=f"the server has what it needs: {found.version}", facts=evidence
+        id="server",
+        level="ok",
+        summary=f"the file system server can be started: {found.version}",
+        facts=evidence,
     )
 
 
@@ -94,9 +97,9 @@ def _seccomp(security: SecurityFacts, session: SessionFacts, *, needed: bool) ->
         return Check(
             id="seccomp",
             level=lacking,
-            summary=f"no filter of system calls can be set: {security.seccomp.text}",
+            summary=f"no seccomp filter can be set: {security.seccomp.text}",
             cost=_UNFILTERED,
-            remedy='boot a kernel with CONFIG_SECCOMP_FILTER, or do without: seccomp = "unconfined"',
+            remedy='boot a kernel with CONFIG_SECCOMP_FILTER, or set seccomp = "unconfined"',
             facts=evidence,
         )
     if not security.libseccomp:
@@ -104,7 +107,7 @@ def _seccomp(security: SecurityFacts, session: SessionFacts, *, needed: bool) ->
         return Check(
             id="seccomp",
             level=lacking,
-            summary="filters of system calls can be set, but libseccomp, which compiles them, is not installed",
+            summary="seccomp filters can be set, but libseccomp, which compiles them, is not installed",
             cost=_UNFILTERED,
             remedy=f"as root: {install}",
             facts=evidence,
@@ -112,7 +115,7 @@ def _seccomp(security: SecurityFacts, session: SessionFacts, *, needed: bool) ->
     return Check(
         id="seccomp",
         level="ok",
-        summary="filters of system calls can be set, with libseccomp",
+        summary="seccomp filters can be compiled and set",
         facts=evidence,
     )
 
@@ -133,15 +136,15 @@ def _landlock(security: SecurityFacts) -> Check:
         return Check(
             id="landlock",
             level="warning" if lacking else "note",
-            summary=f"Landlock, version {security.landlock}, of which {SCOPED} has all that is used",
-            cost=f"{cost}signals and abstract sockets are not restricted by it",
+            summary=f"Landlock, version {security.landlock}, version {SCOPED} has everything that sandbox uses",
+            cost=f"{cost}Landlock does not restrict signals and abstract sockets",
             remedy="boot Linux 6.12 or later",
             facts=evidence,
         )
     return Check(
         id="landlock",
         level="warning",
-        summary="the kernel has no Landlock, or it was switched off at boot",
+        summary="the kernel has no Landlock, or it was disabled at boot",
         cost="environment files with security.landlock are refused",
         remedy="boot with lsm=landlock,... on the kernel's command line (Linux 6.7 or later)",
         facts=evidence,
@@ -159,7 +162,7 @@ def _network(programs: Mapping[str, ProgramFacts], session: SessionFacts) -> Che
         return Check(
             id="network",
             level="ok",
-            summary=f"{what} can connect private networks with the host's",
+            summary=f"{what} can connect private networks to the host's",
             facts=evidence,
         )
     reasons = [
@@ -170,7 +173,7 @@ def _network(programs: Mapping[str, ProgramFacts], session: SessionFacts) -> Che
     return Check(
         id="network",
         level="note",
-        summary=f"nothing connects private networks with the host's: {', '.join(reasons)}",
+        summary=f"no program can connect private networks to the host's: {', '.join(reasons)}",
         cost='none yet: this version does not offer network.mode = "private"',
         remedy=f"as root: {install}",
         facts=evidence,
@@ -186,7 +189,7 @@ def _mtab(*, exists: bool) -> Check:
         id="mtab",
         level="note",
         summary="/etc/mtab is missing",
-        cost="fusermount3 -u unmounts nothing for ordinary users; umount does, and unionfs uses it",
+        cost="fusermount3 -u does not work for ordinary users; use umount, as unionfs does",
         remedy="as root: ln -s /proc/self/mounts /etc/mtab",
         facts=evidence,
     )

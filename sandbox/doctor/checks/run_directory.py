@@ -9,7 +9,7 @@ from sandbox.doctor.checks.storage import MEMORY, NETWORK, SCARCE_BYTES, SCARCE_
 from sandbox.doctor.facts import Leftovers, StateFacts
 from sandbox.errors import describe_errno
 
-_ELSEWHERE = "set SANDBOX_RUN_DIR to a directory of yours on a local disk"
+_ELSEWHERE = "set SANDBOX_RUN_DIR to a directory that you own, on a local disk"
 
 
 def unusable_because(run: StateFacts) -> str | None:
@@ -18,9 +18,9 @@ def unusable_because(run: StateFacts) -> str | None:
         return run.untrusted
     failed = run.probe.failure("make")
     if failed is not None and (not run.exists or failed[1].errno not in (errno.ENOSPC, errno.EDQUOT)):
-        return f"cannot be {'written' if run.exists else 'made'}: {failed[1].text}"
+        return f"cannot be {'written' if run.exists else 'created'}: {failed[1].text}"
     if (failed := run.probe.failure("lock")) is not None:
-        return f"cannot hold locks: {failed[1].text}"
+        return f"does not support locks: {failed[1].text}"
     return None
 
 
@@ -39,11 +39,11 @@ def check_run_directory(run: StateFacts) -> Check:
         return Check(id="run", level=level, summary=summary, cost=cost, remedy=remedy, facts=evidence)
 
     if (reason := unusable_because(run)) is not None:
-        mode = f"chmod 700 {run.path}, or " if reason == "can be entered by others" else ""
+        mode = f"chmod 700 {run.path}, or " if reason == "can be searched by other users" else ""
         return check(
             "warning",
             f"run directory {run.path} {reason}",
-            "locks and ephemeral layers are in the state directory instead; compiled filters are not kept",
+            "locks and ephemeral layers are in the state directory instead; compiled filters are not cached",
             mode + _ELSEWHERE,
         )
     failed = run.probe.failure("make", "write", "rename")
@@ -60,7 +60,7 @@ def check_run_directory(run: StateFacts) -> Check:
         return check(
             "warning",
             f"run directory {run.path} is on a network file system ({run.fstype})",
-            "sandboxes are slow, and other machines may not know of their locks",
+            "sandboxes are slow, and other machines may not see their locks",
             _ELSEWHERE,
         )
     free = "" if run.free_bytes is None else f", {size_in_words(run.free_bytes)} free"
@@ -69,26 +69,26 @@ def check_run_directory(run: StateFacts) -> Check:
     ):
         return check(
             "warning",
-            f"there is little room for ephemeral layers in {run.path}"
-            + (free or f", {run.free_inodes} files more can be made"),
+            f"there is little space for ephemeral layers in {run.path}"
+            + (free or f", {run.free_inodes} more files can be created"),
             "programs that write more fail with ENOSPC",
             f"free some (see `df {run.path}`), or {_ELSEWHERE}",
         )
     if not evidence["attributes"]:
         return check(
             "note",
-            f"run directory {run.path} is on {run.fstype}, which keeps no attributes of users",
-            "ephemeral layers are in the state directory if that keeps them; else directories of layers cannot be renamed (EXDEV)",
+            f"run directory {run.path} is on {run.fstype}, which does not support user extended attributes",
+            "ephemeral layers are in the state directory if that supports them; otherwise directories of layers cannot be renamed (EXDEV)",
             f"{_ELSEWHERE}: ext4, xfs, btrfs, or a tmpfs of Linux 6.6 or later",
         )
     if run.fstype in MEMORY:
         return check(
             "note",
-            f"ephemeral layers are kept in memory: {run.path} is on {run.fstype}{free}",
-            "what a program writes takes memory",
+            f"ephemeral layers are in memory: {run.path} is on {run.fstype}{free}",
+            "files that a program writes use memory",
             _ELSEWHERE,
         )
-    until = "" if run.exists else ", which the first sandbox makes"
+    until = "" if run.exists else ", which the first sandbox creates"
     return check("ok", f"run directory {run.path}{until}: on {run.fstype}{free}")
 
 
@@ -106,13 +106,13 @@ def check_leftovers(found: Leftovers) -> Check:
         return Check(
             id="leftovers",
             level="note",
-            summary=f"what dead sandboxes left is not known: {found.problem}",
+            summary=f"leftovers of ended sandboxes cannot be listed: {found.problem}",
             facts=evidence,
         )
     left, remedies = [], []
     if found.dead:
-        left.append(_count(len(found.dead), "dead sandbox", "dead sandboxes"))
-        left += [_count(len(found.cgroups), "cgroup of theirs", "cgroups of theirs")] if found.cgroups else []
+        left.append(_count(len(found.dead), "ended sandbox", "ended sandboxes"))
+        left += [_count(len(found.cgroups), "cgroup", "cgroups")] if found.cgroups else []
         remedies.append("the next `sandbox up` removes them")
     if found.mounts:
         left.append(_count(len(found.mounts), "FUSE mount without a server", "FUSE mounts without a server"))
@@ -121,10 +121,10 @@ def check_leftovers(found: Leftovers) -> Check:
     if found.elsewhere:
         alive.append(_count(len(found.elsewhere), "run of another machine", "runs of other machines"))
     if found.unknown:
-        alive.append(_count(len(found.unknown), "run", "runs") + " of which nothing is known")
+        alive.append(_count(len(found.unknown), "run", "runs") + " in an unknown state")
     running = ", ".join(alive)
     if not left:
-        nothing = "nothing is left of dead sandboxes"
+        nothing = "there are no leftovers of ended sandboxes"
         return Check(
             id="leftovers",
             level="ok",
@@ -135,8 +135,8 @@ def check_leftovers(found: Leftovers) -> Check:
     return Check(
         id="leftovers",
         level="note",
-        summary=f"left over: {', '.join(left)}" + (f"; {running}" if running else ""),
-        cost="disk space and names" if found.dead else "what looks at these paths gets an error (ENOTCONN)",
+        summary=f"leftovers: {', '.join(left)}" + (f"; {running}" if running else ""),
+        cost="they use disk space" if found.dead else "access to these paths fails with ENOTCONN",
         remedy="; ".join(remedies),
         facts=evidence,
         details=(*found.elsewhere, *found.unknown),

@@ -70,11 +70,11 @@ def _directory(state: StateFacts) -> Check:
             trusted_files.remedy(state.path, state.untrusted),
         )
     if (failed := state.probe.failure("make")) is not None:
-        verb = "written" if state.exists else "made"
+        verb = "written" if state.exists else "created"
         return refuse(
             f"state directory {state.path} cannot be {verb}: {failed[1].text}",
             (failed[1].errno == errno.ENOSPC and describe_errno("mkdir", errno.ENOSPC))
-            or f"{ELSEWHERE} that can be written",
+            or "set SANDBOX_STATE_DIR to a directory that you can write",
         )
     if (failed := state.probe.failure("write")) is not None:
         return refuse(
@@ -83,7 +83,7 @@ def _directory(state: StateFacts) -> Check:
         )
     if (failed := state.probe.failure("lock")) is not None:
         return refuse(
-            f"state directory {state.path} cannot hold locks: {failed[1].text}",
+            f"state directory {state.path} does not support locks: {failed[1].text}",
             f"{ELSEWHERE} on a local file system",
         )
     if state.probe.problem is not None:
@@ -91,7 +91,7 @@ def _directory(state: StateFacts) -> Check:
             f"state directory {state.path} cannot be used: {state.probe.problem}",
             f"{ELSEWHERE} on a local file system",
         )
-    until = "" if state.exists else ", which the first sandbox makes"
+    until = "" if state.exists else ", which the first sandbox creates"
     return Check(id="state", level="ok", summary=f"state directory {state.path}{until}", facts=evidence)
 
 
@@ -102,8 +102,8 @@ def _filesystem(state: StateFacts) -> Check:
         return Check(
             id="state.filesystem",
             level="warning",
-            summary=f"the state is kept on a network file system ({state.fstype})",
-            cost="sandboxes are slow, and files of other ids than your own are the server's to refuse",
+            summary=f"the state directory is on a network file system ({state.fstype})",
+            cost="sandboxes are slow, and the file server may refuse files of ids other than your own",
             remedy=f"{ELSEWHERE} on a local file system",
             facts=evidence,
         )
@@ -111,16 +111,16 @@ def _filesystem(state: StateFacts) -> Check:
         return Check(
             id="state.filesystem",
             level="note",
-            summary=f"the state is kept in memory ({state.fstype})",
-            cost="persistent writable layers and unpacked archives are gone after the next boot",
+            summary=f"the state directory is in memory ({state.fstype})",
+            cost="persistent writable layers and unpacked archives are lost at the next boot",
             remedy=f"{ELSEWHERE} on a disk",
             facts=evidence,
         )
-    mounted = f" (mounted {', '.join(options)}, which does not matter inside)" if options else ""
+    mounted = f" (mounted {', '.join(options)}, which has no effect in sandboxes)" if options else ""
     return Check(
         id="state.filesystem",
         level="ok",
-        summary=f"the state is kept on {state.fstype}{mounted}",
+        summary=f"the state directory is on {state.fstype}{mounted}",
         facts=evidence,
     )
 
@@ -131,7 +131,7 @@ def _attributes(state: StateFacts) -> Check:
         return Check(
             id="state.attributes",
             level="warning",
-            summary=f"{state.fstype} keeps no attributes of users: {failed[1].text}",
+            summary=f"{state.fstype} does not support user extended attributes: {failed[1].text}",
             cost="directories of layers cannot be renamed (EXDEV: programs copy them instead)",
             remedy=f"{ELSEWHERE} on ext4, xfs, btrfs, or a tmpfs of Linux 6.6 or later",
             facts={"error": failed[1].text},
@@ -139,7 +139,7 @@ def _attributes(state: StateFacts) -> Check:
     return Check(
         id="state.attributes",
         level="ok",
-        summary="attributes can be kept: directories of layers can be renamed",
+        summary="user extended attributes work: directories of layers can be renamed",
         facts={"error": None},
     )
 
@@ -162,7 +162,7 @@ def _deletions(state: StateFacts) -> Check:
     return Check(
         id="state.deletions",
         level="ok",
-        summary="deleted files of layers can be recorded as kernel OverlayFS does",
+        summary="deleted files of layers can be recorded in the format of kernel OverlayFS",
         facts=evidence,
     )
 
@@ -176,15 +176,15 @@ def _names(state: StateFacts) -> Check:
     step, failure = failed
     what = {
         "rename": "files cannot be renamed",
-        "link": "hard links cannot be made",
+        "link": "hard links cannot be created",
     }[step]
     return Check(
         id="state.names",
         level="failure" if step == "rename" else "warning",
         summary=f"{what}: {failure.text}",
-        cost="no sandbox starts: its state is replaced by renames"
+        cost="no sandbox starts: its records are replaced by rename(2)"
         if step == "rename"
-        else "programs that make hard links fail, dpkg and git among them",
+        else "programs that create hard links fail, such as dpkg and git",
         remedy=f"{ELSEWHERE} on ext4, xfs or btrfs",
         facts={"error": failure.text},
     )
@@ -197,16 +197,16 @@ def _owners(state: StateFacts, whole: Probe) -> Check:
             id="state.owners",
             level="warning",
             summary=f"{state.fstype} refuses files of subordinate ids: {failed[1].text}",
-            cost="programs that change owners fail, package managers among them; archives cannot be unpacked",
+            cost="programs that change owners fail, such as package managers; archives cannot be unpacked",
             remedy=f'{ELSEWHERE} on a local file system, or set ids.map = "single"',
             facts={"error": failed[1].text},
         )
     if not whole.did("chown"):
-        return Check(id="state.owners", level="note", summary="not tried: something above failed first")
+        return Check(id="state.owners", level="note", summary="not tested: an earlier check failed")
     return Check(
         id="state.owners",
         level="ok",
-        summary="files can belong to every id of a sandbox",
+        summary="files can belong to all ids of a sandbox",
         facts={"error": None},
     )
 
@@ -215,7 +215,7 @@ def _space(state: StateFacts) -> Check:
     evidence = {"bytes": state.free_bytes, "inodes": state.free_inodes}
     if state.free_bytes is None:
         return Check(
-            id="state.space", level="ok", summary=f"{state.fstype} has no bound but memory", facts=evidence
+            id="state.space", level="ok", summary=f"{state.fstype} is limited only by memory", facts=evidence
         )
     shown = f"{size_in_words(state.free_bytes)} free for persistent layers and unpacked archives"
     remedy = f"free some (see `df {state.path}`), or {ELSEWHERE.replace('of yours', 'with more')}"
@@ -223,8 +223,8 @@ def _space(state: StateFacts) -> Check:
         return Check(
             id="state.space",
             level="warning",
-            summary=f"{state.free_inodes} files more can be made",
-            cost="programs that make many files fail with ENOSPC",
+            summary=f"{state.free_inodes} more files can be created",
+            cost="programs that create many files fail with ENOSPC",
             remedy=remedy.replace("`df ", "`df -i "),
             facts=evidence,
         )

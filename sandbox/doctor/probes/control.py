@@ -43,7 +43,7 @@ def probe_cgroups(hierarchy: Hierarchy, *, mountinfo: str, files: CgroupFiles | 
             wanted[name] = limits
     said, problem = _try(hierarchy, wanted, files) if wanted else ({}, None)
     for name in wanted:
-        controllers[name] = said.get(name, problem or "it was not reached")
+        controllers[name] = said.get(name, problem or "it was not tested")
     return CgroupFacts(mode=mode_of(mountinfo), controllers=controllers, problem=problem)
 
 
@@ -127,7 +127,7 @@ def _try_each(say: Say, hierarchy: Hierarchy, names: Mapping[str, CgroupLimits],
             _put_child_into(group)
             say(name, None)
         except OSError as error:
-            say(name, f"no process could be put into it: {reason_of(error)}")
+            say(name, f"no process could be moved into it: {reason_of(error)}")
         finally:
             group.kill()
             group.remove()

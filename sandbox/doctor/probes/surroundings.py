@@ -81,7 +81,7 @@ def _manager_problem(uid: int, environ: Mapping[str, str], root: str) -> str | N
     path = f"{root}/run/dbus/system_bus_socket" if uid == 0 else f"{root}{directory}/bus"
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return f"{path} is no socket"
+            return f"{path} is not a socket"
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as channel:
             channel.settimeout(1)
             channel.connect(path)
@@ -99,7 +99,7 @@ def probe_security() -> SecurityFacts:
         say("landlock", filters.landlock_version())
 
     outcome = run_limited(action)
-    missing = [0, outcome.problem or "it was not reached"]
+    missing = [0, outcome.problem or "it was not tested"]
     seccomp = outcome.said.get("seccomp", missing)
     return SecurityFacts(
         seccomp=None if seccomp is None else Failure(errno=seccomp[0], text=seccomp[1]),

@@ -71,7 +71,7 @@ class NoHierarchy:
         Raises:
             ValueError: always; no cgroup can be made.
         """
-        raise ValueError(f"nothing holds {limit} of {name}: {self.reason}")
+        raise ValueError(f"{limit} of {name} cannot be enforced: {self.reason}")
 
     def create(self, name: str, limits: CgroupLimits, server: CgroupLimits = NO_LIMITS) -> Cgroup:
         """Raise ValueError.
@@ -154,7 +154,7 @@ def _detect_v2(
             continue
         own = _own_directory(entry, memberships[""], root)
         if own is None or not files.exists(f"{own}/cgroup.controllers"):
-            reason = f"our cgroup {memberships['']} is not visible under {entry.mount_point}"
+            reason = f"the cgroup of this process {memberships['']} is not visible under {entry.mount_point}"
             continue
         result = v2.examine(own, root + entry.mount_point.rstrip("/"), is_root=is_root, files=files)
         if not isinstance(result, str):
@@ -177,11 +177,11 @@ def _detect_v1(
             own = _own_directory(entry, memberships[controller], root)
             if own is None or not files.exists(f"{own}/cgroup.procs"):
                 refused[controller] = (
-                    f"our cgroup {memberships[controller]} is not visible under {entry.mount_point}"
+                    f"the cgroup of this process {memberships[controller]} is not visible under {entry.mount_point}"
                 )
             elif not files.writable(own):
                 refused[controller] = (
-                    f"{own} is not writable: cgroups version 1 are root's, unless the administrator gives this directory away"
+                    f"{own} is not writable: cgroups of version 1 belong to root, unless root delegates this directory"
                 )
             else:
                 directories[controller] = own

@@ -301,7 +301,7 @@ def missing_processors(wanted: str, available: str) -> str | None:
     if not missing:
         return None
     shown = ", ".join(map(str, missing[:5])) + (" and more" if len(missing) > 5 else "")
-    return f"processor {shown} cannot be used here, only {available.strip() or 'none'}"
+    return f"processor {shown} is not available here, only {available.strip() or 'none'}"
 
 
 def cpu_quota(cpus: float) -> int:
@@ -335,7 +335,7 @@ def kill_processes(files: CgroupFiles, directories: Iterable[str], timeout: floa
         for directory in directories:
             _kill_listed(files, directory)
     shown = ", ".join(map(str, sorted(left)[:5]))
-    raise TimeoutError(errno.ETIMEDOUT, f"processes outlive SIGKILL: {shown}", directories[0])
+    raise TimeoutError(errno.ETIMEDOUT, f"processes did not end after SIGKILL: {shown}", directories[0])
 
 
 def _kill_listed(files: CgroupFiles, directory: str) -> None:
@@ -377,7 +377,7 @@ def remove_tree(files: CgroupFiles, top: str, timeout: float) -> None:
         else:
             return
     assert last is not None
-    raise OSError(errno.EBUSY, "the cgroup still has processes", last.filename) from None
+    raise OSError(errno.EBUSY, "the cgroup still contains processes", last.filename) from None
 
 
 def _remove_once(files: CgroupFiles, path: str) -> None:

@@ -85,7 +85,7 @@ class ScopeHierarchy:
         )
         found = (here or _here)()
         if not isinstance(found, v2.V2Hierarchy) or unit not in found.directory:
-            reason = found.reason if isinstance(found, NoHierarchy) else "we are not in it"
+            reason = found.reason if isinstance(found, NoHierarchy) else "this process is not in it"
             raise OSError(errno.EPROTO, f"the scope {unit} of the service manager cannot be used: {reason}")
         return found
 
@@ -126,7 +126,7 @@ def look(
         entry for entry in parse_mountinfo(mountinfo_text) if entry.fstype == "cgroup2" and entry.root == "/"
     ]
     if not mounts:
-        return NoHierarchy(reason="cgroups version 2, which systemd gives away, are not mounted")
+        return NoHierarchy(reason="cgroups of version 2, which systemd delegates, are not mounted")
     top = root + mounts[0].mount_point.rstrip("/")
     if real_root:
         bus, directory, where = "/run/dbus/system_bus_socket", top, "system.slice"
@@ -136,7 +136,7 @@ def look(
         directory = f"{top}/user.slice/user-{uid}.slice/user@{uid}.service"
     problem = service_manager.socket_problem(root + bus)
     if problem is None and not files.exists(f"{directory}/cgroup.controllers"):
-        problem = f"{directory} is not there"
+        problem = f"{directory} does not exist"
     if problem is not None:
         return NoHierarchy(
             reason=f"the service manager of this account cannot be reached: {problem}", delegable=True

@@ -69,7 +69,7 @@ class V1Hierarchy:
 
     def _obstacle(self, limit: str, limits: CgroupLimits) -> str | None:
         if limit == "memory_high":
-            return "cgroups version 1 have nothing like it: their soft limit counts only once the machine is short of memory"
+            return "cgroups version 1 do not support it: their soft limit takes effect only if the machine is short of memory"
         directories, controller = dict(self.directories), FILES[limit][0]
         if controller not in directories:
             return dict(self.refused).get(
@@ -86,7 +86,7 @@ class V1Hierarchy:
             return base.missing_processors(limits.cpuset, self.processors)
         if limit == "io":
             if any(rates.limits_writing for rates in limits.io):
-                return "cgroups version 1 do not see who writes through the page cache; they hold only rates of reading"
+                return "cgroups version 1 cannot attribute writes through the page cache: they enforce only rates of reading"
             if not self._has_whole_sandbox("blkio"):
                 return "the blkio controller is mounted together with others"
             if not self.files.exists(f"{directories['blkio']}/blkio.throttle.read_bps_device"):

@@ -119,7 +119,9 @@ class V2Hierarchy:
             self.files.mkdir(leaf)
         for pid in base.processes(self.files, self.directory):
             if not is_ours(self.files, pid):
-                raise OSError(errno.EBUSY, f"process {pid} came into our cgroup", self.directory)
+                raise OSError(
+                    errno.EBUSY, f"process {pid} entered the cgroup of this process", self.directory
+                )
             with contextlib.suppress(ProcessLookupError):
                 self.files.write(f"{leaf}/cgroup.procs", str(pid))
 
@@ -230,7 +232,7 @@ def examine(own: str, top: str, *, is_root: bool, files: CgroupFiles) -> V2Hiera
 def _below(directory: str, files: CgroupFiles) -> V2Hierarchy | str:
     available = frozenset(_words(files, f"{directory}/cgroup.controllers")) & set(CONTROLLERS)
     if not _delegated(directory, files):
-        return f"the cgroup {directory} is not delegated to us"
+        return f"the cgroup {directory} is not delegated to this account"
     if not available:
         return f"no controller is delegated to the cgroup {directory}"
     present = base.processes(files, directory)
@@ -239,7 +241,7 @@ def _below(directory: str, files: CgroupFiles) -> V2Hierarchy | str:
         others = [pid for pid in present if not is_ours(files, pid)]
         if others:
             count = f"{len(others)} other process" + ("es" if len(others) > 1 else "")
-            return f"{count} in the cgroup {directory}, which then can hold no limits"
+            return f"{count} in the cgroup {directory}, which therefore cannot have limits"
     return _hierarchy(directory, available, files, vacate=bool(present) and not real_root)
 
 

@@ -43,9 +43,9 @@ def advice(plan: ProcessPlan, rules: Rules, number: int) -> str:
     for key, allowed in (("execute", rules.execute), ("read", rules.read)):
         missing = _missing(needed, allowed)
         if missing:
-            rest = "have to be in read" if rules.read is not None else "have to be readable"
+            rest = "must be in read" if rules.read is not None else "must be readable"
             named = " and ".join(dict.fromkeys(missing))
-            return f"security.landlock.{key} has to name {named}, or a directory around; its libraries {rest}"
+            return f"security.landlock.{key} must contain {named}, or a directory above; its libraries {rest}"
     return ""
 
 

@@ -160,7 +160,7 @@ def _make_ruleset(rules: landlock.Rules | None, root_fd: int) -> int:
             try:
                 opened.append((kind, open_paths.open_in_root(root_fd, path)))
             except OSError as error:
-                hint = "name what a layer or a volume has" if error.errno == errno.ENOENT else ""
+                hint = "name a directory that a layer or a volume has" if error.errno == errno.ENOENT else ""
                 failed = OSError(error.errno, os.strerror(error.errno or 0), path)
                 raise StepError(f"security.landlock.{kind}[{number}]", "open", failed, hint) from None
     return run_step("landlock", "landlock", lambda: landlock.make_ruleset(rules, opened, root_fd))

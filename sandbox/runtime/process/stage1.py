@@ -159,7 +159,7 @@ def _opener_of_tree(source: NativeSource) -> Callable[[], int]:
         info = os.fstat(fd)
         if (info.st_dev, info.st_ino) != source.identity:
             os.close(fd)
-            raise OSError(errno.ESTALE, "another directory is in the place of the layer", source.tree)
+            raise OSError(errno.ESTALE, "the layer was replaced by another directory", source.tree)
         return fd
 
     return action

@@ -33,7 +33,7 @@ def find_account(plan: Plan, root_fd: int) -> Account:
         account = resolve(root_fd, user.user, user.group)
     except UnknownAccountError as error:
         raise StepError(
-            "process.user", "", OSError(0, str(error)), "name one that is there, or an id"
+            "process.user", "", OSError(0, str(error)), "name one that exists there, or an id"
         ) from None
     for what, number, id_map in (("user", account.uid, ids.uid_map), ("group", account.gid, ids.gid_map)):
         if lookup(id_map, number) is None:
@@ -53,7 +53,7 @@ def _numbers(root_fd: int, groups: tuple[int | str, ...], gid_map: Sequence[IdMa
         found = find_groups(root_fd, groups)
     except UnknownAccountError as error:
         key = f"process.groups[{error.number}]"
-        raise StepError(key, "", OSError(0, str(error)), "name one that is there, or an id") from None
+        raise StepError(key, "", OSError(0, str(error)), "name one that exists there, or an id") from None
     for index, number in enumerate(found):
         if lookup(gid_map, number) is None:
             text = f"group {number}, {groups[index]} in the sandbox's /etc/group, is not in its id map"
@@ -66,13 +66,13 @@ def _numbers(root_fd: int, groups: tuple[int | str, ...], gid_map: Sequence[IdMa
 def _groups_of(root_fd: int, name: str, gid_map: Sequence[IdMap]) -> tuple[int, ...]:
     """Return the groups that /etc/group lists for the user *name*; used if `process.groups` is not set."""
     found = groups_of(root_fd, name)
-    hint = "say which ones in process.groups: [] is none"
+    hint = "list its groups in process.groups: [] for none"
     for number, group in found.items():
         if lookup(gid_map, number) is None:
             text = f"{name} is in group {number}, {_shown(group)} in the sandbox's /etc/group, which is not in its id map"
             raise StepError("process.user", "", OSError(0, text), hint)
     if len(found) > MAX_GROUPS:
-        text = f"{name} is in {len(found)} groups of the sandbox's /etc/group, more than the kernel takes"
+        text = f"{name} is in {len(found)} groups of the sandbox's /etc/group, more than the kernel allows"
         raise StepError("process.user", "", OSError(0, text), hint)
     return tuple(found)
 

@@ -102,10 +102,10 @@ def _choose_root(step: BindRoot, ids: IdPlan, tree: LayerRoot, points: Sequence[
     identity, missing = _ask(ids, look)
     if missing:
         raise NotNativeError(
-            f"{missing} is to be mounted on, and is not in {tree.name}: nothing can be made there without a server",
-            'make it in the archive, or take server = "none" out',
+            f"{missing} must be a mount point, but is not in {tree.name}: without a server it cannot be created",
+            'add it to the archive, or remove server = "none"',
         )
-    _refuse_content(ids, tree, ROOT, identity, 'leave it out of the archive, or take server = "none" out')
+    _refuse_content(ids, tree, ROOT, identity, 'remove it from the archive, or remove server = "none"')
     return _source(ROOT, tree)
 
 
@@ -122,17 +122,16 @@ def _choose(
     tree = trees[number]
     if tree.place is None:
         raise NotNativeError(
-            f"{step.target} is in {tree.name}, which is a directory of this machine: bound, its sockets could be connected to, "
-            "and files be read that the program has no right to see",
+            f"{step.target} is in {tree.name}, which is a directory of the host: through a direct bind, the program could connect to sockets in it and read files that only the caller may read",
             "pack the directory into an archive, which is unpacked under the ids of the sandbox: tar -C DIRECTORY -cf LAYER.tar .",
         )
     _refuse_flags(tree, nosuid=step.nosuid)
-    hint = "name directories beside it, or leave it out of the archive"
+    hint = "name directories that do not contain it, or remove it from the archive"
     _refuse_content(ids, tree, step.target, identity, hint)
     if missing:
         raise NotNativeError(
-            f"{missing} is to be a volume, and is not in {tree.name}: nothing can be made below {step.target}, which is read-only",
-            "make it in the archive, choose another target, or name directories beside it in root.native",
+            f"{missing} must be the target of a volume, but is not in {tree.name}: it cannot be created below {step.target}, which is read-only",
+            "add it to the archive, choose another target, or name directories in root.native that do not contain it",
         )
     return _source(step.target, tree)
 
@@ -153,7 +152,7 @@ def _refuse_content(ids: IdPlan, tree: LayerRoot, path: str, identity: list[int]
         found = run_with_ids(ids, lambda: direct_bind.obstacle(tree, path))
         direct_bind.record(tree.place, path, identity, found)
     if found:
-        raise NotNativeError(f"{tree.name} has what only the union can show: {found}", hint)
+        raise NotNativeError(f"{tree.name} cannot be a direct bind: {found}", hint)
 
 
 def _find(
@@ -206,12 +205,12 @@ def _refuse_flags(tree: LayerRoot, *, nosuid: bool) -> None:
     """Refuse layers on a file system mounted noexec, nosuid or nosymfollow: a bind mount inherits these, the union does not."""
     flags = os.fstatvfs(tree.fd).f_flag
     for flag, name, cost in (
-        (os.ST_NOEXEC, "noexec", "no program there could be executed"),
-        (0 if nosuid else os.ST_NOSUID, "nosuid", "set-user-id programs there would be without effect"),
-        (_NOSYMFOLLOW, "nosymfollow", "no symbolic link there would be followed"),
+        (os.ST_NOEXEC, "noexec", "no program in them could be executed"),
+        (0 if nosuid else os.ST_NOSUID, "nosuid", "set-user-id programs in them would have no effect"),
+        (_NOSYMFOLLOW, "nosymfollow", "no symbolic link in them would be followed"),
     ):
         if flags & flag:
             raise NotNativeError(
                 f"the layers are on a file system that is mounted {name}: {cost}",
-                "have the state directory on another one (SANDBOX_STATE_DIR)",
+                "move the state directory to another file system (SANDBOX_STATE_DIR)",
             )

@@ -204,7 +204,7 @@ def _stage() -> int:
         finally:
             os.close(place)
         return os.open(path, _OPEN_DIR)
-    raise OSError(errno.ENOENT, "no directory to build the root in", " ".join(_STAGING))
+    raise OSError(errno.ENOENT, "no directory in which the root can be built", " ".join(_STAGING))
 
 
 def _mount_proc(operation: MountProc, workspace: Workspace) -> None:
@@ -292,42 +292,33 @@ def _hint(operation: Operation, error: OSError) -> str:
     """Return a hint that depends on the operation, "" for none. Hints that depend on the errno alone are in sandbox.errors."""
     if isinstance(operation, VolumeOperation):
         if operation.within is not None and error.errno == errno.ENOENT:
-            return f"make it in the source of {operation.within} first: nothing is made in a directory of the host"
+            return f"create it in the source of {operation.within} first: sandbox creates nothing in a directory of the host"
         if operation.within is not None and error.errno in (errno.EXDEV, errno.ELOOP):
             return (
                 f"a symbolic link in {operation.within} leads out of it: remove it, or choose another target"
             )
         if error.errno in (errno.EXDEV, errno.ELOOP):
-            return f"a layer has a symbolic link on the way to {operation.target}: name where it leads to"
+            return f"the path {operation.target} contains a symbolic link of a layer: name the path to which it leads"
         if error.errno == errno.ENOENT:
-            return (
-                f"on the way to {operation.target} an earlier run has removed something, or there is a symbolic link that leads "
-                "nowhere: name another target"
-            )
+            return f"an earlier run removed a directory of the path {operation.target}, or the path contains a dangling symbolic link: name another target"
         if operation.within is not None and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return (
-                f"there is no room in {operation.within} for the place of the mount, or too many mounts are there: free some, or "
-                "as root raise fs.mount-max with sysctl"
-            )
+            return f"no space left in {operation.within} for the mount point, or too many mounts: free some space, or as root raise fs.mount-max with sysctl"
         if error.errno == errno.ENOTDIR:
             return (
                 f"{operation.target} in the layers and the source must both be directories or both be files"
             )
     if isinstance(operation, HideDirectory):
-        return (
-            f"it could be read there: set {operation.variable} to a directory outside of the source of {operation.volume}, or name "
-            "another source"
-        )
+        return f"the program could read it there: set {operation.variable} to a directory outside of the source of {operation.volume}, or name another source"
     if isinstance(operation, GiveVolumes) and error.errno in (errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP):
-        return "the file system of the state directory keeps no owners: have it on another one (SANDBOX_STATE_DIR)"
+        return "the file system of the state directory does not store owners: move the state directory to another one (SANDBOX_STATE_DIR)"
     if isinstance(operation, CheckVolumes):
-        return "layers or volumes have symbolic links on the way: name where they lead to"
+        return "a target contains symbolic links of layers or volumes: name the path to which they lead"
     if isinstance(operation, MountProc | MountSys | BuildDev) and error.errno in (
         errno.ENOTDIR,
         errno.ENOENT,
         errno.ELOOP,
     ):
-        return "the layers have something else than a directory there: take that layer out"
+        return "the layers have a file there, not a directory: remove that layer"
     return ""
 
 

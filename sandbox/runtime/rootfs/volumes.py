@@ -220,7 +220,11 @@ def check(operation: CheckVolumes, workspace: Workspace) -> None:
         finally:
             os.close(fd)
         if found != target:
-            text = "a symbolic link on the way leads elsewhere" if found is None else f"{found} covers it"
+            text = (
+                "a symbolic link in the path leads to another place"
+                if found is None
+                else f"{found} covers it"
+            )
             raise OSError(errno.EBUSY, text, target)
 
 

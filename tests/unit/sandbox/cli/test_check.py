@@ -37,7 +37,7 @@ def test_files_without_a_mistake_give_nothing_but_the_count(capsys: pytest.Captu
     assert main(["check", "good.toml", "good.toml"]) == 0
     assert capsys.readouterr() == (
         "",
-        "1 file checked: no mistakes; --here looks at the paths of this machine, too\n",
+        "1 file checked: no mistakes; --here also checks this machine\n",
     )
 
 
@@ -52,7 +52,7 @@ profiles.toml:5:1: profile.typo.limits.memry: unknown key
     5 | memry = "1G"
       | ^~~~~ did you mean memory?
 """,
-        "2 files checked: 2 mistakes; --here looks at the paths of this machine, too\n",
+        "2 files checked: 2 mistakes; --here also checks this machine\n",
     )
 
 
@@ -77,7 +77,7 @@ b.toml:2:15: limits.pids: must be at least 1, found 0
     2 | limits.pids = 0
       |               ^ for example: pids = 256
 """,
-        "2 files checked: 3 mistakes; --here looks at the paths of this machine, too\n",
+        "2 files checked: 3 mistakes; --here also checks this machine\n",
     )
 
 
@@ -92,7 +92,7 @@ w.toml:2:9: warning: network.hosts: not enforced by this version
     2 | network.hosts = { db = "10.0.0.2" }
       |         ^~~~~ remove it, or use a version that enforces it
 """,
-        "1 file checked: no mistakes; --here looks at the paths of this machine, too\n",
+        "1 file checked: no mistakes; --here also checks this machine\n",
     )
 
 
@@ -171,7 +171,7 @@ def test_untrusted_names_what_is_asked_for_where_links_lead_and_nothing_that_a_t
     assert main(["check", "--untrusted", "h.toml"]) == 0
     assert capsys.readouterr() == (
         f"""\
-h.toml asks for:
+h.toml requests:
   paths of this machine
     /: a layer: the program can read every file in it that you can read [h.toml:2]
     {directory}/src, which is /etc: can be read and changed, at /src in the sandbox [h.toml:5]
@@ -182,7 +182,7 @@ h.toml asks for:
     network.mode = "host": reaches everything that this machine reaches, including its own services, and can listen on its ports \
 (with --profile wide) [h.toml:14]
 """,
-        "1 file checked: no mistakes; --here looks at the paths of this machine, too\n",
+        "1 file checked: no mistakes; --here also checks this machine\n",
     )
 
 

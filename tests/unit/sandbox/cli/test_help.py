@@ -165,7 +165,7 @@ def test_overview_says_how_the_command_ends(capsys: pytest.CaptureFixture[str]) 
     text = " ".join(help_of(capsys).split())
     assert text.endswith(
         "exit status: the program's own, 128+N if signal N ended it, 124 after limits.wall_time, 125 for a failure of "
-        "sandbox, 126 and 127 for a command that cannot be executed or is not found"
+        "sandbox, 126 for a command that cannot be executed, 127 for one that is not found"
     )
 
 
@@ -293,5 +293,5 @@ def test_a_verb_of_other_programs_of_the_kind_is_answered_with_what_there_is_her
         main([verb, "x.toml"])
     assert end.value.code == 125
     err = capsys.readouterr().err
-    assert f"{verb!r} is no command" in err
+    assert f"{verb!r} is not a command" in err
     assert hint in err

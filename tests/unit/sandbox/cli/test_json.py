@@ -140,7 +140,7 @@ def test_up_has_its_output_from_its_program(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr() == (
         "",
         (
-            "sandbox: --json needs --dry-run or --report: the output of a sandbox is its program's\n"
-            "      hint: add --dry-run to see the plan, --report to see what was used\n"
+            "sandbox: --json needs --dry-run or --report: otherwise standard output belongs to the program\n"
+            "      hint: add --dry-run for the plan, or --report for the resources used\n"
         ),
     )

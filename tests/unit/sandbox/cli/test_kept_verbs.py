@@ -24,7 +24,9 @@ def test_nothing_is_kept_and_nothing_is_made_where_there_is_no_state_directory(
     assert printed(capsys, "ls") == []
     assert printed(capsys, "df")["bytes"] == 0
     assert printed(capsys, "prune")["removed"] == []
-    assert printed(capsys, "rm", "layer:x", status=125)["error"]["message"].startswith("nothing is kept")
+    assert printed(capsys, "rm", "layer:x", status=125)["error"]["message"].startswith(
+        "there is nothing to remove"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -116,11 +118,11 @@ def test_rm_removes_what_is_named_and_nothing_else(
 @pytest.mark.parametrize(
     ("thing", "message", "hint"),
     [
-        ("layer:none", "no persistent layer none is kept", "`sandbox ls`"),
-        ("layer:../db", "no persistent layer ../db is kept", "`sandbox ls`"),
-        ("layer:", "no persistent layer  is kept", "`sandbox ls`"),
-        ("archive:", "no unpacked archive  is kept", "`sandbox ls`"),
-        ("image:x", "image:x: image is no kind of thing that is kept", "volume:NAME"),
+        ("layer:none", "there is no persistent layer none", "`sandbox ls`"),
+        ("layer:../db", "there is no persistent layer ../db", "`sandbox ls`"),
+        ("layer:", "there is no persistent layer ", "`sandbox ls`"),
+        ("archive:", "there is no unpacked archive ", "`sandbox ls`"),
+        ("image:x", "image:x: image is not one of layer, volume and archive", "volume:NAME"),
         ("db", "there is no run db", "did you mean layer:db or volume:db?"),
     ],
 )
@@ -267,7 +269,7 @@ def test_empty_argument_names_no_run(state: StateDirectory, capsys: pytest.Captu
     run_.close()
     record = Path(state.path, "run", os.path.basename(run_.path), "state.json")
     record.write_text(json.dumps({**json.loads(record.read_text()), "start": 1}))
-    assert "an empty argument names nothing" in printed(capsys, "rm", "", status=125)["error"]["message"]
+    assert "the argument is empty" in printed(capsys, "rm", "", status=125)["error"]["message"]
     assert os.listdir(f"{state.path}/run") == [os.path.basename(run_.path)]
 
 
@@ -309,7 +311,7 @@ def test_state_directory_that_cannot_be_trusted_is_refused(
     for words in (["ls"], ["df"], ["rm", "layer:x"], ["prune"]):
         status, _, err = run(capsys, *words)
         assert status == 125
-        assert "can be written by others" in err
+        assert "can be written by other users" in err
 
 
 def test_references_are_noted_once_and_damaged_ones_count_as_none(tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_a_full_disk_is_said(words: list[str]) -> None:
     assert done.returncode == 125
     assert done.stderr.decode() == (
         "sandbox: cannot write: no space left on device\n"
-        "      hint: free some where standard output and the state are kept (see `df`)\n"
+        "      hint: free space on the file system of standard output and of the state directory (see `df`)\n"
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from sandbox.host.facts import HostFacts
 from tests.unit.sandbox.doctor.made_up import CONTROLLERS, Hierarchy, account, cgroups, checks, session, shown
 
-NOT_DELEGATED = "the cgroup /user is not delegated to us"
+NOT_DELEGATED = "the cgroup /user is not delegated to this account"
 
 
 CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, str, str]]] = [
@@ -20,7 +20,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {},
         (
             "ok",
-            "cgroups version 2: cgroups can be made here",
+            "cgroups version 2: cgroups can be created here",
             "",
             "",
         ),
@@ -32,7 +32,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"cgroups": cgroups(mode="hybrid")},
         (
             "ok",
-            "cgroups versions 1 and 2; sandboxes use version 1: cgroups can be made here",
+            "cgroups versions 1 and 2; sandboxes use version 1: cgroups can be created here",
             "",
             "",
         ),
@@ -56,7 +56,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"cgroups": cgroups(mode="v2", controllers=dict.fromkeys(CONTROLLERS, NOT_DELEGATED))},
         (
             "warning",
-            "cgroups version 2: none can be made here: the cgroup /user is not delegated to us",
+            "cgroups version 2: no cgroup can be created here: the cgroup /user is not delegated to this account",
             "limits.memory, memory_high, swap, cpus, cpu_weight, cpuset, pids and io cannot be enforced: `up` refuses a file that asks for one of them unless limits.optional lists it",
             "as root: systemctl restart user@1000.service (this ends user's sessions)",
         ),
@@ -71,7 +71,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         },
         (
             "warning",
-            "cgroups version 2: none can be made here: the cgroup /user is not delegated to us",
+            "cgroups version 2: no cgroup can be created here: the cgroup /user is not delegated to this account",
             "limits.memory, memory_high, swap, cpus, cpu_weight, cpuset, pids and io cannot be enforced: `up` refuses a file that asks for one of them unless limits.optional lists it",
             "log in as user (ssh, or as root: machinectl shell user@), or as root: loginctl enable-linger user; on Debian its bus takes the package dbus-user-session",
         ),
@@ -86,7 +86,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         },
         (
             "warning",
-            "cgroups version 2: none can be made here: the cgroup /user is not delegated to us",
+            "cgroups version 2: no cgroup can be created here: the cgroup /user is not delegated to this account",
             "limits.memory, memory_high, swap, cpus, cpu_weight, cpuset, pids and io cannot be enforced: `up` refuses a file that asks for one of them unless limits.optional lists it",
             "as root: systemctl start dbus.socket",
         ),
@@ -98,7 +98,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"cgroups": cgroups(mode="hybrid", controllers=dict.fromkeys(CONTROLLERS, NOT_DELEGATED))},
         (
             "warning",
-            "cgroups versions 1 and 2: none can be made here: the cgroup /user is not delegated to us",
+            "cgroups versions 1 and 2: no cgroup can be created here: the cgroup /user is not delegated to this account",
             "limits.memory, memory_high, swap, cpus, cpu_weight, cpuset, pids and io cannot be enforced: `up` refuses a file that asks for one of them unless limits.optional lists it",
             "boot with systemd.unified_cgroup_hierarchy=1: systemd delegates cgroups of version 2 only",
         ),
@@ -113,7 +113,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         },
         (
             "warning",
-            "cgroups version 2: none can be made here: the cgroup /user is not delegated to us",
+            "cgroups version 2: no cgroup can be created here: the cgroup /user is not delegated to this account",
             "limits.memory, memory_high, swap, cpus, cpu_weight, cpuset, pids and io cannot be enforced: `up` refuses a file that asks for one of them unless limits.optional lists it",
             "start the container on cgroups version 2 with --cgroupns private and /sys/fs/cgroup writable",
         ),
@@ -128,7 +128,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         },
         (
             "warning",
-            "cgroups version 2: none can be made here: the cgroup /user is not delegated to us",
+            "cgroups version 2: no cgroup can be created here: the cgroup /user is not delegated to this account",
             "limits.memory, memory_high, swap, cpus, cpu_weight, cpuset, pids and io cannot be enforced: `up` refuses a file that asks for one of them unless limits.optional lists it",
             "as root: mkdir /sys/fs/cgroup/user && chown -R user /sys/fs/cgroup/user && echo '+memory +cpu +pids' > /sys/fs/cgroup/cgroup.subtree_control && echo PID-OF-THE-SHELL > /sys/fs/cgroup/user/cgroup.procs",
         ),
@@ -143,7 +143,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         },
         (
             "warning",
-            "cgroups version 1: none can be made here: the cgroup /user is not delegated to us",
+            "cgroups version 1: no cgroup can be created here: the cgroup /user is not delegated to this account",
             "limits.memory, memory_high, swap, cpus, cpu_weight, cpuset, pids and io cannot be enforced: `up` refuses a file that asks for one of them unless limits.optional lists it",
             "as root: for c in memory cpu cpuacct pids; do mkdir /sys/fs/cgroup/$c/user; chown -R user /sys/fs/cgroup/$c/user; echo PID-OF-THE-SHELL > /sys/fs/cgroup/$c/user/cgroup.procs; done",
         ),
@@ -158,7 +158,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         },
         (
             "warning",
-            "no cgroup file system is mounted: none can be made here",
+            "no cgroup file system is mounted: no cgroup can be created here",
             "limits.memory, memory_high, swap, cpus, cpu_weight, cpuset, pids and io cannot be enforced: `up` refuses a file that asks for one of them unless limits.optional lists it",
             "as root: mount -t cgroup2 none /sys/fs/cgroup",
         ),
@@ -173,19 +173,19 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         },
         (
             "warning",
-            "no cgroup file system is mounted: none can be made here",
+            "no cgroup file system is mounted: no cgroup can be created here",
             "limits.memory, memory_high, swap, cpus, cpu_weight, cpuset, pids and io cannot be enforced: `up` refuses a file that asks for one of them unless limits.optional lists it",
             "start the container with a cgroup namespace: --cgroupns private (podman, docker)",
         ),
     ),
     (
-        "making one went wrong",
+        "creating a cgroup failed",
         "cgroups",
         None,
-        {"cgroups": cgroups(problem="the cgroup still has processes")},
+        {"cgroups": cgroups(problem="the cgroup still contains processes")},
         (
             "warning",
-            "cgroups version 2: making one went wrong: the cgroup still has processes",
+            "cgroups version 2: creating a cgroup failed: the cgroup still contains processes",
             "`up` fails for a file with limits",
             "",
         ),
@@ -221,7 +221,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"cgroups": cgroups(mode="v2", controllers=dict.fromkeys(CONTROLLERS, NOT_DELEGATED))},
         (
             "warning",
-            "limits.memory cannot be enforced: no cgroup can be made",
+            "limits.memory cannot be enforced: no cgroup can be created",
             "",
             "",
         ),
@@ -269,10 +269,10 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         "a limit that version 1 has nothing for",
         "cgroups.memory_high",
         account(cgroups=Hierarchy(1)),
-        {"cgroups": cgroups({"memory_high": "cgroups version 1 have nothing like it"}, mode="v1")},
+        {"cgroups": cgroups({"memory_high": "cgroups version 1 do not support it"}, mode="v1")},
         (
             "warning",
-            "limits.memory_high cannot be enforced: cgroups version 1 have nothing like it",
+            "limits.memory_high cannot be enforced: cgroups version 1 do not support it",
             "`up` refuses a file that asks for it unless it is optional",
             "boot with cgroups version 2 (systemd.unified_cgroup_hierarchy=1 on the kernel's command line)",
         ),
@@ -284,7 +284,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {},
         (
             "ok",
-            "the account's service manager answers: it can give sandboxes cgroups",
+            "the account's service manager responds: it can create cgroups for sandboxes",
             "",
             "",
         ),
@@ -297,7 +297,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         (
             "note",
             "the account's service manager cannot be reached: /run/user/1000/bus: No such file or directory",
-            "it gives no cgroups to sandboxes that are started from here",
+            "sandboxes that are started from here get no cgroups",
             "log in as user (ssh, or as root: machinectl shell user@), or as root: loginctl enable-linger user",
         ),
     ),
@@ -308,7 +308,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {},
         (
             "ok",
-            "systemd answers: it can give sandboxes cgroups",
+            "systemd responds: it can create cgroups for sandboxes",
             "",
             "",
         ),
@@ -321,7 +321,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         (
             "note",
             "systemd cannot be reached: /run/dbus/system_bus_socket: Connection refused",
-            "it gives no cgroups to sandboxes that are started from here",
+            "sandboxes that are started from here get no cgroups",
             "as root: systemctl start dbus.socket",
         ),
     ),
@@ -333,7 +333,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         (
             "note",
             "systemd does not run here: no service manager delegates cgroups to accounts",
-            "an ordinary account has the cgroups that root gives it",
+            "an ordinary account has only cgroups that root delegates to it",
             "",
         ),
     ),
@@ -356,19 +356,19 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {},
         (
             "ok",
-            "what the account starts may outlast its last session",
+            "processes of the account may continue after its last session",
             "",
             "",
         ),
     ),
     (
-        "does not linger",
+        "lingering is not enabled",
         "linger",
         None,
         {"session": session(lingers=False)},
         (
             "note",
-            "the account does not linger",
+            "lingering is not enabled for the account",
             "sandboxes in scopes of its service manager end with its last session",
             "loginctl enable-linger user",
         ),

@@ -24,7 +24,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {},
         (
             "ok",
-            "a user namespace can be made, mapped and mounted in",
+            "a user namespace with an id map and mounts can be created",
             "",
             "",
         ),
@@ -37,15 +37,15 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
             {"unshare user": Failure(errno=errno.ENOSPC, text="unshare: No space left on device")},
             last="unshare user",
             obstacle=Obstacle(
-                reason="user namespaces are switched off",
+                reason="user namespaces are disabled",
                 remedy="as root, sysctl user.max_user_namespaces=15000",
             ),
         ),
         (
             "failure",
-            "user namespaces cannot be used: user namespaces are switched off",
+            "user namespaces cannot be used: user namespaces are disabled",
             "no sandbox starts",
-            "as root, sysctl user.max_user_namespaces=15000 (a line in /etc/sysctl.d/sandbox.conf keeps it)",
+            "as root, sysctl user.max_user_namespaces=15000 (permanently: a line in /etc/sysctl.d/sandbox.conf)",
         ),
     ),
     (
@@ -56,16 +56,16 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
             {"unshare user": Failure(errno=errno.EPERM, text="unshare: Operation not permitted")},
             last="unshare user",
             obstacle=Obstacle(
-                reason="user namespaces are root's on this machine",
+                reason="only root may create user namespaces on this machine",
                 remedy="as root, sysctl kernel.unprivileged_userns_clone=1",
             ),
         )
         | {"session": session(place="container", lingers=None)},
         (
             "failure",
-            "user namespaces cannot be used: user namespaces are root's on this machine",
+            "user namespaces cannot be used: only root may create user namespaces on this machine",
             "no sandbox starts",
-            "on the machine that runs this container: as root, sysctl kernel.unprivileged_userns_clone=1",
+            "on the host of this container: as root, sysctl kernel.unprivileged_userns_clone=1",
         ),
     ),
     (
@@ -75,11 +75,11 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         namespaces(
             {"unshare user": Failure(errno=errno.EPERM, text="unshare: Operation not permitted")},
             last="unshare user",
-            obstacle=Obstacle(reason="it may run in a chroot"),
+            obstacle=Obstacle(reason="possibly because it runs in a chroot"),
         ),
         (
             "failure",
-            "user namespaces cannot be used: it may run in a chroot",
+            "user namespaces cannot be used: possibly because it runs in a chroot",
             "no sandbox starts",
             "",
         ),
@@ -100,7 +100,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
             "failure",
             "user namespaces cannot be used: AppArmor restricts user namespaces on this machine",
             "no sandbox starts",
-            "as root, sysctl kernel.apparmor_restrict_unprivileged_userns=0 (a line in /etc/sysctl.d/sandbox.conf keeps it)",
+            "as root, sysctl kernel.apparmor_restrict_unprivileged_userns=0 (permanently: a line in /etc/sysctl.d/sandbox.conf)",
         ),
     ),
     (
@@ -114,7 +114,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
             "failure",
             "user namespaces cannot be used: unshare: Too many users",
             "no sandbox starts",
-            "user namespaces are nested too deeply (32 levels): start the sandbox further out",
+            "user namespaces are nested too deeply (32 levels): start the sandbox outside of one of them",
         ),
     ),
     (
@@ -176,8 +176,8 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         namespaces(single_only=True),
         (
             "warning",
-            "a single id can be mapped: /etc/subuid has no range for user",
-            "sandboxes have only user and group 0: `up` refuses another process.user and any process.groups, and chown to another id fails",
+            "only a single id can be mapped: /etc/subuid has no range for user",
+            "sandboxes have only user and group 0: `up` refuses any other process.user and any process.groups, and chown to other ids fails",
             "as root: usermod --add-subuids 231072-296607 --add-subgids 231072-296607 user",
         ),
     ),
@@ -188,8 +188,8 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         namespaces(single_only=True),
         (
             "warning",
-            "a single id can be mapped: /etc/subuid has no range for user",
-            "sandboxes have only user and group 0: `up` refuses another process.user and any process.groups, and chown to another id fails",
+            "only a single id can be mapped: /etc/subuid has no range for user",
+            "sandboxes have only user and group 0: `up` refuses any other process.user and any process.groups, and chown to other ids fails",
             "as root: apt-get install uidmap && usermod --add-subuids 231072-296607 --add-subgids 231072-296607 user",
         ),
     ),
@@ -200,8 +200,8 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         namespaces(single_only=True),
         (
             "warning",
-            "a single id can be mapped: newuidmap is not installed",
-            "sandboxes have only user and group 0: `up` refuses another process.user and any process.groups, and chown to another id fails",
+            "only a single id can be mapped: newuidmap is not installed",
+            "sandboxes have only user and group 0: `up` refuses any other process.user and any process.groups, and chown to other ids fails",
             "as root: apt-get install uidmap",
         ),
     ),
@@ -212,8 +212,8 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         namespaces(single_only=True) | {"session": session(debian=False)},
         (
             "warning",
-            "a single id can be mapped: newgidmap is not installed",
-            "sandboxes have only user and group 0: `up` refuses another process.user and any process.groups, and chown to another id fails",
+            "only a single id can be mapped: newgidmap is not installed",
+            "sandboxes have only user and group 0: `up` refuses any other process.user and any process.groups, and chown to other ids fails",
             "as root: install newuidmap (Fedora: shadow-utils)",
         ),
     ),
@@ -223,15 +223,15 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         account(
             newuidmap=IdHelper(
                 path="/usr/bin/newuidmap",
-                problem="/usr/bin/newuidmap gains no privilege: this process runs under no_new_privs",
+                problem="/usr/bin/newuidmap gains no privileges: this process has no_new_privs set",
             )
         ),
         namespaces(single_only=True),
         (
             "warning",
-            "a single id can be mapped: /usr/bin/newuidmap gains no privilege: this process runs under no_new_privs",
-            "sandboxes have only user and group 0: `up` refuses another process.user and any process.groups, and chown to another id fails",
-            "start outside of what set no_new_privs: a sandbox, a service with NoNewPrivileges=, a container",
+            "only a single id can be mapped: /usr/bin/newuidmap gains no privileges: this process has no_new_privs set",
+            "sandboxes have only user and group 0: `up` refuses any other process.user and any process.groups, and chown to other ids fails",
+            "start sandbox outside of the container, service (NoNewPrivileges=) or sandbox that set no_new_privs",
         ),
     ),
     (
@@ -245,8 +245,8 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         namespaces(single_only=True),
         (
             "warning",
-            "a single id can be mapped: /usr/bin/newgidmap is on a file system mounted nosuid",
-            "sandboxes have only user and group 0: `up` refuses another process.user and any process.groups, and chown to another id fails",
+            "only a single id can be mapped: /usr/bin/newgidmap is on a file system mounted nosuid",
+            "sandboxes have only user and group 0: `up` refuses any other process.user and any process.groups, and chown to other ids fails",
             "as root: mount -o remount,suid $(findmnt -no TARGET -T /usr/bin/newgidmap)",
         ),
     ),
@@ -262,8 +262,8 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         namespaces(single_only=True),
         (
             "warning",
-            "a single id can be mapped: /usr/bin/newuidmap has neither the set-user-id bit of root nor file capabilities",
-            "sandboxes have only user and group 0: `up` refuses another process.user and any process.groups, and chown to another id fails",
+            "only a single id can be mapped: /usr/bin/newuidmap has neither the set-user-id bit of root nor file capabilities",
+            "sandboxes have only user and group 0: `up` refuses any other process.user and any process.groups, and chown to other ids fails",
             "as root: apt-get install --reinstall uidmap",
         ),
     ),
@@ -279,8 +279,8 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         namespaces(single_only=True) | {"session": session(debian=False)},
         (
             "warning",
-            "a single id can be mapped: /usr/bin/newuidmap has neither the set-user-id bit of root nor file capabilities",
-            "sandboxes have only user and group 0: `up` refuses another process.user and any process.groups, and chown to another id fails",
+            "only a single id can be mapped: /usr/bin/newuidmap has neither the set-user-id bit of root nor file capabilities",
+            "sandboxes have only user and group 0: `up` refuses any other process.user and any process.groups, and chown to other ids fails",
             "as root: reinstall newuidmap and newgidmap",
         ),
     ),
@@ -291,9 +291,9 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         namespaces(single_only=True),
         (
             "warning",
-            "a single id can be mapped: the ranges of /etc/subuid and /etc/subgid lie outside of this user namespace",
-            "sandboxes have only user and group 0: `up` refuses another process.user and any process.groups, and chown to another id fails",
-            "as root: usermod --add-subuids 1-999 --add-subgids 1-999 user, in place of the ranges that are there",
+            "only a single id can be mapped: the ranges of /etc/subuid and /etc/subgid are outside of this user namespace",
+            "sandboxes have only user and group 0: `up` refuses any other process.user and any process.groups, and chown to other ids fails",
+            "as root: usermod --add-subuids 1-999 --add-subgids 1-999 user, instead of the present ranges",
         ),
     ),
     (
@@ -311,8 +311,8 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         namespaces(single_only=True),
         (
             "warning",
-            "a single id can be mapped: /etc/subuid has no range for root",
-            "sandboxes have only user and group 0: `up` refuses another process.user and any process.groups, and chown to another id fails",
+            "only a single id can be mapped: /etc/subuid has no range for root",
+            "sandboxes have only user and group 0: `up` refuses any other process.user and any process.groups, and chown to other ids fails",
             "as root: usermod --add-subuids 1-999 --add-subgids 1-999 root",
         ),
     ),
@@ -323,9 +323,9 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         namespaces(single_only=True),
         (
             "warning",
-            "a single id can be mapped: /etc/subuid has no range for user",
-            "sandboxes have only user and group 0: `up` refuses another process.user and any process.groups, and chown to another id fails",
-            "start the outer container with more ids than one: podman run --userns=auto:size=65536",
+            "only a single id can be mapped: /etc/subuid has no range for user",
+            "sandboxes have only user and group 0: `up` refuses any other process.user and any process.groups, and chown to other ids fails",
+            "start the outer container with more than one id: podman run --userns=auto:size=65536",
         ),
     ),
     (
@@ -339,7 +339,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         (
             "warning",
             "1001 ids can be mapped by newuidmap and newgidmap",
-            "ids from 1001 on do not exist in sandboxes, nobody (65534) among them",
+            "ids from 1001 upwards do not exist in sandboxes, including nobody (65534)",
             "as root: usermod --add-subuids 231072-296607 --add-subgids 231072-296607 user",
         ),
     ),
@@ -358,7 +358,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         (
             "failure",
             "a range of ids cannot be mapped by newuidmap and newgidmap: newuidmap: write to uid_map failed: Operation not permitted",
-            'no sandbox starts with ids.map = "auto", which is the default',
+            'no sandbox starts with ids.map = "auto", the default',
             'newuidmap must be set-user-id root or have cap_setuid: as root `apt-get install --reinstall uidmap`, and check that /etc/subuid and /etc/subgid give this user a range; or set ids.map = "single"',
         ),
     ),
@@ -373,8 +373,8 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         (
             "failure",
             "a range of ids cannot be mapped: writing '0 1878982656 65536': Invalid argument",
-            'no sandbox starts with ids.map = "auto", which is the default',
-            "the id map overlaps itself, or names ids that this user namespace does not have",
+            'no sandbox starts with ids.map = "auto", the default',
+            "ranges of the id map overlap, or contain ids that this user namespace does not have",
         ),
     ),
     (
@@ -387,7 +387,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         ),
         (
             "note",
-            "not tried: something above failed first",
+            "not tested: an earlier check failed",
             "",
             "",
         ),

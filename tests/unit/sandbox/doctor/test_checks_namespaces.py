@@ -19,7 +19,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {},
         (
             "ok",
-            "mount, pid, net, ipc, uts, cgroup and time namespaces can be made",
+            "mount, pid, net, ipc, uts, cgroup and time namespaces can be created",
             "",
             "",
         ),
@@ -31,9 +31,9 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         namespaces({"unshare net": Failure(errno=errno.ENOSPC, text="unshare: No space left on device")}),
         (
             "failure",
-            "net namespaces cannot be made: unshare: No space left on device",
+            "net namespaces cannot be created: unshare: No space left on device",
             "no sandbox starts",
-            "as root, sysctl user.max_net_namespaces=15000 (a line in /etc/sysctl.d/sandbox.conf keeps it)",
+            "as root, sysctl user.max_net_namespaces=15000 (permanently: a line in /etc/sysctl.d/sandbox.conf)",
         ),
     ),
     (
@@ -47,9 +47,9 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         | {"session": session(place="container", lingers=None)},
         (
             "failure",
-            "mount namespaces cannot be made: unshare: No space left on device",
+            "mount namespaces cannot be created: unshare: No space left on device",
             "no sandbox starts",
-            "on the machine that runs this container: as root, sysctl user.max_mnt_namespaces=15000",
+            "on the host of this container: as root, sysctl user.max_mnt_namespaces=15000",
         ),
     ),
     (
@@ -64,9 +64,9 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         ),
         (
             "failure",
-            "uts and cgroup namespaces cannot be made: unshare: Invalid argument",
+            "uts and cgroup namespaces cannot be created: unshare: Invalid argument",
             'a sandbox starts only with namespaces.uts = "host" and namespaces.cgroup = "host"',
-            "the kernel was built without one of the namespaces: see `zgrep _NS= /proc/config.gz`",
+            "the kernel was built without one kind of namespace: see `zgrep _NS= /proc/config.gz`",
         ),
     ),
     (
@@ -76,7 +76,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         namespaces(last="id map"),
         (
             "note",
-            "not tried: something above failed first",
+            "not tested: an earlier check failed",
             "",
             "",
         ),
@@ -85,10 +85,10 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         "a probe that was cut short",
         "namespaces",
         None,
-        namespaces(last="id map", problem="signal 9 ended it"),
+        namespaces(last="id map", problem="it was killed by signal 9"),
         (
             "failure",
-            "not tried: signal 9 ended it",
+            "not tested: it was killed by signal 9",
             "",
             "",
         ),
@@ -100,7 +100,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {},
         (
             "ok",
-            "/dev/fuse opens in a user namespace and mounts there",
+            "/dev/fuse can be opened and mounted in a user namespace",
             "",
             "",
         ),
@@ -113,7 +113,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         (
             "failure",
             "/dev/fuse is missing",
-            "no sandbox starts: its root file system is served through FUSE",
+            "no sandbox starts: the root file system is served through FUSE",
             "as root: modprobe fuse && echo fuse > /etc/modules-load.d/fuse.conf",
         ),
     ),
@@ -125,7 +125,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         (
             "failure",
             "/dev/fuse is missing",
-            "no sandbox starts: its root file system is served through FUSE",
+            "no sandbox starts: the root file system is served through FUSE",
             "start the container with --device /dev/fuse (podman, docker)",
         ),
     ),
@@ -137,7 +137,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         (
             "failure",
             "/dev/fuse is missing",
-            "no sandbox starts: its root file system is served through FUSE",
+            "no sandbox starts: the root file system is served through FUSE",
             "as root: modprobe fuse; [ -e /dev/fuse ] || mknod -m 666 /dev/fuse c 10 229",
         ),
     ),
@@ -149,8 +149,8 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         (
             "failure",
             "/dev/fuse cannot be opened by this account",
-            "no sandbox starts: its root file system is served through FUSE",
-            'as root: chmod 666 /dev/fuse; to keep it: echo \'KERNEL=="fuse", MODE="0666"\' > /etc/udev/rules.d/99-fuse.rules',
+            "no sandbox starts: the root file system is served through FUSE",
+            'as root: chmod 666 /dev/fuse; permanently: echo \'KERNEL=="fuse", MODE="0666"\' > /etc/udev/rules.d/99-fuse.rules',
         ),
     ),
     (
@@ -161,7 +161,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         (
             "failure",
             "/dev/fuse cannot be opened by this account",
-            "no sandbox starts: its root file system is served through FUSE",
+            "no sandbox starts: the root file system is served through FUSE",
             "as root of the container: chmod 666 /dev/fuse; if that does not help: start it with --device /dev/fuse",
         ),
     ),
@@ -173,7 +173,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         (
             "failure",
             "/dev/fuse cannot be opened by this account",
-            "no sandbox starts: its root file system is served through FUSE",
+            "no sandbox starts: the root file system is served through FUSE",
             "as root: chmod 666 /dev/fuse",
         ),
     ),
@@ -186,7 +186,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         (
             "failure",
             "/dev/fuse cannot be opened: /dev/fuse: Operation not permitted",
-            "no sandbox starts: its root file system is served through FUSE",
+            "no sandbox starts: the root file system is served through FUSE",
             "as root of the container: chmod 666 /dev/fuse; if that does not help: start it with --device /dev/fuse",
         ),
     ),
@@ -198,7 +198,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         (
             "failure",
             "/dev/fuse cannot be opened: /dev/fuse: No such device",
-            "no sandbox starts: its root file system is served through FUSE",
+            "no sandbox starts: the root file system is served through FUSE",
             "as root: modprobe fuse && echo fuse > /etc/modules-load.d/fuse.conf",
         ),
     ),
@@ -210,8 +210,8 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         (
             "failure",
             "FUSE cannot be mounted: mount: Operation not permitted",
-            "no sandbox starts: its root file system is served through FUSE",
-            "the kernel lets user namespaces mount FUSE since 4.18; in a container its seccomp or AppArmor profile must allow mount",
+            "no sandbox starts: the root file system is served through FUSE",
+            "mounting FUSE in a user namespace needs Linux 4.18; in a container its seccomp or AppArmor profile must allow mount",
         ),
     ),
     (
@@ -222,7 +222,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         (
             "failure",
             "FUSE cannot be mounted: mount: Invalid argument",
-            "no sandbox starts: its root file system is served through FUSE",
+            "no sandbox starts: the root file system is served through FUSE",
             "as root: rm /dev/fuse && mknod -m 666 /dev/fuse c 10 229",
         ),
     ),
@@ -233,7 +233,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         namespaces(last="unshare pid"),
         (
             "note",
-            "not tried: something above failed first",
+            "not tested: an earlier check failed",
             "",
             "",
         ),
@@ -266,7 +266,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
             "failure",
             "/proc cannot be mounted: mount proc: fsmount: Operation not permitted (VFS: Mount too revealing)",
             'a sandbox starts only with namespaces.pid = "host"',
-            'parts of the outer /proc are masked, and the kernel shows no fuller one inside ("too revealing"): start the outer container with --security-opt unmask=ALL (podman) or systempaths=unconfined (docker), or, if the program may see and signal processes outside, set namespaces.pid = "host"',
+            'parts of the outer /proc are masked, so the kernel refuses a new, complete one ("mount too revealing"): start the outer container with --security-opt unmask=ALL (podman) or systempaths=unconfined (docker), or, if the program may see and signal processes outside, set namespaces.pid = "host"',
         ),
     ),
     (
@@ -307,7 +307,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {},
         (
             "ok",
-            "a /dev with its own terminals can be built",
+            "a /dev with its own terminals can be created",
             "",
             "",
         ),
@@ -321,7 +321,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         ),
         (
             "failure",
-            "/dev cannot be built: /dev/full: No such file or directory",
+            "/dev cannot be created: /dev/full: No such file or directory",
             "no sandbox starts",
             "as root: rm -f /dev/full && mknod -m 666 /dev/full c 1 7",
         ),
@@ -333,7 +333,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         namespaces({"open devices": Failure(errno=errno.EMFILE, text="/dev/tty: Too many open files")}),
         (
             "failure",
-            "/dev cannot be built: /dev/tty: Too many open files",
+            "/dev cannot be created: /dev/tty: Too many open files",
             "no sandbox starts",
             "too many open files in this process: raise `ulimit -n`",
         ),
@@ -345,7 +345,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         namespaces({"build dev": Failure(errno=errno.ENOSPC, text="mount devpts: No space left on device")}),
         (
             "failure",
-            "/dev cannot be built: mount devpts: No space left on device",
+            "/dev cannot be created: mount devpts: No space left on device",
             "no sandbox starts",
             "too many mounts in this namespace: as root raise fs.mount-max with sysctl",
         ),
@@ -357,7 +357,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {},
         (
             "ok",
-            "a new root can be entered, with paths of the kernel masked",
+            "pivot_root to a new root works, with paths of the kernel masked",
             "",
             "",
         ),
@@ -372,9 +372,9 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         ),
         (
             "failure",
-            "a new root cannot be entered: pivot_root: Operation not permitted",
+            "pivot_root to a new root fails: pivot_root: Operation not permitted",
             "no sandbox starts",
-            "pivot_root is refused here: in a container its seccomp profile must allow it",
+            "pivot_root(2) is not permitted: in a container its seccomp profile must allow it",
         ),
     ),
     (
@@ -386,9 +386,9 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         ),
         (
             "failure",
-            "a new root cannot be entered: mount_setattr: Operation not permitted",
+            "pivot_root to a new root fails: mount_setattr: Operation not permitted",
             "no sandbox starts",
-            "mounting is refused here: in a container its seccomp or AppArmor profile must allow mount in a user namespace",
+            "mounting is not permitted: in a container its seccomp or AppArmor profile must allow mount in a user namespace",
         ),
     ),
     (
@@ -398,7 +398,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {},
         (
             "ok",
-            "a terminal can be opened in a sandbox; standard input and output are none",
+            "a terminal can be opened in a sandbox; standard input and output are not a terminal",
             "",
             "",
         ),
@@ -410,7 +410,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {},
         (
             "ok",
-            "a terminal can be opened in a sandbox; standard input and output are one",
+            "a terminal can be opened in a sandbox; standard input and output are a terminal",
             "",
             "",
         ),
@@ -423,7 +423,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         (
             "warning",
             "no terminal can be opened in a sandbox: no space left on device",
-            "`up` fails where the program gets a terminal: process.terminal = true, or standard input and output are one",
+            "`up` fails if the program gets a terminal: process.terminal = true, or standard input and output are a terminal",
             "set process.terminal = false",
         ),
     ),
@@ -434,7 +434,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         namespaces(last="unshare pid"),
         (
             "note",
-            "not tried: something above failed first",
+            "not tested: an earlier check failed",
             "",
             "",
         ),

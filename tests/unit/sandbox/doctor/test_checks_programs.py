@@ -44,7 +44,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {},
         (
             "ok",
-            "the server has what it needs: pyfuse3 3.5.0, trio 0.35.0, Python 3.13.5",
+            "the file system server can be started: pyfuse3 3.5.0, trio 0.35.0, Python 3.13.5",
             "",
             "",
         ),
@@ -62,9 +62,9 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         },
         (
             "warning",
-            "the second server of the file system cannot be started: ModuleNotFoundError: No module named 'pyfuse3'",
+            "the pyfuse3 server cannot be started: ModuleNotFoundError: No module named 'pyfuse3'",
             'environment files with server = "pyfuse3" in [root] do not start',
-            "install what it needs: /usr/bin/python3 -m pip install pyfuse3 trio",
+            "install its packages: /usr/bin/python3 -m pip install pyfuse3 trio",
         ),
     ),
     (
@@ -78,9 +78,9 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         },
         (
             "failure",
-            "the server of the file system cannot be started: ModuleNotFoundError: No module named 'unionfs'",
+            "the file system server cannot be started: ModuleNotFoundError: No module named 'unionfs'",
             "no sandbox starts",
-            "start sandbox by the environment that leads to its checkout: scripts/quickstart makes .venv",
+            "start sandbox with the Python environment of its checkout: scripts/quickstart creates .venv",
         ),
     ),
     (
@@ -96,7 +96,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         },
         (
             "warning",
-            "the second server of the file system cannot be started: ImportError: libfuse3.so.4: cannot open shared object file: No such file or directory",
+            "the pyfuse3 server cannot be started: ImportError: libfuse3.so.4: cannot open shared object file: No such file or directory",
             'environment files with server = "pyfuse3" in [root] do not start',
             "as root: apt-get install fuse3",
         ),
@@ -115,7 +115,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         },
         (
             "warning",
-            "the second server of the file system cannot be started: ImportError: libfuse3.so.4: cannot open shared object file: No such file or directory",
+            "the pyfuse3 server cannot be started: ImportError: libfuse3.so.4: cannot open shared object file: No such file or directory",
             'environment files with server = "pyfuse3" in [root] do not start',
             "as root: install libfuse 3",
         ),
@@ -127,9 +127,9 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"server": ProgramFacts(path="/usr/bin/python3", problem="no answer within 30 seconds")},
         (
             "failure",
-            "the server of the file system cannot be started: no answer within 30 seconds",
+            "the file system server cannot be started: no answer within 30 seconds",
             "no sandbox starts",
-            "see what this says: /usr/bin/python3 -P -c 'import unionfs.launch.server_process, unionfs.fuse.direct.loop'",
+            "see the error of: /usr/bin/python3 -P -c 'import unionfs.launch.server_process, unionfs.fuse.direct.loop'",
         ),
     ),
     (
@@ -139,7 +139,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {},
         (
             "ok",
-            "filters of system calls can be set, with libseccomp",
+            "seccomp filters can be compiled and set",
             "",
             "",
         ),
@@ -155,9 +155,9 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         },
         (
             "failure",
-            "no filter of system calls can be set: prctl(22, 2): Invalid argument",
+            "no seccomp filter can be set: prctl(22, 2): Invalid argument",
             'environment files without seccomp = "unconfined" or optional = ["seccomp"] in [security] are refused',
-            'boot a kernel with CONFIG_SECCOMP_FILTER, or do without: seccomp = "unconfined"',
+            'boot a kernel with CONFIG_SECCOMP_FILTER, or set seccomp = "unconfined"',
         ),
     ),
     (
@@ -167,7 +167,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"security": SecurityFacts(seccomp=None, libseccomp=False, landlock=7)},
         (
             "failure",
-            "filters of system calls can be set, but libseccomp, which compiles them, is not installed",
+            "seccomp filters can be set, but libseccomp, which compiles them, is not installed",
             'environment files without seccomp = "unconfined" or optional = ["seccomp"] in [security] are refused',
             "as root: apt-get install libseccomp2",
         ),
@@ -182,7 +182,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         },
         (
             "failure",
-            "filters of system calls can be set, but libseccomp, which compiles them, is not installed",
+            "seccomp filters can be set, but libseccomp, which compiles them, is not installed",
             'environment files without seccomp = "unconfined" or optional = ["seccomp"] in [security] are refused',
             "as root: install libseccomp",
         ),
@@ -206,8 +206,8 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"security": SecurityFacts(seccomp=None, libseccomp=True, landlock=3)},
         (
             "warning",
-            "Landlock, version 3, of which 6 has all that is used",
-            "environment files with connect, bind in security.landlock are refused, and signals and abstract sockets are not restricted by it",
+            "Landlock, version 3, version 6 has everything that sandbox uses",
+            "environment files with connect, bind in security.landlock are refused, and Landlock does not restrict signals and abstract sockets",
             "boot Linux 6.12 or later",
         ),
     ),
@@ -218,8 +218,8 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"security": SecurityFacts(seccomp=None, libseccomp=True, landlock=4)},
         (
             "note",
-            "Landlock, version 4, of which 6 has all that is used",
-            "signals and abstract sockets are not restricted by it",
+            "Landlock, version 4, version 6 has everything that sandbox uses",
+            "Landlock does not restrict signals and abstract sockets",
             "boot Linux 6.12 or later",
         ),
     ),
@@ -230,7 +230,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"security": SecurityFacts(seccomp=None, libseccomp=True, landlock=0)},
         (
             "warning",
-            "the kernel has no Landlock, or it was switched off at boot",
+            "the kernel has no Landlock, or it was disabled at boot",
             "environment files with security.landlock are refused",
             "boot with lsm=landlock,... on the kernel's command line (Linux 6.7 or later)",
         ),
@@ -242,7 +242,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {},
         (
             "ok",
-            "pasta can connect private networks with the host's",
+            "pasta can connect private networks to the host's",
             "",
             "",
         ),
@@ -259,7 +259,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         },
         (
             "note",
-            "nothing connects private networks with the host's: pasta is not installed, /usr/bin/slirp4netns: Permission denied",
+            "no program can connect private networks to the host's: pasta is not installed, /usr/bin/slirp4netns: Permission denied",
             'none yet: this version does not offer network.mode = "private"',
             "as root: apt-get install passt",
         ),
@@ -271,7 +271,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"session": session(debian=False), "programs": {"pasta": ProgramFacts(path=None)}},
         (
             "note",
-            "nothing connects private networks with the host's: pasta is not installed",
+            "no program can connect private networks to the host's: pasta is not installed",
             'none yet: this version does not offer network.mode = "private"',
             "as root: install passt",
         ),
@@ -296,7 +296,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         (
             "note",
             "/etc/mtab is missing",
-            "fusermount3 -u unmounts nothing for ordinary users; umount does, and unionfs uses it",
+            "fusermount3 -u does not work for ordinary users; use umount, as unionfs does",
             "as root: ln -s /proc/self/mounts /etc/mtab",
         ),
     ),

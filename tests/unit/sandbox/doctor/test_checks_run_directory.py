@@ -31,7 +31,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"run": run_directory(exists=False)},
         (
             "ok",
-            "run directory /var/tmp/sandbox-1000, which the first sandbox makes: on ext4, 50 GiB free",
+            "run directory /var/tmp/sandbox-1000, which the first sandbox creates: on ext4, 50 GiB free",
             "",
             "",
         ),
@@ -40,24 +40,24 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         "another users run directory",
         "run",
         None,
-        {"run": run_directory(untrusted="is another user's")},
+        {"run": run_directory(untrusted="belongs to another user")},
         (
             "warning",
-            "run directory /var/tmp/sandbox-1000 is another user's",
-            "locks and ephemeral layers are in the state directory instead; compiled filters are not kept",
-            "set SANDBOX_RUN_DIR to a directory of yours on a local disk",
+            "run directory /var/tmp/sandbox-1000 belongs to another user",
+            "locks and ephemeral layers are in the state directory instead; compiled filters are not cached",
+            "set SANDBOX_RUN_DIR to a directory that you own, on a local disk",
         ),
     ),
     (
         "a run directory that others may enter",
         "run",
         None,
-        {"run": run_directory(untrusted="can be entered by others")},
+        {"run": run_directory(untrusted="can be searched by other users")},
         (
             "warning",
-            "run directory /var/tmp/sandbox-1000 can be entered by others",
-            "locks and ephemeral layers are in the state directory instead; compiled filters are not kept",
-            "chmod 700 /var/tmp/sandbox-1000, or set SANDBOX_RUN_DIR to a directory of yours on a local disk",
+            "run directory /var/tmp/sandbox-1000 can be searched by other users",
+            "locks and ephemeral layers are in the state directory instead; compiled filters are not cached",
+            "chmod 700 /var/tmp/sandbox-1000, or set SANDBOX_RUN_DIR to a directory that you own, on a local disk",
         ),
     ),
     (
@@ -72,9 +72,9 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         },
         (
             "warning",
-            "run directory /var/tmp/sandbox-1000 cannot be made: /var/tmp: Read-only file system",
-            "locks and ephemeral layers are in the state directory instead; compiled filters are not kept",
-            "set SANDBOX_RUN_DIR to a directory of yours on a local disk",
+            "run directory /var/tmp/sandbox-1000 cannot be created: /var/tmp: Read-only file system",
+            "locks and ephemeral layers are in the state directory instead; compiled filters are not cached",
+            "set SANDBOX_RUN_DIR to a directory that you own, on a local disk",
         ),
     ),
     (
@@ -88,9 +88,9 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         },
         (
             "warning",
-            "run directory /var/tmp/sandbox-1000 cannot hold locks: No locks available",
-            "locks and ephemeral layers are in the state directory instead; compiled filters are not kept",
-            "set SANDBOX_RUN_DIR to a directory of yours on a local disk",
+            "run directory /var/tmp/sandbox-1000 does not support locks: No locks available",
+            "locks and ephemeral layers are in the state directory instead; compiled filters are not cached",
+            "set SANDBOX_RUN_DIR to a directory that you own, on a local disk",
         ),
     ),
     (
@@ -106,7 +106,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
             "failure",
             "nothing can be written to the run directory /var/tmp/sandbox-1000: No space left on device",
             "no sandbox starts",
-            "no space left: free some where the writable layer and the state are kept (see `df`)",
+            "no space left: free space on the file system of the writable layer and of the state directory (see `df`)",
         ),
     ),
     (
@@ -118,7 +118,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
             "failure",
             "nothing can be written to the run directory /var/tmp/sandbox-1000: no answer within 5 seconds",
             "no sandbox starts",
-            "set SANDBOX_RUN_DIR to a directory of yours on a local disk",
+            "set SANDBOX_RUN_DIR to a directory that you own, on a local disk",
         ),
     ),
     (
@@ -129,8 +129,8 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         (
             "warning",
             "run directory /var/tmp/sandbox-1000 is on a network file system (nfs4)",
-            "sandboxes are slow, and other machines may not know of their locks",
-            "set SANDBOX_RUN_DIR to a directory of yours on a local disk",
+            "sandboxes are slow, and other machines may not see their locks",
+            "set SANDBOX_RUN_DIR to a directory that you own, on a local disk",
         ),
     ),
     (
@@ -140,9 +140,9 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"run": run_directory(free_bytes=5 << 20)},
         (
             "warning",
-            "there is little room for ephemeral layers in /var/tmp/sandbox-1000, 5 MiB free",
+            "there is little space for ephemeral layers in /var/tmp/sandbox-1000, 5 MiB free",
             "programs that write more fail with ENOSPC",
-            "free some (see `df /var/tmp/sandbox-1000`), or set SANDBOX_RUN_DIR to a directory of yours on a local disk",
+            "free some (see `df /var/tmp/sandbox-1000`), or set SANDBOX_RUN_DIR to a directory that you own, on a local disk",
         ),
     ),
     (
@@ -158,9 +158,9 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         },
         (
             "note",
-            "run directory /var/tmp/sandbox-1000 is on ramfs, which keeps no attributes of users",
-            "ephemeral layers are in the state directory if that keeps them; else directories of layers cannot be renamed (EXDEV)",
-            "set SANDBOX_RUN_DIR to a directory of yours on a local disk: ext4, xfs, btrfs, or a tmpfs of Linux 6.6 or later",
+            "run directory /var/tmp/sandbox-1000 is on ramfs, which does not support user extended attributes",
+            "ephemeral layers are in the state directory if that supports them; otherwise directories of layers cannot be renamed (EXDEV)",
+            "set SANDBOX_RUN_DIR to a directory that you own, on a local disk: ext4, xfs, btrfs, or a tmpfs of Linux 6.6 or later",
         ),
     ),
     (
@@ -170,9 +170,9 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"run": run_directory(fstype="tmpfs")},
         (
             "note",
-            "ephemeral layers are kept in memory: /var/tmp/sandbox-1000 is on tmpfs, 50 GiB free",
-            "what a program writes takes memory",
-            "set SANDBOX_RUN_DIR to a directory of yours on a local disk",
+            "ephemeral layers are in memory: /var/tmp/sandbox-1000 is on tmpfs, 50 GiB free",
+            "files that a program writes use memory",
+            "set SANDBOX_RUN_DIR to a directory that you own, on a local disk",
         ),
     ),
     (
@@ -182,7 +182,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {},
         (
             "ok",
-            "nothing is left of dead sandboxes",
+            "there are no leftovers of ended sandboxes",
             "",
             "",
         ),
@@ -194,7 +194,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"leftovers": Leftovers(running=("a", "b"))},
         (
             "ok",
-            "nothing is left of dead sandboxes; 2 sandboxes run",
+            "there are no leftovers of ended sandboxes; 2 sandboxes run",
             "",
             "",
         ),
@@ -206,7 +206,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"leftovers": Leftovers(elsewhere=("a-1 (pid 7, on b)",), unknown=("c",))},
         (
             "ok",
-            "nothing is left of dead sandboxes; 1 run of another machine, 1 run of which nothing is known",
+            "there are no leftovers of ended sandboxes; 1 run of another machine, 1 run in an unknown state",
             "",
             "",
         ),
@@ -218,8 +218,8 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"leftovers": Leftovers(running=("a",), dead=("b", "c"), cgroups=("/sys/fs/cgroup/sandbox-b",))},
         (
             "note",
-            "left over: 2 dead sandboxes, 1 cgroup of theirs; 1 sandbox runs",
-            "disk space and names",
+            "leftovers: 2 ended sandboxes, 1 cgroup; 1 sandbox runs",
+            "they use disk space",
             "the next `sandbox up` removes them",
         ),
     ),
@@ -230,8 +230,8 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"leftovers": Leftovers(mounts=("/mnt",))},
         (
             "note",
-            "left over: 1 FUSE mount without a server",
-            "what looks at these paths gets an error (ENOTCONN)",
+            "leftovers: 1 FUSE mount without a server",
+            "access to these paths fails with ENOTCONN",
             "umount -l /mnt as root, or fusermount3 -uz /mnt",
         ),
     ),
@@ -242,7 +242,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"leftovers": Leftovers(problem="no answer within 5 seconds")},
         (
             "note",
-            "what dead sandboxes left is not known: no answer within 5 seconds",
+            "leftovers of ended sandboxes cannot be listed: no answer within 5 seconds",
             "",
             "",
         ),

@@ -32,7 +32,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"state": state(exists=False)},
         (
             "ok",
-            "state directory /home/user/.local/state/sandbox, which the first sandbox makes",
+            "state directory /home/user/.local/state/sandbox, which the first sandbox creates",
             "",
             "",
         ),
@@ -43,13 +43,13 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         None,
         {
             "state": Obstacle(
-                reason="there is no home directory to keep state in",
+                reason="there is no home directory for the state directory",
                 remedy="set HOME or SANDBOX_STATE_DIR to a directory of yours",
             )
         },
         (
             "failure",
-            "there is no home directory to keep state in",
+            "there is no home directory for the state directory",
             "no sandbox starts",
             "set HOME or SANDBOX_STATE_DIR to a directory of yours",
         ),
@@ -58,10 +58,10 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         "another users directory",
         "state",
         None,
-        {"state": state(untrusted="is another user's")},
+        {"state": state(untrusted="belongs to another user")},
         (
             "failure",
-            "state directory /home/user/.local/state/sandbox is another user's",
+            "state directory /home/user/.local/state/sandbox belongs to another user",
             "no sandbox starts",
             "set SANDBOX_STATE_DIR to a directory of yours",
         ),
@@ -70,10 +70,10 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         "a directory that others may write to",
         "state",
         None,
-        {"state": state(untrusted="can be written by others")},
+        {"state": state(untrusted="can be written by other users")},
         (
             "failure",
-            "state directory /home/user/.local/state/sandbox can be written by others",
+            "state directory /home/user/.local/state/sandbox can be written by other users",
             "no sandbox starts",
             "chmod 700 /home/user/.local/state/sandbox, or set SANDBOX_STATE_DIR to a directory of yours",
         ),
@@ -90,9 +90,9 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         },
         (
             "failure",
-            "state directory /home/user/.local/state/sandbox cannot be made: /home: Permission denied",
+            "state directory /home/user/.local/state/sandbox cannot be created: /home: Permission denied",
             "no sandbox starts",
-            "set SANDBOX_STATE_DIR to a directory of yours that can be written",
+            "set SANDBOX_STATE_DIR to a directory that you can write",
         ),
     ),
     (
@@ -108,7 +108,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
             "failure",
             "state directory /home/user/.local/state/sandbox cannot be written: /state: Read-only file system",
             "no sandbox starts",
-            "set SANDBOX_STATE_DIR to a directory of yours that can be written",
+            "set SANDBOX_STATE_DIR to a directory that you can write",
         ),
     ),
     (
@@ -124,7 +124,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
             "failure",
             "state directory /home/user/.local/state/sandbox cannot be written: /state: No space left on device",
             "no sandbox starts",
-            "no space left: free some where the writable layer and the state are kept (see `df`)",
+            "no space left: free space on the file system of the writable layer and of the state directory (see `df`)",
         ),
     ),
     (
@@ -140,7 +140,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
             "failure",
             "nothing can be written to the state directory /home/user/.local/state/sandbox: No space left on device",
             "no sandbox starts",
-            "no space left: free some where the writable layer and the state are kept (see `df`)",
+            "no space left: free space on the file system of the writable layer and of the state directory (see `df`)",
         ),
     ),
     (
@@ -162,7 +162,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"state": state(probe=state_trial(lock=Failure(errno=errno.ENOLCK, text=os.strerror(errno.ENOLCK))))},
         (
             "failure",
-            "state directory /home/user/.local/state/sandbox cannot hold locks: No locks available",
+            "state directory /home/user/.local/state/sandbox does not support locks: No locks available",
             "no sandbox starts",
             "set SANDBOX_STATE_DIR to a directory of yours on a local file system",
         ),
@@ -186,7 +186,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {},
         (
             "ok",
-            "the state is kept on ext4",
+            "the state directory is on ext4",
             "",
             "",
         ),
@@ -198,7 +198,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"state": state(mount_options=("rw", "nosuid", "nodev", "noexec"))},
         (
             "ok",
-            "the state is kept on ext4 (mounted noexec, nosuid, nodev, which does not matter inside)",
+            "the state directory is on ext4 (mounted noexec, nosuid, nodev, which has no effect in sandboxes)",
             "",
             "",
         ),
@@ -210,8 +210,8 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"state": state(fstype="tmpfs")},
         (
             "note",
-            "the state is kept in memory (tmpfs)",
-            "persistent writable layers and unpacked archives are gone after the next boot",
+            "the state directory is in memory (tmpfs)",
+            "persistent writable layers and unpacked archives are lost at the next boot",
             "set SANDBOX_STATE_DIR to a directory of yours on a disk",
         ),
     ),
@@ -222,8 +222,8 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"state": state(fstype="nfs4")},
         (
             "warning",
-            "the state is kept on a network file system (nfs4)",
-            "sandboxes are slow, and files of other ids than your own are the server's to refuse",
+            "the state directory is on a network file system (nfs4)",
+            "sandboxes are slow, and the file server may refuse files of ids other than your own",
             "set SANDBOX_STATE_DIR to a directory of yours on a local file system",
         ),
     ),
@@ -234,7 +234,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {},
         (
             "ok",
-            "attributes can be kept: directories of layers can be renamed",
+            "user extended attributes work: directories of layers can be renamed",
             "",
             "",
         ),
@@ -253,7 +253,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         },
         (
             "warning",
-            "ramfs keeps no attributes of users: Operation not supported",
+            "ramfs does not support user extended attributes: Operation not supported",
             "directories of layers cannot be renamed (EXDEV: programs copy them instead)",
             "set SANDBOX_STATE_DIR to a directory of yours on ext4, xfs, btrfs, or a tmpfs of Linux 6.6 or later",
         ),
@@ -265,7 +265,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {},
         (
             "ok",
-            "deleted files of layers can be recorded as kernel OverlayFS does",
+            "deleted files of layers can be recorded in the format of kernel OverlayFS",
             "",
             "",
         ),
@@ -321,8 +321,8 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"state": state(probe=state_trial(link=Failure(errno=errno.EPERM, text=os.strerror(errno.EPERM))))},
         (
             "warning",
-            "hard links cannot be made: Operation not permitted",
-            "programs that make hard links fail, dpkg and git among them",
+            "hard links cannot be created: Operation not permitted",
+            "programs that create hard links fail, such as dpkg and git",
             "set SANDBOX_STATE_DIR to a directory of yours on ext4, xfs or btrfs",
         ),
     ),
@@ -334,7 +334,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         (
             "failure",
             "files cannot be renamed: Input/output error",
-            "no sandbox starts: its state is replaced by renames",
+            "no sandbox starts: its records are replaced by rename(2)",
             "set SANDBOX_STATE_DIR to a directory of yours on ext4, xfs or btrfs",
         ),
     ),
@@ -345,7 +345,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {},
         (
             "ok",
-            "files can belong to every id of a sandbox",
+            "files can belong to all ids of a sandbox",
             "",
             "",
         ),
@@ -364,7 +364,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         (
             "warning",
             "nfs refuses files of subordinate ids: Operation not permitted",
-            "programs that change owners fail, package managers among them; archives cannot be unpacked",
+            "programs that change owners fail, such as package managers; archives cannot be unpacked",
             'set SANDBOX_STATE_DIR to a directory of yours on a local file system, or set ids.map = "single"',
         ),
     ),
@@ -375,7 +375,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"namespaces": NamespaceFacts(single=probe(), whole=probe(last="id map"))},
         (
             "note",
-            "not tried: something above failed first",
+            "not tested: an earlier check failed",
             "",
             "",
         ),
@@ -399,7 +399,7 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"state": state(fstype="ramfs", free_bytes=None, free_inodes=None)},
         (
             "ok",
-            "ramfs has no bound but memory",
+            "ramfs is limited only by memory",
             "",
             "",
         ),
@@ -459,8 +459,8 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         {"state": state(free_inodes=12)},
         (
             "warning",
-            "12 files more can be made",
-            "programs that make many files fail with ENOSPC",
+            "12 more files can be created",
+            "programs that create many files fail with ENOSPC",
             "free some (see `df -i /home/user/.local/state/sandbox`), or set SANDBOX_STATE_DIR to a directory with more",
         ),
     ),

@@ -53,11 +53,13 @@ def test_a_child_that_hangs_is_killed_and_what_it_said_before_is_kept():
 
 
 def test_a_child_that_is_killed_says_by_which_signal():
-    assert run_limited(lambda say: os.kill(os.getpid(), signal.SIGKILL)).problem == "signal 9 ended it"
+    assert (
+        run_limited(lambda say: os.kill(os.getpid(), signal.SIGKILL)).problem == "it was killed by signal 9"
+    )
 
 
 def test_a_child_that_exits_by_itself_is_noticed():
-    assert run_limited(lambda say: os._exit(3)).problem == "it ended without a word"
+    assert run_limited(lambda say: os._exit(3)).problem == "it ended without a result"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +91,7 @@ with undisturbed():
     assert run_limited(end_itself).problem is None
     assert seen == [], seen
 assert seen == [signal.SIGTERM], seen
-assert run_limited(end_itself).problem == "signal 15 ended it"
+assert run_limited(end_itself).problem == "it was killed by signal 15"
 assert seen == [signal.SIGTERM], "the handler of the parent ran in the child"
 """
 

@@ -111,7 +111,7 @@ def test_warnings_of_a_plan_are_a_warning_with_each_of_them():
     found = check_file(FileOutcome(file="test.toml", plan=planned))
     assert found.level == "warning"
     assert found.summary == "test.toml can be planned here, with 1 warning"
-    assert found.cost == "`up` starts without what is said above"
+    assert found.cost == "`up` starts without the settings listed above"
     assert found.details == ("not enforced: limits.pids: there is none",)
     assert found.facts == {"diagnostics": [], "warnings": ["not enforced: limits.pids: there is none"]}
 
@@ -184,7 +184,7 @@ def test_time_namespaces_are_needed_where_a_file_has_clocks_of_its_own():
     facts = failing("unshare time")
     assert checks(outcome=clocks, namespaces=facts)["namespaces"].level == "failure"
     found = checks(namespaces=facts)["namespaces"]
-    assert (found.level, found.cost) == ("warning", 'another namespaces.time than "host" is refused')
+    assert (found.level, found.cost) == ("warning", 'any namespaces.time other than "host" is refused')
 
 
 def test_masked_proc_is_a_failure_but_for_a_file_that_shows_the_hosts():
@@ -240,10 +240,10 @@ def test_a_terminal_is_needed_by_a_file_that_asks_for_one():
 
 def test_a_limit_that_a_file_asks_for_and_that_cannot_be_made_is_a_failure():
     limited = outcome(ROOT + "[limits]\npids = 9\n")
-    broken = cgroups({"pids": "no process could be put into it"})
+    broken = cgroups({"pids": "no process could be moved into it"})
     assert checks(outcome=limited, cgroups=broken)["cgroups.pids"].level == "failure"
     assert checks(cgroups=broken)["cgroups.pids"].level == "warning"
-    other = cgroups({"memory": "no process could be put into it"})
+    other = cgroups({"memory": "no process could be moved into it"})
     assert checks(outcome=limited, cgroups=other)["cgroups.memory"].level == "warning"
     wrong = cgroups(problem="it stayed")
     assert checks(outcome=limited, cgroups=wrong)["cgroups"].level == "failure"

@@ -134,7 +134,7 @@ def test_a_child_that_cannot_be_put_in_is_said_and_nothing_is_left(scope):
     scope.failures["write", "payload/cgroup.procs"] = 13
     found = try_in(scope)
     assert found.controllers["pids"] is not None
-    assert found.controllers["pids"].startswith("no process could be put into it: ")
+    assert found.controllers["pids"].startswith("no process could be moved into it: ")
     assert found.controllers["pids"].endswith(": Permission denied")
     assert cgroup_names(scope) == []
 
@@ -188,7 +188,7 @@ def test_a_session_is_reached_by_the_socket_of_its_bus(tmp_path):
     assert session(tmp_path, environ).manager == f"{bus}: No such file or directory"
     (tmp_path / "u").mkdir()
     (tmp_path / "u/bus").touch()
-    assert session(tmp_path, environ).manager == f"{bus} is no socket"
+    assert session(tmp_path, environ).manager == f"{bus} is not a socket"
     os.unlink(bus)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(bus)
@@ -337,7 +337,7 @@ def test_a_run_directory_that_is_not_used_is_said_to_be(tmp_path, how):
         (tmp_path / "real").mkdir(mode=0o700)
         path.symlink_to("real")
     found = run_directory_at(path)
-    reasons = {"open to others": "can be entered by others", "a link": "is a symbolic link"}
+    reasons = {"open to others": "can be searched by other users", "a link": "is a symbolic link"}
     assert found.untrusted == reasons.get(how)
     assert found.exists == (how != "missing")
     left = {"a link": ["real", "run"], "open to others": ["run"]}

@@ -71,7 +71,7 @@ def test_a_template_is_written_under_the_name_that_is_asked_for(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["init"]) == 0
-    assert capsys.readouterr() == ("", "sandbox.toml is written; `sandbox up sandbox.toml` starts it\n")
+    assert capsys.readouterr() == ("", "sandbox.toml was written; start it with `sandbox up sandbox.toml`\n")
     assert Path("sandbox.toml").read_bytes() == template("minimal")
     assert main(["init", "web.toml", "--template", "service"]) == 0
     assert Path("web.toml").read_bytes() == template("service")

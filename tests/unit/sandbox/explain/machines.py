@@ -150,7 +150,7 @@ MACHINES: Mapping[str, Machine] = {
     "refused": Machine(
         facts=host(
             fuse="missing",
-            cgroups=NoHierarchy(reason="the cgroup /user is not delegated to us", delegable=True),
+            cgroups=NoHierarchy(reason="the cgroup /user is not delegated to this account", delegable=True),
             hard_limits={**host().hard_limits, "open_files": 1024},
             scopes=NoHierarchy(reason="/run/user/1000/bus: no such file or directory", delegable=True),
             systemd=True,
@@ -160,7 +160,7 @@ MACHINES: Mapping[str, Machine] = {
             file("/specs/config"),
             PathFact(path="/dev/kvm", real="/dev/kvm", kind="missing", reason="no such file or directory"),
         ),
-        state=StateError("state directory /state is another user's", hint="set SANDBOX_STATE_DIR"),
+        state=StateError("state directory /state belongs to another user", hint="set SANDBOX_STATE_DIR"),
     ),
     "capable": Machine(
         facts=host(

@@ -100,7 +100,7 @@ def test_the_report_on_a_direct_bind_names_the_server_and_the_alternative(
 def test_a_required_server_is_reported_with_the_reason() -> None:
     assert root_of("direct")["served by"][0] == "direct: the direct server of unionfs only"
     refused = root_of("none", writable="ephemeral")
-    assert refused["served by"][0].startswith("refused: changes to the root need somebody to keep them")
+    assert refused["served by"][0].startswith("refused: a writable root needs the file system server")
     assert refused["/"][0].startswith("fuse: ")
 
 

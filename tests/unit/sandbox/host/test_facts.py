@@ -107,7 +107,7 @@ def test_root_of_a_container_maps_the_ranges_that_the_container_has():
     few = (IdMap(inside=0, outside=100000, count=1000),)
     inner = facts(uid=0, gid=0, own_uid_map=few, own_gid_map=few)
     assert not inner.is_real_root
-    assert "lie outside of this user namespace" in (inner.id_map_problem or "")
+    assert "are outside of this user namespace" in (inner.id_map_problem or "")
     fitting = (SubidRange(start=500, count=100),)
     inner = facts(uid=0, gid=0, own_uid_map=few, own_gid_map=few, uid_ranges=fitting, gid_ranges=fitting)
     assert (inner.whole_maps() or ((), ()))[0] == (
@@ -184,7 +184,7 @@ def test_a_helper_under_no_new_privs_is_a_problem():
     directory = os.path.dirname(shutil.which("newuidmap") or "")
     assert host.find_helper("newuidmap", [directory], "Name:\tx\nNoNewPrivs:\t0\n").problem is None
     found = host.find_helper("newuidmap", [directory], "NoNewPrivs:\t1\n")
-    assert "runs under no_new_privs" in (found.problem or "")
+    assert "has no_new_privs set" in (found.problem or "")
 
 
 @pytest.fixture
@@ -214,8 +214,12 @@ def fake_proc(tmp_path: pathlib.Path) -> Callable[..., str]:
             "sysctl kernel.unprivileged_userns_clone=1",
         ),
         ({"sys__kernel__apparmor_restrict_unprivileged_userns": "1"}, errno.EACCES, "AppArmor restricts"),
-        ({"self__status": "Seccomp:\t2"}, errno.EPERM, "a seccomp filter around this process"),
-        ({"sys__kernel__unprivileged_userns_clone": "1"}, errno.EPERM, "it may run in a chroot"),
+        ({"self__status": "Seccomp:\t2"}, errno.EPERM, "a seccomp filter of this process"),
+        (
+            {"sys__kernel__unprivileged_userns_clone": "1"},
+            errno.EPERM,
+            "possibly because it runs in a chroot",
+        ),
         ({}, errno.EINVAL, "the kernel refuses it: Invalid argument"),
     ],
 )

@@ -61,8 +61,8 @@ def test_directory_of_two_layers_is_refused_with_what_one_of_them_has_alone(tree
     top, bottom = tree("top", "usr/local/x"), tree("bottom", "usr/bin/", "usr/lib/", "usr/local/", "usr/f")
     message, hint = refused([top, bottom], "/usr")
     assert message == "more than one layer has /usr: bottom, top"
-    assert hint == "name what one of them has alone, such as /usr/bin, /usr/lib"
-    assert refused([top, bottom], "/usr/local")[1] == "name directories in it that only one layer has"
+    assert hint == "name directories that only one of them has, such as /usr/bin, /usr/lib"
+    assert refused([top, bottom], "/usr/local")[1] == "name directories below it that only one layer has"
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_files_directories_and_links_can_be_shown_however_deep(tree: MakeTree, t
 
 def test_what_the_union_alone_can_show_is_named(tree: MakeTree, tmp_path: Path) -> None:
     one = tree("one", "a/b/.wh.x", "b/c/", "d/e/")
-    assert direct_bind.obstacle(one, "/a") == "/a/b/.wh.x is a mark of a deletion"
+    assert direct_bind.obstacle(one, "/a") == "/a/b/.wh.x is a whiteout"
     os.mkfifo(tmp_path / "one" / "tree" / "b" / "c" / "p")
     assert direct_bind.obstacle(one, "/b") == "/b/c/p is a FIFO"
     with socket.socket(socket.AF_UNIX) as server:
@@ -173,7 +173,7 @@ def test_whole_layer_is_looked_at_from_its_root(tree: MakeTree, tmp_path: Path) 
     os.mkfifo(tmp_path / "one" / "tree" / "usr" / "p")
     assert direct_bind.obstacle(one, "/") == "/usr/p is a FIFO"
     (tmp_path / "one" / "tree" / ".wh.x").write_text("")
-    assert direct_bind.obstacle(one, "/") == "/.wh.x is a mark of a deletion"
+    assert direct_bind.obstacle(one, "/") == "/.wh.x is a whiteout"
 
 
 def test_what_was_found_is_believed_of_the_same_directory_only(tree: MakeTree, tmp_path: Path) -> None:

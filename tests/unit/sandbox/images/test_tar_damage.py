@@ -33,22 +33,22 @@ def test_an_empty_file_is_an_error() -> None:
 
 @pytest.mark.parametrize("data", [b"hello", b"#!/bin/sh\n" * 200, b"\x7fELF" + bytes(5000)])
 def test_a_file_that_is_no_archive_is_an_error_that_says_so(data: bytes) -> None:
-    assert error_of(data).message.startswith("a.tar: no tar archive: ")
+    assert error_of(data).message.startswith("a.tar: not a tar archive: ")
 
 
 def test_a_damaged_header_is_not_the_end_of_the_archive() -> None:
     data = bytearray(tar(file(b"a", b"x"), file(b"b"), file(b"c")))
     data[1024 + 10] ^= 1
     error = error_of(bytes(data))
-    assert error.message == "a.tar: damaged at byte 1024: the checksum of a header does not match"
+    assert error.message == "a.tar: damaged at byte 1024: a header has a wrong checksum"
 
 
 def test_a_plain_archive_cut_off_anywhere_is_an_error() -> None:
     data = tar(pax([(b"path", b"x")]), file(b"a", b"x" * 600), directory(b"d"), pax_sparse("1.0"))
     for length in range(0, len(data) - 1023, 7):
         error_of(data[:length])
-    assert "without the mark of its end" in error_of(data[:-1024]).message
-    assert "inside of the member that begins at byte 0" in error_of(data[:2000]).message
+    assert "without the two zero blocks of its end" in error_of(data[:-1024]).message
+    assert "within the member that begins at byte 0" in error_of(data[:2000]).message
 
 
 def test_compressed_data_tells_by_itself_where_it_ends() -> None:
@@ -129,7 +129,7 @@ def test_a_record_at_the_limit_is_read_and_one_byte_more_refused() -> None:
     assert only(tar(record(b"n" * NAME_LIMIT, b"L"), file(b"x"))).name == b"n" * NAME_LIMIT
     for flag, limit in ((b"x", RECORD_LIMIT), (b"g", RECORD_LIMIT), (b"L", NAME_LIMIT), (b"K", NAME_LIMIT)):
         error = error_of(tar(file(b"a"), record(b"x" * (limit + 1), flag)))
-        assert f"a header record of {limit + 1} bytes, where up to {limit} are taken" in error.message
+        assert f"a header record of {limit + 1} bytes, more than the allowed {limit}" in error.message
 
 
 def test_a_value_of_64_kib_is_read_and_one_byte_more_refused_with_the_name_of_the_member() -> None:

@@ -122,7 +122,7 @@ def test_an_owner_outside_of_the_map_is_an_error_that_names_member_and_ids(
 ) -> None:
     seen = run(tmp_path, tar(part), namespace=SINGLE)
     assert "a.tar: x: its owner " in seen["image_error"]
-    assert "outside of the ids of the sandbox" in seen["image_error"]
+    assert "not among the ids of the sandbox" in seen["image_error"]
     assert ("5:0" in seen["image_error"]) != ("0:70000" in seen["image_error"])
 
 
@@ -134,7 +134,7 @@ def test_a_number_that_is_no_id_is_an_error(number: int, tmp_path: Path) -> None
         header(b"y", uid=number) if number < 2**55 else pax([(b"uid", b"%d" % number)]) + header(b"y"),
     )
     seen = run(tmp_path, data, namespace=SINGLE)
-    assert seen["image_error"] == f"a.tar: y: its owner, user {number}, is no valid id"
+    assert seen["image_error"] == f"a.tar: y: its owner, user {number}, is not a valid id"
 
 
 @pytest.mark.userns

@@ -60,7 +60,7 @@ def test_a_number_with_the_highest_bit_is_itself():
 
 @pytest.mark.parametrize("program", [b"", b"1234567", bytes(8 * 4097)])
 def test_bytes_that_are_no_program(program):
-    with pytest.raises(ValueError, match="no program"):
+    with pytest.raises(ValueError, match="not a filter program"):
         bpf.instructions(program)
 
 

@@ -171,7 +171,7 @@ def test_remove_waits_for_a_process_that_is_ending(hierarchy, simulated, monkeyp
 def test_remove_gives_up_on_a_process_that_stays_and_names_the_cgroup(hierarchy, simulated):
     group = hierarchy.create("a1", CgroupLimits())
     simulated.failures[("rmdir", "/pids/job/sandbox-a1/payload")] = errno.EBUSY
-    with pytest.raises(OSError, match="still has processes") as caught:
+    with pytest.raises(OSError, match="still contains processes") as caught:
         group.remove(timeout=0.01)
     assert caught.value.filename == simulated.path("/pids/job/sandbox-a1/payload")
 
@@ -325,9 +325,9 @@ def test_killing_one_leaf_spares_the_other_where_they_share_a_directory(rich, si
 @pytest.mark.parametrize(
     ("limits", "reason"),
     [
-        (CgroupLimits(memory_high=1 << 26), "cgroups version 1 have nothing like it"),
-        (CgroupLimits(cpuset="3-4"), "processor 4 cannot be used here, only 0-3"),
-        (CgroupLimits(io=(IoRates(device="8:0", write=1),)), "cgroups version 1 do not see who writes"),
+        (CgroupLimits(memory_high=1 << 26), "cgroups version 1 do not support it"),
+        (CgroupLimits(cpuset="3-4"), "processor 4 is not available here, only 0-3"),
+        (CgroupLimits(io=(IoRates(device="8:0", write=1),)), "cgroups version 1 cannot attribute writes"),
     ],
 )
 def test_what_version_1_cannot_hold_is_refused(rich, limits, reason):

@@ -87,7 +87,7 @@ def test_another_process_in_our_cgroup_makes_limits_unenforceable(tree, own_pid)
     tree.make_v2(OWN, procs=(own_pid, 77))
     reasons = detect(tree).unenforceable(CgroupLimits(pids=3))
     assert reasons == {
-        "pids": f"1 other process in the cgroup {tree.path(OWN)}, which then can hold no limits"
+        "pids": f"1 other process in the cgroup {tree.path(OWN)}, which therefore cannot have limits"
     }
     assert detect(tree).delegable
 
@@ -95,7 +95,7 @@ def test_another_process_in_our_cgroup_makes_limits_unenforceable(tree, own_pid)
 def test_a_process_that_comes_in_after_detection_fails_creation_and_leaves_nothing(tree, own_pid):
     found = detect(tree)
     tree.make_v2(OWN, procs=(own_pid, 77))
-    with pytest.raises(OSError, match="process 77 came into our cgroup") as caught:
+    with pytest.raises(OSError, match="process 77 entered the cgroup of this process") as caught:
         found.create("a1", CgroupLimits(pids=3))
     assert caught.value.errno == errno.EBUSY
     assert tree.children(tree.path(OWN)) == []
@@ -106,7 +106,7 @@ def test_a_cgroup_that_is_not_writable_in_every_needed_file_is_not_delegated(tre
     tree.denied.add(OWN + name)
     found = detect(tree)
     assert found.version == 0
-    assert "is not delegated to us" in found.unenforceable(CgroupLimits(pids=3))["pids"]
+    assert "is not delegated to this account" in found.unenforceable(CgroupLimits(pids=3))["pids"]
 
 
 def test_a_controller_that_is_not_delegated_is_the_reason_for_its_limits_only(tree, own_pid):
@@ -280,7 +280,7 @@ def test_the_file_of_a_limit_is_told_before_and_after_it_is_made(rich, limit):
 def test_processors_that_are_not_there_are_refused(rich):
     # The kernel would take them, and use all the others instead.
     reasons = detect(rich).unenforceable(CgroupLimits(cpuset="2-5"))
-    assert reasons == {"cpuset": "processor 4, 5 cannot be used here, only 0-3"}
+    assert reasons == {"cpuset": "processor 4, 5 is not available here, only 0-3"}
     assert detect(rich).unenforceable(CgroupLimits(cpuset="0,3")) == {}
 
 

@@ -170,7 +170,7 @@ def test_a_file_in_place_of_the_bus_is_none(machine, tmp_path):
     os.unlink(tmp_path / "run/user/1000/bus")
     (tmp_path / "run/user/1000/bus").touch()
     (reason,) = looked(machine).unenforceable(CgroupLimits(pids=1)).values()
-    assert reason.endswith("/run/user/1000/bus is no socket")
+    assert reason.endswith("/run/user/1000/bus is not a socket")
 
 
 def test_root_of_a_user_namespace_has_none(machine):

@@ -103,7 +103,7 @@ def test_a_row_says_who_refers_to_a_thing() -> None:
     ]
     assert [(row[0], row[1], row[3]) for row in listing(rows)] == [
         ("layer:x", "1.0 KiB", "in use by db-1 (pid 7), /a.toml, /b.toml (gone)"),
-        ("archive:0123", "1.0 KiB", "/a.tar (changed since), layer:db"),
+        ("archive:0123", "1.0 KiB", "/a.tar (changed after unpacking), layer:db"),
         ("volume:v", "?", "unknown"),
     ]
 

@@ -28,7 +28,7 @@ def test_they_are_mounted_in_the_root_and_before_the_volumes() -> None:
     )
     assert CheckVolumes(targets=("/opt/a", "/usr", "/usr/local")) in made.operations
     assert made.places["root.native[1]"] == "/specs/test.toml:3:19"
-    assert "bind /usr from the one layer that has it [read-only nosuid nodev]" in describe(made)
+    assert "bind /usr from the only layer that has it [read-only nosuid nodev]" in describe(made)
 
 
 def test_set_id_programs_work_in_them_where_they_work_in_the_root() -> None:
@@ -42,11 +42,11 @@ def test_set_id_programs_work_in_them_where_they_work_in_the_root() -> None:
         ('[root]\nlayers = ["dir:/"]\nnative = ["/usr"]\n', "no layer is an archive"),
         (
             ROOT + '[security.capabilities]\nadd = ["SYS_ADMIN"]\n',
-            "with SYS_ADMIN the program could make it writable",
+            "with SYS_ADMIN the program could make the direct bind writable",
         ),
         (
             ROOT + '[namespaces]\nuser = "path:/proc/9/ns/user"\n',
-            "whoever has power over the user namespace that is joined could make it writable",
+            "root of the joined user namespace could make the direct bind writable",
         ),
     ],
 )

@@ -37,7 +37,7 @@ def test_lines_are_names_with_values_as_they_are() -> None:
         (b"=value", '"" cannot name an environment variable'),
         (b"export A=1", '"export A" cannot name an environment variable'),
         (b"A =1", '"A " cannot name an environment variable'),
-        (b"A=\0", "the value of A holds a NUL character"),
+        (b"A=\0", "the value of A contains a NUL character"),
         (b"A=\xff", "the line is not UTF-8: byte 0xff"),
         (b"\xef\xbb\xbfA=1", "the file starts with a byte order mark"),
     ],
@@ -52,8 +52,8 @@ def test_mistake_does_not_show_what_may_be_a_secret() -> None:
     with pytest.raises(SpecError) as caught:
         plan(SPEC, paths=content(b"hunter2\nB\n"))
     assert str(caught.value) == (
-        "/specs/web.env:1:1: expected NAME=VALUE\n      hint: to pass a variable on, name it in process.inherit_env\n"
-        "/specs/web.env:2:1: expected NAME=VALUE\n      hint: to pass a variable on, name it in process.inherit_env"
+        "/specs/web.env:1:1: expected NAME=VALUE\n      hint: write NAME=VALUE; to pass a variable on, name it in process.inherit_env\n"
+        "/specs/web.env:2:1: expected NAME=VALUE\n      hint: write NAME=VALUE; to pass a variable on, name it in process.inherit_env"
     )
 
 

@@ -124,10 +124,10 @@ def test_a_call_that_there_is_not_is_refused_with_the_one_that_is_meant() -> Non
 @pytest.mark.parametrize(
     ("facts", "text", "reason", "hint"),
     [
-        ({"libseccomp": None}, "", "libseccomp, which compiles filters, is not installed", "apt-get install libseccomp2"),
-        ({"seccomp_actions": frozenset()}, "", "this kernel has no filters of system calls", "CONFIG_SECCOMP_FILTER"),
-        ({"machine": "m68k"}, "", "there are no filters for a machine of the kind m68k", "another"),
-        ({"seccomp_actions": frozenset({"errno"})}, "seccomp = { log = true }", "this kernel logs no denied calls", "remove log"),
+        ({"libseccomp": None}, "", "libseccomp, which compiles seccomp filters, is not installed", "apt-get install libseccomp2"),
+        ({"seccomp_actions": frozenset()}, "", "this kernel has no seccomp filters", "CONFIG_SECCOMP_FILTER"),
+        ({"machine": "m68k"}, "", "seccomp filters are not supported on the architecture m68k", "another"),
+        ({"seccomp_actions": frozenset({"errno"})}, "seccomp = { log = true }", "this kernel cannot log denied system calls", "remove log = true"),
     ],
 )  # fmt: skip
 def test_what_this_machine_lacks_is_refused_or_optional(
@@ -150,7 +150,7 @@ def test_rules_of_landlock_are_planned_as_they_are_written() -> None:
         "landlock read /etc /usr",
         "landlock write nothing",
         "landlock connect 443",
-        "landlock scoped: no signals and no abstract sockets to outside",
+        "landlock scoped: no signals and no connections to abstract sockets outside",
     ]
     assert plan(ROOT).process.landlock is None
 
@@ -163,10 +163,10 @@ def test_what_only_a_younger_landlock_restricts_costs_nothing_on_an_older_one() 
 @pytest.mark.parametrize(
     ("version", "text", "key", "needed"),
     [
-        (1, 'read = ["/"]', "read", "version 2 of Landlock's interface (Linux 5.19), and this kernel has version 1 of it"),
-        (2, 'write = ["/"]', "write", "version 3 of Landlock's interface (Linux 6.2), and this kernel has version 2 of it"),
-        (3, "connect = [1]", "connect", "version 4 of Landlock's interface (Linux 6.7), and this kernel has version 3 of it"),
-        (0, "bind = []", "bind", "version 4 of Landlock's interface (Linux 6.7), and this kernel has no Landlock, or it was"),
+        (1, 'read = ["/"]', "read", "version 2 of the Landlock ABI (Linux 5.19), and this kernel has version 1"),
+        (2, 'write = ["/"]', "write", "version 3 of the Landlock ABI (Linux 6.2), and this kernel has version 2"),
+        (3, "connect = [1]", "connect", "version 4 of the Landlock ABI (Linux 6.7), and this kernel has version 3"),
+        (0, "bind = []", "bind", "version 4 of the Landlock ABI (Linux 6.7), and this kernel has no Landlock, or it was"),
     ],
 )  # fmt: skip
 def test_what_this_kernel_cannot_hold_is_refused_with_the_version_that_can(

@@ -46,7 +46,7 @@ def test_process_limit_above_the_hard_one_is_refused_with_every_remedy() -> None
     assert refusal(ROOT + "[limits]\nopen_files = 200\n", facts=facts) == (
         "/specs/test.toml:4:14: limits.open_files: 200 is above this process's hard limit of 100\n"
         "    4 | open_files = 200\n"
-        '      |              ^~~ ask for at most 100, write optional = ["open_files"], or let root raise the hard limit: '
+        '      |              ^~~ set at most 100, or optional = ["open_files"], or let root raise the hard limit: '
         "nofile in limits.conf(5), to 200 or more, and log in anew"
     )
 
@@ -55,8 +55,8 @@ def test_process_limit_above_the_hard_one_is_refused_with_every_remedy() -> None
     ("systemd", "uid", "remedy"),
     [
         (True, 1000, "; or log in as user (ssh) or, as root, loginctl enable-linger user: no bus"),
-        (True, 0, "; systemd could give it a cgroup, but no bus"),
-        (False, 1000, "; `sandbox doctor` says what would hold it"),
+        (True, 0, "; systemd could create a cgroup for it, but no bus"),
+        (False, 1000, "; `sandbox doctor` prints what is needed to enforce it"),
     ],
 )
 def test_remedy_of_a_cgroup_limit_names_systemd_only_where_it_would_help(
@@ -134,7 +134,7 @@ def test_setting_that_may_go_unenforced_is_a_warning() -> None:
 def test_namespace_that_may_go_unjoined_is_private_and_never_the_hosts(name: str) -> None:
     made = plan(ROOT + f'[namespaces]\n{name} = "path:/proc/1/ns/{name}"\noptional = ["{name}"]\n')
     assert name in made.namespaces
-    assert made.warnings == (f"not enforced: namespaces.{name}: was not looked for",)
+    assert made.warnings == (f"not enforced: namespaces.{name}: was not examined",)
 
 
 def test_single_id_is_a_warning_only_where_more_were_asked_for() -> None:
@@ -159,7 +159,7 @@ def test_account_that_the_id_map_lacks_is_refused(user: str, message: str) -> No
 
 def test_group_without_subordinate_ids_is_refused() -> None:
     text = refusal(ROOT + '[process]\nuser = "0:5"\n', facts=host(uid_ranges=()))
-    assert "process.user: only group 0 exists here: /etc/subuid has no range for user" in text
+    assert "process.user: only group 0 exists in the sandbox: /etc/subuid has no range for user" in text
 
 
 def test_plan_knows_where_the_settings_stand_that_only_the_sandbox_finds_wrong() -> None:

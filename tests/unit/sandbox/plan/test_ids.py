@@ -53,14 +53,16 @@ def test_user_of_the_file_wins_over_that_of_keep_id(user: str) -> None:
 
 def test_keep_id_without_subordinate_ids_is_refused_with_the_remedy() -> None:
     text = refusal(KEEP, host(uid_ranges=()))
-    assert '/specs/test.toml:4:7: ids.map: "keep-id" cannot be had: /etc/subuid has no range for user' in text
+    assert (
+        '/specs/test.toml:4:7: ids.map: "keep-id" is not possible: /etc/subuid has no range for user' in text
+    )
     assert "`sandbox doctor` names the command" in text
 
 
 def test_keep_id_of_root_is_refused() -> None:
     text = refusal(KEEP, host(uid=0, gid=0))
     assert "root of the sandbox would be root of this machine" in text
-    assert "start it as an ordinary user" in text
+    assert "start the sandbox as an ordinary user" in text
 
 
 @pytest.mark.parametrize("facts", [host(uid_ranges=()), host(uid=0, gid=0)])
@@ -124,7 +126,10 @@ def test_ids_that_the_account_may_not_map_are_refused_at_their_place(
 ) -> None:
     text = refusal(explicit(f"{given(0, 100001, 1)}, {given(inside, outside, count)}", given(0, 100000, 1)))
     assert f"/specs/test.toml:4:57: ids.uid_map[1]: {shown} not be mapped by this account" in text
-    assert "your own id alone, or within one line of yours in /etc/subuid: 1000 and 100000-165535" in text
+    assert (
+        "your own id alone, or lie within one line for your account in /etc/subuid: 1000 and 100000-165535"
+        in text
+    )
 
 
 def test_range_over_two_lines_of_subuid_is_refused_as_newuidmap_does() -> None:
@@ -152,7 +157,7 @@ def test_explicit_map_that_may_go_unenforced_is_a_warning() -> None:
 
 def test_explicit_map_is_not_dropped_with_the_other_unless_it_may_go_unenforced_too() -> None:
     text = explicit(given(0, 1000, 1), given(0, 7, 1), more='optional = ["gid_map"]\n')
-    assert "ids.uid_map: goes with ids.gid_map only" in refusal(text)
+    assert "ids.uid_map: can be used only together with ids.gid_map" in refusal(text)
     made = plan(text.replace('["gid_map"]', '["uid_map", "gid_map"]'))
     assert made.ids == plan(ROOT).ids
     assert [difference.key for difference in made.differences] == ["ids.gid_map", "ids.uid_map"]
@@ -160,7 +165,7 @@ def test_explicit_map_is_not_dropped_with_the_other_unless_it_may_go_unenforced_
 
 def test_groups_are_refused_where_no_group_but_the_own_is_mapped() -> None:
     text = refusal(explicit(given(0, 100000, 5), given(0, 1000, 1), "[process]\ngroups = [0]\n"))
-    assert "process.groups: setgroups(2) is denied where no group but your own is mapped" in text
+    assert "process.groups: setgroups(2) is denied if only your own group is mapped" in text
 
 
 def test_ids_outside_of_an_explicit_map_are_refused_and_those_there_are_named() -> None:
@@ -197,7 +202,10 @@ def test_groups_of_root_stay_where_an_outer_namespace_denies_to_set_them() -> No
 def test_user_by_name_alone_has_the_groups_that_list_it(process: str, groups: object) -> None:
     made = plan(ROOT + f"[process]\n{process}\n")
     assert made.process.groups == groups
-    told = {None: "user web with its groups of /etc/group,", (5, "adm"): "user web with groups 5 adm,"}
+    told = {
+        None: "user web with the groups that /etc/group lists,",
+        (5, "adm"): "user web with groups 5 adm,",
+    }
     if groups in told:
         assert any(line.startswith(told[groups]) for line in describe(made))  # type: ignore[index]
     else:
@@ -219,7 +227,7 @@ def test_groups_that_list_the_user_are_left_where_none_can_be_set(text: str, fac
 
 def test_group_names_where_no_group_but_the_own_is_mapped_are_refused() -> None:
     text = refusal(explicit(given(0, 100000, 5), given(0, 1000, 1), '[process]\ngroups = ["adm"]\n'))
-    assert "process.groups: setgroups(2) is denied where no group but your own is mapped" in text
+    assert "process.groups: setgroups(2) is denied if only your own group is mapped" in text
 
 
 def test_plan_knows_where_every_group_stands() -> None:

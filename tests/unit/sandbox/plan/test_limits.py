@@ -100,7 +100,10 @@ def test_a_controller_that_accounts_could_be_given_is_a_question_for_doctor() ->
     facts = host(cgroups=NONE, scopes=scopes("memory", "pids"), systemd=True)
     text = refusal(ROOT + '[limits]\ncpuset = "0"\n', facts)
     assert "cannot be enforced here: the cpuset controller is not delegated to /manager" in text
-    assert "; or let root give accounts the cpuset controller: `sandbox doctor` says how" in text
+    assert (
+        "; or let root delegate the cpuset controller to accounts: `sandbox doctor` prints the command"
+        in text
+    )
 
 
 def hints(text: str, facts: HostFacts) -> dict[str, str]:
@@ -113,7 +116,7 @@ def test_limits_that_are_refused_for_one_cause_are_made_optional_together() -> N
     found = hints(ROOT + '[limits]\npids = 9\ncpus = 0.5\nmemory = "64M"\n', host(cgroups=NONE))
     hint = (
         'remove it, or allow the sandbox to run without these: optional = ["memory", "cpus", "pids"]; '
-        "`sandbox doctor` says what would hold it"
+        "`sandbox doctor` prints what is needed to enforce it"
     )
     assert found == {"limits.pids": hint, "limits.cpus": hint, "limits.memory": hint}
 
@@ -166,9 +169,9 @@ def test_plan_says_what_holds_each_limit() -> None:
     text = ROOT + '[limits]\npids = 9\nio = [{ path = "/a", read = "1M" }]\n'
     made = plan(text, host(cgroups=NONE, scopes=scopes()), {"/a": disk("a", "8:0")})
     lines = describe(made)
-    assert "limit pids 9 (cgroup version 2, a transient scope of systemd)" in lines
-    assert "limit io 8:0 read=1048576 (cgroup version 2, a transient scope of systemd)" in lines
-    assert "limit of the server pids 128 (cgroup version 2, a transient scope of systemd)" in lines
+    assert "limit pids 9 (cgroup version 2, in a transient scope of systemd)" in lines
+    assert "limit io 8:0 read=1048576 (cgroup version 2, in a transient scope of systemd)" in lines
+    assert "limit of the server pids 128 (cgroup version 2, in a transient scope of systemd)" in lines
     told = as_dict(made)
     assert told["cgroup_level"] == "scope"
     rates = {

@@ -57,7 +57,7 @@ def test_the_server_is_asked_for_each_open_unless_no_layer_changes(
     paths = {"/": directory("/"), "/base.tar": PathFact(path="/base.tar", real="/base.tar", kind="file")}
     made = plan(f'[root]\nlayers = [{layers}]\nserver = "{server}"\n', paths=paths)
     assert (made.server, made.open_requests) == (server, asked)
-    line = f"server: {server}" + ("" if asked else ", not asked when something is opened: no layer changes")
+    line = f"server: {server}" + ("" if asked else ", no FUSE_OPEN requests: no layer changes")
     assert line in describe(made)
 
 
@@ -106,7 +106,7 @@ def test_root_gets_a_range_that_belongs_to_nobody() -> None:
 def test_second_user_without_subordinate_ids_is_refused_with_the_reason() -> None:
     text = refusal(ROOT + '[process]\nuser = "www-data"\n', facts=host(uid_ranges=()))
     assert (
-        "/specs/test.toml:4:8: process.user: only user 0 exists here: /etc/subuid has no range for user"
+        "/specs/test.toml:4:8: process.user: only user 0 exists in the sandbox: /etc/subuid has no range for user"
         in text
     )
     # A range named in the hint could be another account's, and a shell of root's would not know the account as $USER.
@@ -116,7 +116,7 @@ def test_second_user_without_subordinate_ids_is_refused_with_the_reason() -> Non
 
 def test_groups_without_subordinate_ids_are_refused() -> None:
     facts = host(newgidmap=IdHelper(path=None, problem="newgidmap is not installed"))
-    assert "process.groups: only group 0 exists here: newgidmap is not installed" in refusal(
+    assert "process.groups: only group 0 exists in the sandbox: newgidmap is not installed" in refusal(
         ROOT + "[process]\ngroups = [5]\n", facts=facts
     )
 

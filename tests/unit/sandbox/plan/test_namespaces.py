@@ -130,18 +130,18 @@ def test_ids_that_the_entered_namespace_lacks_are_its_own_or_refused() -> None:
     assert made.inner_maps == (single_map(0), single_map(0))
     assert made.warnings == ()
     text = refusal("net", net=fact("net", few), more='[ids]\nmap = "keep-id"\n')
-    assert "ids.map: the sandbox whose namespaces are joined has not all of these ids" in text
+    assert "ids.map: the sandbox whose namespaces are joined does not have all of these ids" in text
 
 
 @pytest.mark.parametrize(
     ("kind", "found", "message"),
     [
         ("net", fact("net", problem="no sandbox db is running"), "no sandbox db is running"),
-        ("net", fact("net", own=True), "is this machine's own net namespace"),
-        ("user", fact("user", own=True), "is this machine's own user namespace"),
-        ("net", fact("net", user=None), "belongs to this machine"),
-        ("net", fact("net", replace(OURS, owner=0)), "belongs to uid 0"),
-        ("user", fact("user", replace(OURS, owner=1001)), "was made by uid 1001"),
+        ("net", fact("net", own=True), "is the net namespace of the host"),
+        ("user", fact("user", own=True), "is the user namespace of the host"),
+        ("net", fact("net", user=None), "belongs to the host"),
+        ("net", fact("net", replace(OURS, owner=0)), "belongs to user 0"),
+        ("user", fact("user", replace(OURS, owner=1001)), "was created by user 1001"),
         ("user", fact("user", replace(OURS, uid_map=())), "maps no user or group 0"),
     ],
 )
@@ -154,11 +154,11 @@ def test_namespace_that_cannot_be_joined_is_refused_at_its_place(
 
 
 def test_user_namespace_of_another_user_is_refused_to_root_too() -> None:
-    assert "was made by uid 1000" in refusal("user", facts=host(uid=0, gid=0))
+    assert "was created by user 1000" in refusal("user", facts=host(uid=0, gid=0))
 
 
 def test_ordinary_user_joins_one_sandbox_only() -> None:
-    assert "namespaces.ipc: does not belong to the sandbox of the others" in refusal(
+    assert "namespaces.ipc: does not belong to the same sandbox as the other namespaces" in refusal(
         "net", "ipc", ipc=fact("ipc", OTHER)
     )
     assert "namespaces.net: does not belong" in refusal("user", "net", net=fact("net", OTHER))
@@ -169,7 +169,8 @@ def test_root_joins_nothing_of_this_machine_beside_a_user_namespace() -> None:
     user = fact("user", replace(OURS, owner=0))
     text = refusal("user", "net", facts=root, user=user, net=fact("net", user=None))
     assert (
-        "/specs/test.toml:5:7: namespaces.net: belongs to this machine, over whose namespaces nobody" in text
+        "/specs/test.toml:5:7: namespaces.net: belongs to the host, and root of the joined user namespace"
+        in text
     )
     assert [item.kind for item in join("user", "net", facts=root, user=user).joins] == ["user", "net"]
 

@@ -121,8 +121,8 @@ def test_a_volume_that_shows_one_at_a_second_path_is_refused(
 ) -> None:
     text = refusal(ROOT + volume(source, read_only=read_only))
     assert (
-        f"/specs/test.toml:5:10: volumes[0].source: the state directory {STATE.path} cannot be hidden in {source}: a mount of this "
-        f"machine shows it, or a part of it, at {shown}, too" in text
+        f"/specs/test.toml:5:10: volumes[0].source: the state directory {STATE.path} cannot be hidden in {source}: a mount of the "
+        f"host also shows it, or a part of it, at {shown}" in text
     )
     hint = f"name a directory without {shown}, or unmount that, or set SANDBOX_STATE_DIR to a directory outside of {source}"
     assert hint in text
@@ -156,7 +156,7 @@ def test_a_link_in_a_writable_volume_by_which_one_is_found_is_refused() -> None:
     facts = PrivateFacts(directories=(linked,), mounts=FACTS.mounts)
     for source in ("/home/u", "/srv/home", "/"):
         text = refusal(ROOT + volume(source), private=facts)
-        assert "is found through the symbolic link /home/u/.local, which the program could replace" in text
+        assert "contains the symbolic link /home/u/.local, which the program could replace" in text
         assert "set SANDBOX_STATE_DIR to /data/state" in text
         plan(ROOT + volume(source, read_only=True), private=facts)
     plan(ROOT + volume("/home/other"), private=facts)

@@ -27,7 +27,7 @@ def test_read_only_root_of_one_archive_is_bound_if_the_layer_allows_it() -> None
     assert not [step for step in made.operations if isinstance(step, MountRoot)]
     assert made.server == "auto"
     assert (
-        "bind the one layer on / [read-only nosuid nodev], or mount unionfs where that shows more than a bind"
+        "bind the only layer on / [read-only nosuid nodev], or mount unionfs if the layer needs the server"
         in describe(made)
     )
 
@@ -36,7 +36,7 @@ def test_a_file_can_ask_for_that_and_have_it_or_no_start() -> None:
     made = plan(NONE, paths=TAR)
     assert made.operations[0] == BindRoot(nosuid=True, otherwise="refuse")
     assert made.places["root.server"] == "/specs/test.toml:4:10"
-    assert {"server: none", "bind the one layer on / [read-only nosuid nodev]"} <= set(describe(made))
+    assert {"server: none", "bind the only layer on / [read-only nosuid nodev]"} <= set(describe(made))
     made = plan(NONE + 'optional = ["server"]\n', paths=TAR)
     assert made.operations[0] == BindRoot(nosuid=True, otherwise="warn")
 
@@ -56,18 +56,21 @@ def test_set_id_programs_work_where_they_would_in_a_served_root() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (ROOT.replace('"none"', '"ephemeral"'), "changes to the root need somebody to keep them"),
-        (ROOT.replace('"none"', '"persistent"'), "changes to the root need somebody to keep them"),
-        (ROOT.replace('["', '["dir:/", "'), "there are 2 layers, and somebody has to show them as one"),
+        (ROOT.replace('"none"', '"ephemeral"'), "a writable root needs the file system server"),
+        (ROOT.replace('"none"', '"persistent"'), "a writable root needs the file system server"),
+        (
+            ROOT.replace('["', '["dir:/", "'),
+            "there are 2 layers, and only the file system server can merge them",
+        ),
         (ROOT.replace("tar:a.tar", "dir:/"), "no layer is an archive"),
-        (ROOT + '[namespaces]\npid = "host"\n', "without a pid namespace of its own"),
+        (ROOT + '[namespaces]\npid = "host"\n', "without its own pid namespace"),
         (
             ROOT + '[security.capabilities]\nadd = ["SYS_ADMIN"]\n',
-            "with SYS_ADMIN the program could make it writable",
+            "with SYS_ADMIN the program could make the direct bind writable",
         ),
         (
             ROOT + '[namespaces]\nuser = "path:/proc/9/ns/user"\n',
-            "whoever has power over the user namespace that is joined could make it writable",
+            "root of the joined user namespace could make the direct bind writable",
         ),
     ],
 )

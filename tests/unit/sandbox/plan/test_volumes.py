@@ -109,7 +109,7 @@ def test_volumes_of_its_own_are_given_to_who_the_program_is_before_they_become_r
         made=("/file", "/read/tmp"),
         kept=("/data",),
     )
-    assert f"give /file /read/tmp /data (where new) to user {said}" in describe(made)
+    assert f"change the owner of /file /read/tmp /data (if new) to user {said}" in describe(made)
 
 
 @pytest.mark.parametrize("user", ["0", "root", "0:0", "root:root"])
@@ -142,7 +142,7 @@ def test_file_holds_its_content_which_is_not_shown() -> None:
 
 def test_slave_needs_a_source_from_which_mounts_travel() -> None:
     text = ROOT + '[[volumes]]\ntype = "bind"\nsource = "/m"\ntarget = "/m"\npropagation = "slave"\n'
-    assert "volumes[0].propagation: /m is on a mount of this machine that is private" in refusal(text)
+    assert "volumes[0].propagation: /m is on a private mount of the host" in refusal(text)
     shared = PathFact(path="/m", real="/m", kind="directory", shared=True)
     assert ops.BindVolume(source="/m", target="/m", slave=True) in plan(text, paths={"/m": shared}).operations
 
@@ -177,7 +177,7 @@ def test_what_is_no_device_is_refused_with_the_reason() -> None:
     assert heads == [
         "devices[0].path: /dev/a: no such file or directory",
         "devices[1].path: /dev/b: is not a device",
-        "devices[2].path: /dev/dri: there is no device in it",
+        "devices[2].path: /dev/dri: the directory contains no device",
     ]
 
 
@@ -185,7 +185,7 @@ def test_device_that_appears_twice_at_one_place_is_refused() -> None:
     text = ROOT + '[[devices]]\npath = "/dev/dri"\n[[devices]]\npath = "/dev/x"\ntarget = "/dev/dri/a"\n'
     node = DeviceNode(path="/a", kind="c", major=1, minor=1)
     cards = PathFact(path="/dev/dri", real="/dev/dri", kind="directory", devices=(node,))
-    assert "devices[1]: /dev/dri/a appears there twice" in refusal(
+    assert "devices[1]: /dev/dri/a is the target of two devices" in refusal(
         text, paths={"/dev/dri": cards, "/dev/x": device("/dev/x")}
     )
 

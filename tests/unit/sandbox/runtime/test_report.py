@@ -62,7 +62,7 @@ def made(**changes: Any) -> report.Report:
         "wall_seconds": 2.345,
         "program": USED,
         "sandbox": WHOLE,
-        "measured_by": "cgroup version 2, delegated to us",
+        "measured_by": "cgroup version 2, delegated",
         "unmeasured": None,
         "launcher_memory": None,
         "left_over": 0,
@@ -76,23 +76,23 @@ def test_report_in_words() -> None:
         "report on x",
         "  ended by              out of memory (SIGKILL)",
         "  wall time             2.35 s",
-        "  cpu time              1.50 s (1.00 s user, 0.50 s system); held back for 0.25 s",
-        "  memory                64.0M at most; slowed down 3 times; 2 killed",
+        "  cpu time              1.50 s (1.00 s user, 0.50 s system); throttled for 0.25 s",
+        "  memory                64.0M at most; throttled 3 times; 2 killed",
         "  processes             30 at most; 1 fork failed",
         "  disks                 3M read, 1M written",
-        "  with the server       2.00 s cpu time, 90M of memory at most",
-        "  measured by           cgroup version 2, delegated to us",
-        "  limits.memory         64M, held by cgroup version 2, delegated to us, /own/sandbox-x/payload/memory.max",
-        "  limits.swap           0, held by nothing: this kernel does not account swap (CONFIG_SWAP, swapaccount=1)",
-        "  limits.pids           30, held by cgroup version 2, delegated to us, /own/sandbox-x/payload/pids.max",
-        "  limits.io             8:0 read=10485760, held by cgroup version 2, delegated to us, /own/sandbox-x/io.max",
-        "  limits.open_files     99, held by an rlimit of each process",
-        "  limits.cpu_time       5s, held by an rlimit of each process",
-        "  limits.wall_time      2s, held by a timer of the supervisor",
-        "  limits.oom_score_adj  500, held by the kernel, /proc/self/oom_score_adj",
-        "  root.size             8M, held by unionfs",
-        "  root.inodes           100, held by unionfs",
-        "  volumes: size of /t   1M, held by an option of the mount, /t",
+        "  with the server       2.00 s cpu time, at most 90M of memory",
+        "  measured by           cgroup version 2, delegated",
+        "  limits.memory         64M, enforced by cgroup version 2, delegated, /own/sandbox-x/payload/memory.max",
+        "  limits.swap           0, not enforced: this kernel does not account swap (CONFIG_SWAP, swapaccount=1)",
+        "  limits.pids           30, enforced by cgroup version 2, delegated, /own/sandbox-x/payload/pids.max",
+        "  limits.io             8:0 read=10485760, enforced by cgroup version 2, delegated, /own/sandbox-x/io.max",
+        "  limits.open_files     99, enforced by an rlimit of each process",
+        "  limits.cpu_time       5s, enforced by an rlimit of each process",
+        "  limits.wall_time      2s, enforced by a timer of the supervisor",
+        "  limits.oom_score_adj  500, enforced by the kernel, /proc/self/oom_score_adj",
+        "  root.size             8M, enforced by unionfs",
+        "  root.inodes           100, enforced by unionfs",
+        "  volumes: size of /t   1M, enforced by an option of the mount, /t",
     ]
 
 
@@ -115,7 +115,7 @@ def test_report_as_json() -> None:
     assert isinstance(told["limits"], dict)
     assert told["limits"]["limits.pids"] == {
         "value": 30,
-        "enforced_by": "cgroup version 2, delegated to us",
+        "enforced_by": "cgroup version 2, delegated",
         "where": "/own/sandbox-x/payload/pids.max",
         "reason": None,
     }
@@ -168,8 +168,8 @@ optional = ["memory", "swap", "cpus", "cpuset", "pids", "io", "open_files", "fil
     held, unheld = (dict(made(limits=limits).as_dict()["limits"]) for limits in (with_all, without))  # type: ignore[call-overload]
     assert {key: value["value"] for key, value in held.items()} == values
     assert {key: value["value"] for key, value in unheld.items()} == values
-    texts = [str(limit).partition(", held by nothing: ")[0] for limit in without][:-1]
-    assert texts == [str(limit).partition(", held by ")[0] for limit in with_all][:-1]
+    texts = [str(limit).partition(", not enforced: ")[0] for limit in without][:-1]
+    assert texts == [str(limit).partition(", enforced by ")[0] for limit in with_all][:-1]
 
 
 def test_rates_of_what_is_on_no_device_are_told_with_the_path() -> None:
@@ -194,7 +194,7 @@ def test_rates_of_what_is_on_no_device_are_told_with_the_path() -> None:
             }
         ],
     )
-    assert str(limit) == "/proc write=1048576, held by nothing: /proc: it is on no disk"
+    assert str(limit) == "/proc write=1048576, not enforced: /proc: it is on no disk"
 
 
 def test_report_without_a_cgroup_says_who_measured_and_why_nobody_better() -> None:
@@ -224,11 +224,11 @@ def test_report_without_a_cgroup_says_who_measured_and_why_nobody_better() -> No
     [
         (
             19 << 20,
-            "19M at most: the launcher's own before exec, 20M, is counted, and the program's may be less",
+            "19M at most, which includes 20M of the launcher before exec; the program may have used less",
         ),
         (
             21 << 20,
-            "21M at most: the launcher's own before exec, 20M, is counted, and the program's may be less",
+            "21M at most, which includes 20M of the launcher before exec; the program may have used less",
         ),
         (23 << 20, "23M at most"),
     ],
@@ -242,8 +242,8 @@ def test_memory_that_may_be_the_launcher_s_is_not_told_as_the_program_s(peak: in
 @pytest.mark.parametrize(
     ("count", "shown"),
     [
-        (1, ["  left over    1 process was still there when the program ended, and ended with it"]),
-        (2, ["  left over    2 processes were still there when the program ended, and ended with it"]),
+        (1, ["  left over    1 process was still running when the program ended, and ended with it"]),
+        (2, ["  left over    2 processes were still running when the program ended, and ended with it"]),
         (0, []),
         (None, []),
     ],
@@ -301,7 +301,7 @@ def test_what_was_short_is_said_with_the_limit() -> None:
         "out of memory: limits.memory of 64M was reached, and the kernel killed 2 processes",
         "limits.pids of 30 was reached, and 1 fork failed",
         "root.size of 8M was reached: the writable layer was full, and writing failed",
-        "root.inodes of 100 was reached: the writable layer was full, and making files failed",
+        "root.inodes of 100 was reached: the writable layer was full, and creating files failed",
     ]
     assert report.reached(PLAN, None, frozenset(), "program") == [
         "limits.cpu_time of 5s was reached by the program"
@@ -316,13 +316,13 @@ def test_what_was_short_is_said_with_the_limit() -> None:
 def test_a_machine_that_is_out_of_memory_is_not_called_a_limit() -> None:
     unlimited = plan('[root]\nlayers = ["dir:/"]\n', host(cgroups=HIERARCHY))
     assert report.reached(unlimited, Counters(oom_kills=1), frozenset()) == [
-        "out of memory: the machine has no more, and the kernel killed 1 process"
+        "out of memory: the machine has no memory left, and the kernel killed 1 process"
     ]
 
 
 def test_a_server_that_was_killed_for_its_memory_is_told_from_one_that_crashed() -> None:
     limits = CgroupLimits(memory=1 << 30)
-    text = "it took more than the 1G of memory that it may have beside limits.memory"
+    text = "it used more than the 1G of memory that it may use in addition to limits.memory"
     assert report.server_was_short(limits, Counters(oom_kills=1)) == text
     assert report.server_was_short(limits, Counters(oom_kills=0)) is None
     assert report.server_was_short(CgroupLimits(), Counters(oom_kills=1)) is None

@@ -76,7 +76,7 @@ def test_a_call_is_answered_as_the_filter_would_have_and_said_once(kernel: Kerne
         "denied system calls: mount 2",
         'to allow them, with any arguments: [security] seccomp = { allow = ["mount"] }',
         (
-            "the kernel wants the capability SYS_ADMIN for mount, too; adding it lets the filter allow the call: "
+            "the kernel also requires the capability SYS_ADMIN for mount; with it the filter allows the call: "
             '[security] capabilities = { add = ["SYS_ADMIN"] }'
         ),
     ]
@@ -111,7 +111,7 @@ def test_what_is_absent_on_purpose_is_not_to_be_allowed(kernel: Kernel) -> None:
     assert kernel.answers == [errno.ENOSYS]
     assert summary == [
         "denied system calls: clone3 1",
-        "absent on purpose, and no harm to most programs: clone3",
+        "absent by design, harmless for most programs: clone3",
     ]
 
 

@@ -31,11 +31,11 @@ def test_each_phase_lasts_from_the_mark_before_it_and_the_servers_go_beside_them
         ("other mounts", 5.0),
         ("program executed", 7.0),
         ("server: interpreter, imports", 30.0),
-        ("server: waited for what to serve", 21.0),
+        ("server: waited for the layers", 21.0),
         ("server: confined, layers opened", 3.0),
     ]
     assert timeline.lines()[0] == "started in 72 ms"
-    assert timeline.lines()[1] == "  interpreter, command line            10.0 ms"
+    assert timeline.lines()[1] == "  interpreter, command line           10.0 ms"
     assert timeline.as_list()[0] == {"phase": "interpreter, command line", "milliseconds": 10.0}
 
 

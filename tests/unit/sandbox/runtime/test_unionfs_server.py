@@ -23,7 +23,7 @@ def test_a_machine_without_dev_null_is_told_how_to_get_it(monkeypatch: pytest.Mo
     monkeypatch.undo()
     assert raised.value.render() == (
         "the file system's server: open /dev/null: no such file or directory (ENOENT)\n"
-        "      hint: this machine lacks it: as root: mknod -m 666 /dev/null c 1 3; in a container: give it a /dev of its own"
+        "      hint: the device does not exist: as root: mknod -m 666 /dev/null c 1 3; in a container: give it a /dev of its own"
     )
 
 

@@ -123,7 +123,7 @@ def test_run_whose_directories_cannot_be_named_is_not_left(
 def test_directory_that_others_may_write_is_refused(tmp_path: Path) -> None:
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o770)
-    with pytest.raises(StateError, match="can be written by others"):
+    with pytest.raises(StateError, match="can be written by other users"):
         StateDirectory(str(tmp_path / "open"))
 
 
@@ -193,7 +193,7 @@ def test_second_sandbox_of_a_name_is_refused_and_told_whose_it_is(state: StateDi
 def test_writable_layer_that_another_start_recorded_meanwhile_is_refused(state: StateDirectory) -> None:
     state.persistent(IDS, name="db", record=RECORD, before=None).close()
     other = dataclasses.replace(RECORD, file="/other.toml")
-    with pytest.raises(StateError, match="has changed meanwhile"):
+    with pytest.raises(StateError, match="was changed by another process"):
         state.persistent(IDS, name="db", record=other, before=other)
     state.persistent(IDS, name="db", record=RECORD, before=RECORD).close()
 
@@ -217,7 +217,7 @@ def test_damaged_record_of_a_writable_layer_is_an_error(state: StateDirectory, c
     damage(Path(state.path, "sandboxes/db/state.json"), content)
     with pytest.raises(StateError, match=r"sandboxes/db/state\.json: ") as caught:
         state.persistent(IDS, name="db", record=RECORD, before=RECORD)
-    assert "to begin anew" in (caught.value.hint or "")
+    assert "or discard the directory" in (caught.value.hint or "")
 
 
 @DAMAGE
@@ -241,7 +241,7 @@ def test_writable_layer_of_other_ids_is_refused(state: StateDirectory) -> None:
     with pytest.raises(StateError, match="another id map: ") as caught:
         state.persistent(others, name="db", record=RECORD, before=RECORD)
     assert f", not 0 4242 1 (groups 0 {os.getegid()} 1)" in str(caught.value)
-    assert "give it the ids that it had" in (caught.value.hint or "")
+    assert "use its former ids" in (caught.value.hint or "")
     state.persistent(IDS, name="db", record=RECORD, before=RECORD).close()
 
 
@@ -306,7 +306,7 @@ def test_examining_a_directory_of_somebody_else_says_so() -> None:
     owner = os.stat("/proc/1").st_uid
     if owner == os.geteuid():
         pytest.skip("process 1 is this account's")
-    assert "is another user's" in (examine("/") or StateError("")).message
+    assert "belongs to another user" in (examine("/") or StateError("")).message
 
 
 def test_named_volume_is_made_once_and_kept(state: StateDirectory) -> None:

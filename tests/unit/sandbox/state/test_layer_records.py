@@ -208,7 +208,7 @@ def test_layer_with_changes_of_its_own_is_not_replaced_by_an_adopted_one(files: 
     (files / f"state/sandboxes/{new}/upper/own").touch()
     before = (files / f"state/sandboxes/{old}/state.json").read_bytes()
     state = StateDirectory(f"{files}/state")
-    with pytest.raises(StateError, match="with changes of its own"):
+    with pytest.raises(StateError, match="exists and has changes"):
         adopt(state, old, new, f"{files}/b.toml")
     state.close()
     assert kept_layers(f"{files}/state") == sorted([old, new])
@@ -226,5 +226,5 @@ def test_layer_in_use_and_layer_that_is_not_there_are_not_adopted(files: Path) -
     for name in ("none", "", "..", "../run"):
         with pytest.raises(StateError, match="no persistent layer") as caught:
             adopt(state, name, "db", "/x.toml")
-        assert caught.value.hint == "name one of those that are: db"
+        assert caught.value.hint == "name an existing one: db"
     state.close()

@@ -91,18 +91,16 @@ def test_refusal_has_the_place_in_the_file_the_cause_and_the_remedy(layer: Layer
     with pytest.raises(SetupError) as caught:
         chosen([layer])
     assert str(caught.value) == (
-        "/specs/test.toml:3:19: root.native[1]: tar:a.tar has what only the union can show: /opt/a/p is a FIFO"
+        "/specs/test.toml:3:19: root.native[1]: tar:a.tar cannot be a direct bind: /opt/a/p is a FIFO"
     )
-    assert caught.value.hint == "name directories beside it, or leave it out of the archive"
+    assert caught.value.hint == "name directories that do not contain it, or remove it from the archive"
 
 
 def test_what_is_optional_is_left_out_with_a_warning_and_the_rest_is_not(layer: LayerRoot) -> None:
     os.mkfifo(f"{layer.place}/tree/opt/a/p")
     targets, said = chosen([layer], more='optional = ["native"]\n')
     assert targets == ("/usr",)
-    assert said == [
-        "not enforced: root.native[1]: tar:a.tar has what only the union can show: /opt/a/p is a FIFO"
-    ]
+    assert said == ["not enforced: root.native[1]: tar:a.tar cannot be a direct bind: /opt/a/p is a FIFO"]
 
 
 def test_place_of_a_volume_has_to_be_there(layer: LayerRoot) -> None:
@@ -112,10 +110,10 @@ def test_place_of_a_volume_has_to_be_there(layer: LayerRoot) -> None:
         MountPoint(path="/var/x", is_directory=False),
     )
     assert chosen([layer], there)[0] == ("/opt", "/usr")
-    assert "/usr/bin is to be a volume, and is not in tar:a.tar" in error(
+    assert "/usr/bin must be the target of a volume, but is not in tar:a.tar" in error(
         [layer], (MountPoint(path="/usr/bin", is_directory=False),)
     )
-    assert "/usr/no/no is to be a volume" in error([layer], (MountPoint(path="/usr/no/no"),))
+    assert "/usr/no/no must be the target of a volume" in error([layer], (MountPoint(path="/usr/no/no"),))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +169,7 @@ def test_another_directory_in_the_place_of_the_layer_is_not_bound(tmp_path: Path
     os.close(_opener_of_tree(source)())
     (tmp_path / "tree").rename(tmp_path / "old")
     (tmp_path / "tree").mkdir()
-    with pytest.raises(OSError, match="another directory is in the place of the layer"):
+    with pytest.raises(OSError, match="the layer was replaced by another directory"):
         _opener_of_tree(source)()
 
 
@@ -205,7 +203,7 @@ def test_layer_is_walked_for_its_root_once(layer: LayerRoot, monkeypatch: pytest
     root_of(layer)
     root_of(layer)
     os.mkfifo(f"{layer.place}/tree/p")
-    assert root_of(layer) == ("tar:a.tar has what only the union can show: /p is a FIFO", [])
+    assert root_of(layer) == ("tar:a.tar cannot be a direct bind: /p is a FIFO", [])
     assert root_of(layer)[0] == root_of(layer)[0]
     assert walked == ["/", "/"]
 
@@ -226,7 +224,7 @@ def test_what_the_root_has_no_place_for_has_it_served(
     assert isinstance(found, str) == lacks
     if lacks:
         assert found == (
-            f"{point.path} is to be mounted on, and is not in tar:a.tar: nothing can be made there without a server"
+            f"{point.path} must be a mount point, but is not in tar:a.tar: without a server it cannot be created"
         )
 
 
@@ -235,9 +233,9 @@ def test_file_that_wants_no_server_is_refused_at_its_place_or_warned(layer: Laye
     with pytest.raises(SetupError) as caught:
         root_of(layer, points, 'server = "none"\n')
     assert str(caught.value).startswith(
-        "/specs/test.toml:4:10: root.server: /proc is to be mounted on, and is not in tar:a.tar"
+        "/specs/test.toml:4:10: root.server: /proc must be a mount point, but is not in tar:a.tar"
     )
-    assert caught.value.hint == 'make it in the archive, or take server = "none" out'
+    assert caught.value.hint == 'add it to the archive, or remove server = "none"'
     found, said = root_of(layer, points, 'server = "none"\noptional = ["server"]\n')
     assert said == [f"not enforced: root.server: {found}"]
 
