@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sandbox.plan import IdPlan
 
 #: Separates the message from the hint in the error text of the child; no printable text contains it.
-_HINT_FOLLOWS = "\0"
+_HINT_SEPARATOR = "\0"
 
 
 _PERIOD = 200
@@ -58,7 +58,7 @@ class Child:
         if self._mapped is not None:
             raise self._mapped
         if status != 0:
-            message, _, hint = result.partition(_HINT_FOLLOWS)
+            message, _, hint = result.partition(_HINT_SEPARATOR)
             raise SandboxError(message or "a helper process ended without a result", hint=hint or None)
         return result
 
@@ -166,7 +166,7 @@ def with_own_id(ids: IdPlan) -> IdPlan:
     )
 
 
-def give_to_root(ids: IdPlan, *fds: int) -> None:
+def chown_to_root(ids: IdPlan, *fds: int) -> None:
     """Change the owner of the trees at *fds* (O_PATH suffices) to user and group 0 of *ids*.
 
     Raises:
@@ -227,7 +227,7 @@ def _child(
             text, status = action() or "", 0
             os.write(result_writer, text.encode(errors="surrogateescape"))
     except SandboxError as error:
-        said = printable(error.message) + (f"{_HINT_FOLLOWS}{error.hint}" if error.hint else "")
+        said = printable(error.message) + (f"{_HINT_SEPARATOR}{error.hint}" if error.hint else "")
         os.write(result_writer, said.encode(errors="surrogateescape"))
     except OSError as error:
         where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the probes and checks, and print their results; return the exit status."""
-    from sandbox.doctor.check import summary_line, told, would_work
+    from sandbox.doctor.check import shown_checks, summary_line, would_work
     from sandbox.doctor.examine import examine
     from sandbox.errors import SandboxError
 
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"would_work": works, "summary": summary, "checks": [check.as_dict() for check in checks]})
     else:
-        _print(told(checks), summary)
+        _print(shown_checks(checks), summary)
     return 0 if works else EXIT_WOULD_NOT_WORK
 
 

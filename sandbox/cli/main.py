@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _ESCAPES = "sandbox-escapes"
 """The name of the codecs error handler that escapes as in TOML the characters that an encoding lacks."""
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_SPACE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def command() -> NoReturn:
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         complete(whole)
     _open_standard_descriptors()
-    _let_print_everything()
+    _escape_unencodable()
     try:
         try:
             return _run(sys.argv[1:] if argv is None else argv)
@@ -113,7 +113,7 @@ def _read(argv: Sequence[str]) -> argparse.Namespace:
 
 def _is_full(error: OSError) -> bool:
     """Tell whether a write to a descriptor failed for lack of space; an error of a named file has a file name."""
-    return error.filename is None and error.errno in _NO_ROOM
+    return error.filename is None and error.errno in _NO_SPACE_ERRNOS
 
 
 def _as_failure(error: OSError) -> SandboxError:
@@ -152,7 +152,7 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def _let_print_everything() -> None:
+def _escape_unencodable() -> None:
     """Make standard output accept all text in any locale, as Python does for standard error.
 
     A pipe or a file gets UTF-8, the encoding of TOML and JSON. Characters that a terminal's encoding lacks, and bytes of file

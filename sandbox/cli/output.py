@@ -46,7 +46,7 @@ def print_json(value: object) -> None:
     """
     import json
 
-    print(json.dumps(_without_numbers_json_lacks(value), indent=2, default=_date, allow_nan=False))
+    print(json.dumps(_without_special_floats(value), indent=2, default=_date, allow_nan=False))
 
 
 def _date(value: object) -> str:
@@ -57,11 +57,11 @@ def _date(value: object) -> str:
     return str(isoformat())
 
 
-def _without_numbers_json_lacks(value: object) -> object:
+def _without_special_floats(value: object) -> object:
     if isinstance(value, dict):
-        return {key: _without_numbers_json_lacks(item) for key, item in value.items()}
+        return {key: _without_special_floats(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_numbers_json_lacks(item) for item in value]
+        return [_without_special_floats(item) for item in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

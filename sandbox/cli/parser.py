@@ -155,7 +155,7 @@ def _overview_only(argv: Sequence[str]) -> NoReturn:
     )
 
 
-_ELSEWHERE = {
+_EQUIVALENTS = {
     "run": "up",
     "start": "up",
     "validate": "check",
@@ -165,14 +165,14 @@ _ELSEWHERE = {
     "help": "--help",
 }
 """Verbs of similar programs, and the equivalents in this one."""
-_NOT_HERE = frozenset(("attach", "create", "exec", "kill", "logs", "ps", "restart", "stop"))
+_WITHOUT_EQUIVALENT = frozenset(("attach", "create", "exec", "kill", "logs", "ps", "restart", "stop"))
 """Verbs of similar programs for containers in the background, which have no equivalent in this one."""
 
 
 def _unknown(verb: str) -> str:
-    if verb in _ELSEWHERE:
-        return f"{verb!r} is not a command; did you mean {_ELSEWHERE[verb]}?"
-    if verb in _NOT_HERE:
+    if verb in _EQUIVALENTS:
+        return f"{verb!r} is not a command; did you mean {_EQUIVALENTS[verb]}?"
+    if verb in _WITHOUT_EQUIVALENT:
         return (
             f"{verb!r} is not a command: a sandbox runs in the foreground, and a signal to its `sandbox up` ends it; "
             "`sandbox --help` lists the commands"

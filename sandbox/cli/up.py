@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
 
-    from sandbox.cli.options import Taking
+    from sandbox.cli.options import ParserLike
     from sandbox.cli.progress import ArchiveProgress
     from sandbox.errors import SandboxError
     from sandbox.host.facts import HostFacts
@@ -36,7 +36,7 @@ EPILOG = (
 USAGE = "sandbox up [OPTION ...] [FILE] [-- COMMAND [ARGUMENT ...]]"
 
 
-def add_arguments(parser: Taking) -> None:
+def add_arguments(parser: ParserLike) -> None:
     """Declare the command line."""
     add_file(parser, optional=True)
     parser.add_argument(
@@ -156,7 +156,7 @@ def run(arguments: argparse.Namespace) -> int:
         server,
         trace=trace,
         warn=warn,
-        say_denied=say if arguments.trace_denials else None,
+        report_denied=say if arguments.trace_denials else None,
         measure=arguments.report,
         timeline=timeline,
         secret=secret,

@@ -177,7 +177,7 @@ def kept_things() -> Candidates:
     except (SandboxError, OSError):
         return {}
     things = {item.title: ", ".join(item.source or [one.file for one in item.files]) for item in found.items}
-    return {**things, **{run.id: "an ended run" for run in runs if run.verdict == "ended"}}
+    return {**things, **{run.id: "an ended run" for run in runs if run.state == "ended"}}
 
 
 def profiles(file: str) -> Candidates:

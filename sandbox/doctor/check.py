@@ -48,14 +48,14 @@ def would_work(checks: Iterable[Check]) -> bool:
     return not any(check.level == "failure" for check in checks)
 
 
-def told(checks: Iterable[Check]) -> list[Check]:
+def shown_checks(checks: Iterable[Check]) -> list[Check]:
     """Return the *checks* that are shown to users: one for each cause."""
     return [check for check in checks if not check.explained_by]
 
 
 def summary_line(checks: Iterable[Check], *, file: str | None) -> str:
     """Return a one-sentence summary of *checks*; *file* is the environment file that was examined, if any."""
-    levels = [check.level for check in told(checks)]
+    levels = [check.level for check in shown_checks(checks)]
     counts = [
         f"{levels.count(level)} {level if level == 'ok' or levels.count(level) == 1 else level + 's'}"
         for level in reversed(LEVELS)

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from sandbox.doctor.facts import Failure, Probe
 from unionfs._stdlib.dataclasses import dataclass
 
-Say = Callable[[str, Any], None]
+Report = Callable[[str, Any], None]
 """Reports one result of a probe: a name, and a value that JSON can represent."""
 
 TIME_LIMIT = 5.0
@@ -29,26 +29,26 @@ _LAST_WAIT = 1.0  # seconds for a killed child to end; in an uninterruptible wai
 class Outcome:
     """What a child reported, and why it ended early, if it did."""
 
-    said: Mapping[str, Any]
+    results: Mapping[str, Any]
     problem: str | None = None
 
     def probe(self) -> Probe:
         """Return the results that :func:`attempt` reported in the child."""
         attempts = {
             step: None if value is None else Failure(errno=value[0], text=value[1])
-            for step, value in self.said.items()
+            for step, value in self.results.items()
         }
         return Probe(attempts=attempts, problem=self.problem)
 
 
-def attempt(say: Say, step: str, action: Callable[[], object], *, named: bool = True) -> bool:
+def attempt(report: Report, step: str, action: Callable[[], object], *, named: bool = True) -> bool:
     """Run *action*, report the result of *step*, and return whether it succeeded. With *named*, an error includes its path."""
     try:
         action()
     except OSError as error:
-        say(step, [error.errno or 0, reason_of(error) if named else error.strerror or str(error)])
+        report(step, [error.errno or 0, reason_of(error) if named else error.strerror or str(error)])
         return False
-    say(step, None)
+    report(step, None)
     return True
 
 
@@ -60,7 +60,7 @@ def reason_of(error: OSError) -> str:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def signals_blocked() -> Iterator[None]:
     """Block the signals that end this process, and children made within the context, during a short cleanup."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
@@ -69,7 +69,7 @@ def undisturbed() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def run_limited(action: Callable[[Say], None], *, seconds: float = TIME_LIMIT) -> Outcome:
+def run_limited(action: Callable[[Report], None], *, seconds: float = TIME_LIMIT) -> Outcome:
     """Run *action* in a forked child and kill it after *seconds*. Processes that *action* starts must end with the child."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
     sys.stdout.flush()
@@ -82,7 +82,7 @@ def run_limited(action: Callable[[Say], None], *, seconds: float = TIME_LIMIT) -
         signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         os.close(reader)
         os.close(writer)
-        return Outcome(said={}, problem=f"no process could be started: {error.strerror}")
+        return Outcome(results={}, problem=f"no process could be started: {error.strerror}")
     if pid == 0:
         for number in _ENDING:
             signal.signal(number, signal.SIG_DFL)
@@ -98,29 +98,29 @@ def run_limited(action: Callable[[Say], None], *, seconds: float = TIME_LIMIT) -
         ended = _end(pid)
     lines = [json.loads(line) for line in text.split(b"\n")[:-1]]
     problem = next((value for key, value in lines if key == ""), None)
-    said = {key: value for key, value in lines if key != ""}
+    results = {key: value for key, value in lines if key != ""}
     if not in_time:
         problem = f"no answer within {seconds:g} seconds"
     elif problem is None and ended != 0:
         problem = (
             "it ended without a result" if ended is None or ended > 0 else f"it was killed by signal {-ended}"
         )
-    return Outcome(said=said, problem=problem)
+    return Outcome(results=results, problem=problem)
 
 
-def _run(action: Callable[[Say], None], writer: int) -> NoReturn:
+def _run(action: Callable[[Report], None], writer: int) -> NoReturn:
     status = 1
 
-    def say(key: str, value: Any) -> None:
+    def report(key: str, value: Any) -> None:
         os.write(writer, json.dumps([key, value]).encode() + b"\n")
 
     try:
-        action(say)
+        action(report)
         status = 0
     except OSError as error:
-        say("", reason_of(error))
+        report("", reason_of(error))
     except BaseException as error:  # noqa: BLE001 - a forked child must not run on in its parent's code
-        say("", repr(error))
+        report("", repr(error))
     finally:
         os._exit(status)
 

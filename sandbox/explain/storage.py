@@ -13,9 +13,9 @@ from sandbox.plan.operations import (
     BindRoot,
     BindVolume,
     BuildDev,
+    ChownVolumes,
     DirectBind,
     FileVolume,
-    GiveVolumes,
     HideDirectory,
     MountProc,
     MountRoot,
@@ -440,7 +440,7 @@ def _volume(operation: VolumeOperation, case: Case) -> Fact:
 def _owner(target: str, case: Case) -> list[str]:
     """Return a note about the owner of the volume on *target*, if the start gives it to process.user; else an empty list."""
     for step in case.plan.operations:
-        if isinstance(step, GiveVolumes) and target in step.made + step.kept:
+        if isinstance(step, ChownVolumes) and target in step.made + step.kept:
             group = "" if step.group is None else f":{step.group}"
             if target in step.kept:
                 return [

@@ -38,7 +38,7 @@ class DeviceNode:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spot:
+class FileSystemLocation:
     """A place in a file system, regardless of the mount: "MAJOR:MINOR", and the path from the root of the file system.
 
     *below* is the relative path at which the examined object shows it; "" for the object itself.
@@ -50,11 +50,11 @@ class Spot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Met:
+class PathStep:
     """A symbolic link on the way to an object, or the object at the end of the path (*target* is None)."""
 
     place: Place
-    spot: Spot | None = None
+    location: FileSystemLocation | None = None
     #: What readlink(2) returns.
     target: str | None = None
 
@@ -71,7 +71,7 @@ class PathFact:
     #: S_IFMT of its st_mode: a "file" may be a FIFO, a socket or a device.
     type: int = 0
     #: The reason to refuse it, if requested: another user controls the path, and leads it to a file closed to that user.
-    astray: str = ""
+    distrusted_because: str = ""
     #: Permission bits, for a directory that becomes the root.
     mode: int = 0o755
     #: The id of its owner.
@@ -88,9 +88,9 @@ class PathFact:
     device: str | None = None
     no_device: str = ""
     #: The symbolic links on the way to it, in order, and last the object itself if it was reached.
-    met: tuple[Met, ...] = ()
+    steps: tuple[PathStep, ...] = ()
     #: The places in file systems that are visible there, if requested: its own, and that of each mount below it.
-    shows: tuple[Spot, ...] = ()
+    visible_locations: tuple[FileSystemLocation, ...] = ()
     #: Of a file: its size in bytes and its modification time in nanoseconds.
     version: tuple[int, int] | None = None
     #: The remedy if it cannot be used, where the general advice for such a path does not apply.
@@ -107,14 +107,14 @@ def inspect(path: str, *, read: bool = False) -> PathFact:
     try:
         fd, place = walk(path, links)
     except (OSError, ValueError) as error:
-        met = tuple(Met(place=link.place, target=link.target) for link in links)
+        steps = tuple(PathStep(place=link.place, target=link.target) for link in links)
         kind: Kind = "missing"
         reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)
         if isinstance(error, PermissionError):
             kind, reason = "refused", _denied()
         real = os.path.realpath(path) if "\0" not in path else path
-        return PathFact(path=path, real=real, kind=kind, reason=reason, remedy=_remedy(error), met=met)
-    met = tuple(Met(place=link.place, target=link.target) for link in links)
+        return PathFact(path=path, real=real, kind=kind, reason=reason, remedy=_remedy(error), steps=steps)
+    steps = tuple(PathStep(place=link.place, target=link.target) for link in links)
     try:
         real = os.path.realpath(path) if place is None else place.path
         info = os.fstat(fd)
@@ -127,12 +127,12 @@ def inspect(path: str, *, read: bool = False) -> PathFact:
             identity=(info.st_dev, info.st_ino),
             mode=stat.S_IMODE(info.st_mode),
             owner=info.st_uid,
-            met=met if place is None else (*met, Met(place=place)),
+            steps=steps if place is None else (*steps, PathStep(place=place)),
             version=None if is_directory else (info.st_size, info.st_mtime_ns),
         )
         wanted = os.R_OK | os.X_OK if is_directory else os.R_OK
         if not os.access(f"/proc/self/fd/{fd}", wanted, effective_ids=True):
-            return PathFact(path=path, real=real, kind="refused", reason=_denied(), met=fact.met)
+            return PathFact(path=path, real=real, kind="refused", reason=_denied(), steps=fact.steps)
         return _read(fact, fd) if read else fact
     finally:
         os.close(fd)
@@ -198,8 +198,8 @@ def _follow(fact: PathFact) -> PathFact:
         reason = (error.strerror or str(error)).lower()
         return replace(fact, kind="missing", reason=reason, remedy=_remedy(error))
     if found.closed:
-        reason = f"{found.led_by} belongs to another user and leads to {found.closed}, which that user may not read"
-        return replace(fact, astray=reason)
+        reason = f"{found.redirected_by} belongs to another user and leads to {found.closed}, which that user may not read"
+        return replace(fact, distrusted_because=reason)
     return replace(fact, real=found.real, identity=found.identity)
 
 
@@ -260,26 +260,32 @@ def _place(facts: Mapping[str, PathFact], shown: Collection[str]) -> dict[str, P
     mounts = _own_mounts()
     by_id = {entry.mount_id: entry for entry in mounts}
 
-    def spot(place: Place) -> Spot | None:
+    def location_of(place: Place) -> FileSystemLocation | None:
         entry = by_id.get(place.mount)
-        return None if entry is None else Spot(device=entry.device, path=within(entry, place.path))
+        return (
+            None if entry is None else FileSystemLocation(device=entry.device, path=within(entry, place.path))
+        )
 
-    def shows(fact: PathFact) -> tuple[Spot, ...]:
-        itself = fact.met[-1].spot if fact.met and fact.met[-1].target is None else None
+    def locations_in(fact: PathFact) -> tuple[FileSystemLocation, ...]:
+        itself = fact.steps[-1].location if fact.steps and fact.steps[-1].target is None else None
         top = fact.real.rstrip("/") + "/"
         below = [
-            Spot(device=entry.device, path=entry.root, below=entry.mount_point[len(top) :])
+            FileSystemLocation(device=entry.device, path=entry.root, below=entry.mount_point[len(top) :])
             for entry in mounts
             if entry.mount_point.startswith(top) and entry.mount_point != top
         ]
         return tuple(below) if itself is None else (itself, *below)
 
     placed = {
-        path: replace(fact, met=tuple(replace(met, spot=spot(met.place)) for met in fact.met))
+        path: replace(
+            fact, steps=tuple(replace(step, location=location_of(step.place)) for step in fact.steps)
+        )
         for path, fact in facts.items()
     }
     return placed | {
-        path: replace(placed[path], shows=shows(placed[path])) for path in shown if path in placed
+        path: replace(placed[path], visible_locations=locations_in(placed[path]))
+        for path in shown
+        if path in placed
     }
 
 
@@ -362,4 +368,4 @@ def _is_shared(real: str) -> bool:
         if real == entry.mount_point or real.startswith(entry.mount_point.rstrip("/") + "/")
     ]
     # The mount with the longest mount point contains the path; of several at one mount point, the last is visible.
-    return bool(around) and max(reversed(around), key=lambda entry: len(entry.mount_point)).travels
+    return bool(around) and max(reversed(around), key=lambda entry: len(entry.mount_point)).propagates

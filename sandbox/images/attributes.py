@@ -54,7 +54,7 @@ class AttributeRefusedError(Exception):
     """An attribute cannot be decoded or set; the text names it and the reason."""
 
 
-def is_taken(name: bytes) -> bool:
+def is_unpacked(name: bytes) -> bool:
     """Tell whether an archive may set the attribute *name*; all others are left out."""
     return (name.startswith(b"user.") and not name.startswith(_MARKS)) or name == _CAPABILITY or name in ACLS
 
@@ -91,7 +91,7 @@ def decode(records: Mapping[bytes, bytes]) -> tuple[dict[bytes, bytes], tuple[by
         name = attribute_of(key)
         if name is None:
             continue
-        if not is_taken(name):
+        if not is_unpacked(name):
             left_out[name] = None
         elif key.startswith(_RAW):
             found[name] = value

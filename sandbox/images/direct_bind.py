@@ -43,7 +43,7 @@ Marks = Literal["none", "aufs", "all"]
 """The marks that the server interprets in a layer: none, ``.wh.`` names, or all marks that a writable layer may contain."""
 
 
-class NotNativeError(Exception):
+class DirectBindError(Exception):
     """A path cannot be bind-mounted without the union: *message* is the reason, *hint* the remedy."""
 
     def __init__(self, message: str, hint: str) -> None:
@@ -143,7 +143,7 @@ def find_only(trees: Sequence[LayerRoot], path: str) -> LayerRoot:
     """Return the one of *trees*, topmost first, that alone provides *path* in their union.
 
     Raises:
-        NotNativeError: several layers or none provide *path*, or it is not a directory.
+        DirectBindError: several layers or none provide *path*, or it is not a directory.
         PermissionError: this process's ids may not search a directory on the way.
     """
     having: list[LayerRoot] = []
@@ -152,7 +152,7 @@ def find_only(trees: Sequence[LayerRoot], path: str) -> LayerRoot:
         if seen.kind == "nothing":
             continue
         if tree.writable:
-            raise NotNativeError(
+            raise DirectBindError(
                 f"an earlier run changed {seen.at or path}: a direct bind would hide the changes in {tree.name}",
                 f"remove {path} from root.native, or discard the changes by removing that directory",
             )
@@ -164,9 +164,9 @@ def find_only(trees: Sequence[LayerRoot], path: str) -> LayerRoot:
         if seen.covers:
             break
     if not having:
-        raise NotNativeError(f"no layer has {path}", "name a directory of an archive among root.layers")
+        raise DirectBindError(f"no layer has {path}", "name a directory of an archive among root.layers")
     if len(having) > 1:
-        raise NotNativeError(
+        raise DirectBindError(
             f"more than one layer has {path}: {', '.join(tree.name for tree in reversed(having))}",
             _suggest(having, path),
         )
@@ -174,18 +174,18 @@ def find_only(trees: Sequence[LayerRoot], path: str) -> LayerRoot:
 
 
 def _refuse_other(tree: LayerRoot, path: str, seen: Seen) -> None:
-    """Raise NotNativeError unless the union shows a directory at *path*."""
+    """Raise DirectBindError unless the union shows a directory at *path*."""
     if seen.kind == "deletion":
-        raise NotNativeError(
+        raise DirectBindError(
             f"{tree.name} deletes {seen.at}, which hides {path} of the layers below",
             "name a directory that the root has, or remove that layer",
         )
     if seen.kind == "link":
-        raise NotNativeError(
+        raise DirectBindError(
             f"{seen.at} is a symbolic link in {tree.name}", "name the directory to which it leads"
         )
     if seen.kind == "other":
-        raise NotNativeError(
+        raise DirectBindError(
             f"{seen.at} in {tree.name} is not a directory", "name a directory: a file cannot be a direct bind"
         )
 
@@ -199,7 +199,7 @@ def _suggest(having: Sequence[LayerRoot], path: str) -> str:
         try:
             if find_only(having, below) is stored:
                 alone.append(below)
-        except (NotNativeError, OSError):
+        except (DirectBindError, OSError):
             continue
         if len(alone) == _SUGGESTED:
             break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from sandbox.images.attributes import attribute_of, is_taken
+from sandbox.images.attributes import attribute_of, is_unpacked
 from sandbox.images.names import printable
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
@@ -114,7 +114,7 @@ _USED = frozenset(
 def pax_records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield keys and values of a pax header, whose records are `LENGTH KEY=VALUE\\n`; the length includes itself.
 
-    Unused records are left out. The value of an attribute that is not taken (see `is_taken`) is empty.
+    Unused records are left out. The value of an attribute that is not taken (see `is_unpacked`) is empty.
 
     Raises:
         MalformedError: the lengths of the records are inconsistent.
@@ -131,7 +131,7 @@ def pax_records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         if key in _USED:
             yield key, data[equals + 1 : end - 1]
         elif (name := attribute_of(key)) is not None:
-            yield key, data[equals + 1 : end - 1] if is_taken(name) else b""
+            yield key, data[equals + 1 : end - 1] if is_unpacked(name) else b""
         position = end
 
 

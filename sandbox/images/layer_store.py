@@ -16,7 +16,7 @@ import json
 import os
 from contextlib import AbstractContextManager, ExitStack, suppress
 
-from sandbox.as_container_root import give_to_root, run_with_ids
+from sandbox.as_container_root import chown_to_root, run_with_ids
 from sandbox.errors import ImageError, SandboxError, SetupError
 from sandbox.kernel.files import NotRegularError, open_regular
 from sandbox.kernel.trees import synchronize_file_system
@@ -212,14 +212,14 @@ class LayerStore:
                 return made
             building = self._building(key.source)
             self._discard(building)
-            with ReservedDescriptors(guard) as aside:
+            with ReservedDescriptors(guard) as reserved:
                 try:
                     notices = self._build(building, key, archive_fd, path, ids)
                     if not self._publish(building, key.name):
-                        aside.give_back()
+                        reserved.release()
                         self._discard(building)
                 except BaseException:
-                    aside.give_back()
+                    reserved.release()
                     with suppress(OSError, SandboxError):  # the next import discards it first
                         self._discard(building)
                     raise
@@ -247,7 +247,7 @@ class LayerStore:
         index_fd = -1
         try:
             index_fd = os.open(os.path.join(building, "index"), _OPEN_DIR)
-            give_to_root(ids, tree_fd, index_fd)
+            chown_to_root(ids, tree_fd, index_fd)
             digest, _, said = self._unpack(archive_fd, path, tree_fd, ids).partition("\n")
             if digest:
                 from sandbox.images.origin import Origin, write_origin

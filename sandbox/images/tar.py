@@ -82,7 +82,7 @@ class Member:
     mtime_ns: int
     size: int  # of a file, holes included; otherwise 0
     link: bytes = b""  # target of a symbolic or hard link, no NUL
-    xattrs: dict[bytes, bytes] = field(default_factory=dict)  # those that `attributes.is_taken` takes
+    xattrs: dict[bytes, bytes] = field(default_factory=dict)  # those that `attributes.is_unpacked` takes
     left_out: tuple[bytes, ...] = ()  # names of the other extended attributes
     extents: tuple[tuple[int, int], ...] | None = None  # of a sparse file: offset and length of its data
 

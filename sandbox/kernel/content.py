@@ -44,7 +44,7 @@ def show(content: bytes, target_fd: int, place_fd: int, *, mode: int, noexec: bo
     return tree_fd, file_fd
 
 
-def give(file_fd: int, uid: int, gid: int) -> None:
+def change_owner(file_fd: int, uid: int, gid: int) -> None:
     """Change the owner of the file to *uid* and *gid* of this user namespace; the mode stays."""
     mode = stat.S_IMODE(os.fstat(file_fd).st_mode)
     os.fchown(file_fd, uid, gid)

@@ -44,7 +44,7 @@ class Followed:
     real: str
     identity: tuple[int, int]
     #: A directory or link of a user other than root and the caller, through which the path leads to *closed*; "" if none.
-    led_by: str = ""
+    redirected_by: str = ""
     #: The object that this user may not read or search: it belongs to another user and is not open to everybody.
     closed: str = ""
 
@@ -62,14 +62,14 @@ def follow(path: str, uid: int) -> Followed:
         OSError: as :func:`sandbox.kernel.walk.walk`.
     """
     owners: dict[int, str] = {}
-    led_by = closed = ""
+    redirected_by = closed = ""
 
     def visit(here: str, info: os.stat_result) -> None:
-        nonlocal led_by, closed
+        nonlocal redirected_by, closed
         is_link = stat.S_ISLNK(info.st_mode)
         needed = stat.S_IXOTH if stat.S_ISDIR(info.st_mode) else stat.S_IROTH
         if owners and not closed and info.st_uid not in owners and not is_link and not info.st_mode & needed:
-            led_by, closed = next(reversed(owners.values())), here
+            redirected_by, closed = next(reversed(owners.values())), here
         if info.st_uid not in (0, uid):
             owners.setdefault(info.st_uid, here)
 
@@ -79,4 +79,6 @@ def follow(path: str, uid: int) -> Followed:
     finally:
         os.close(fd)
     real = os.path.realpath(path) if place is None else place.path
-    return Followed(real=real, identity=(info.st_dev, info.st_ino), led_by=led_by, closed=closed)
+    return Followed(
+        real=real, identity=(info.st_dev, info.st_ino), redirected_by=redirected_by, closed=closed
+    )

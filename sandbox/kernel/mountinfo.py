@@ -26,7 +26,7 @@ class MountEntry:
     fstype: str
     super_options: tuple[str, ...]
     #: Whether mounts below it propagate to copies of this mount namespace: it is a shared mount, or a slave of one.
-    travels: bool = False
+    propagates: bool = False
     source: str = ""
     #: "MAJOR:MINOR" of the file system, equal for all its mounts.
     device: str = ""
@@ -52,7 +52,7 @@ def parse_mountinfo(text: str) -> list[MountEntry]:
                 options=tuple(fields[5].split(",")),
                 fstype=rest[0],
                 super_options=tuple(rest[2].split(",")),
-                travels=any(field.startswith(("shared:", "master:")) for field in fields[6:]),
+                propagates=any(field.startswith(("shared:", "master:")) for field in fields[6:]),
                 source=_unescape(rest[1]),
                 device=fields[2],
             )

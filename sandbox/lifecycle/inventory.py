@@ -58,7 +58,7 @@ def take(state_directory: str, *, sizes: bool = True) -> Inventory:
     Raises:
         OSError: the records of runs cannot be read.
     """
-    runs = [run for run in list_runs(state_directory) if run.verdict != "ended"]
+    runs = [run for run in list_runs(state_directory) if run.state != "ended"]
     items = [
         *(_layer(state_directory, name, runs) for name in list_names(state_directory, "layer")),
         *(_volume(state_directory, name, runs) for name in list_names(state_directory, "volume")),
@@ -209,7 +209,7 @@ def _ended(state_directory: str) -> list[tuple[str, IdPlan | None]]:
     """Return the directories of ended runs, with their ids."""
     found = []
     for run in list_runs(state_directory):
-        if run.verdict != "ended":
+        if run.state != "ended":
             continue
         ids = None if run.record is None else ids_from_json(run.record.ids)
         # None: the run's directory is unknown, and is left alone.

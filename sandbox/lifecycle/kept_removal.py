@@ -68,11 +68,11 @@ def remove_run(run: Run) -> None:
     Raises:
         StateError: it has not ended, or belongs to another machine.
     """
-    if run.verdict == "running":
+    if run.state == "running":
         raise StateError(
             f"sandbox {run.shown()} is running", hint="end it first: send SIGTERM to its `sandbox up`"
         )
-    if run.verdict != "ended":
+    if run.state != "ended":
         raise StateError(
             f"this machine cannot determine whether sandbox {run.shown()} has ended",
             hint=f"remove it on its own machine; if that machine no longer exists, remove {run.path}",
@@ -107,7 +107,7 @@ def remove_kept(state_directory: str, kind: Kind, name: str) -> None:
         )
         if lock == "held" or users:
             by = f" by {' and '.join(run.shown() for run in users)}" if users else ""
-            far = [run.path for run in users if run.verdict != "running"]
+            far = [run.path for run in users if run.state != "running"]
             hint = (
                 f"end it on its machine; if that machine no longer exists, remove {far[0]}"
                 if far

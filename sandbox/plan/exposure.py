@@ -1,8 +1,8 @@
 """Find what the program can change of its own next start, through bind volumes that it may write to.
 
-    named_paths        every host path that a spec names, or is read from
-    without_planted    refuses paths that lead through a symbolic link in such a volume
-    exposures          warns about files in such a volume that decide the next start
+    named_paths                 every host path that a spec names, or is read from
+    refuse_redirectable_paths   refuses paths that contain a symbolic link in such a volume
+    exposures                   warns about files in such a volume that decide the next start
 
 A program can replace everything in its writable volumes, symbolic links included. Paths are compared with the contents of a
 volume by the identity of directories and by their place in the file system. So the comparison finds them through a second
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from sandbox.host.paths import Met, PathFact
+from sandbox.host.paths import PathFact, PathStep
 from sandbox.kernel.capabilities import DEFAULT, effective_set
 from sandbox.kernel.namespaces import NamespaceFact
 from sandbox.plan.findings import Findings
@@ -105,23 +105,23 @@ def watched_paths(spec: Spec, *, trees: Iterable[str], others: Iterable[str]) ->
     return [*(named.path for named in named_paths(spec)), *trees, *others], shown
 
 
-def shown_at(fact: PathFact, met: Met) -> tuple[str, ...]:
-    """Return the relative paths below the object of *fact* at which *met* is visible; "" for the object itself."""
-    names = met.place.path.strip("/").split("/") if met.place.path != "/" else []
+def shown_at(fact: PathFact, step: PathStep) -> tuple[str, ...]:
+    """Return the relative paths below the object of *fact* at which *step* is visible; "" for the object itself."""
+    names = step.place.path.strip("/").split("/") if step.place.path != "/" else []
     found = [
         "/".join(names[number:])
-        for number, identity in enumerate(met.place.chain)
+        for number, identity in enumerate(step.place.chain)
         if identity == fact.identity
     ]
-    if met.spot is not None:
-        for spot in fact.shows:
-            if spot.device == met.spot.device and inside(met.spot.path, spot.path):
-                rest = met.spot.path[len(spot.path.rstrip("/")) :].strip("/")
-                found.append("/".join(part for part in (spot.below, rest) if part))
+    if step.location is not None:
+        for location in fact.visible_locations:
+            if location.device == step.location.device and inside(step.location.path, location.path):
+                rest = step.location.path[len(location.path.rstrip("/")) :].strip("/")
+                found.append("/".join(part for part in (location.below, rest) if part))
     return tuple(dict.fromkeys(found))
 
 
-def without_planted(
+def refuse_redirectable_paths(
     spec: Spec, paths: Mapping[str, PathFact], joined: Mapping[str, NamespaceFact], findings: Findings
 ) -> Mapping[str, PathFact]:
     """Return *paths*, with those marked as refused that lead through a symbolic link in a volume writable by the program.
@@ -136,14 +136,14 @@ def without_planted(
         fact = paths.get(named.path)
         if not volumes or fact is None or not named.key:
             continue
-        planted = next(_planted(fact, volumes, paths), None)
+        problem = next(_redirectable(fact, volumes, paths), None)
         other = joined.get(named.key.removeprefix("namespaces."))
         swapped = other is not None and not other.problem and fact.identity not in (None, other.identity)
-        if planted is None and swapped:
-            planted = "was replaced by another namespace after it was examined", "start the sandbox again"
-        if planted is None:
+        if problem is None and swapped:
+            problem = "was replaced by another namespace after it was examined", "start the sandbox again"
+        if problem is None:
             continue
-        reason, remedy = planted
+        reason, remedy = problem
         changed[named.path] = replace(
             fact,
             kind="refused",
@@ -159,16 +159,16 @@ def without_planted(
     return {**paths, **changed}
 
 
-def _planted(
+def _redirectable(
     fact: PathFact, volumes: Mapping[int, str], paths: Mapping[str, PathFact]
 ) -> Iterator[tuple[str, str]]:
-    for met in fact.met:
-        if met.target is None:
+    for step in fact.steps:
+        if step.target is None:
             continue
         for number, source in volumes.items():
-            if source in paths and shown_at(paths[source], met):
+            if source in paths and shown_at(paths[source], step):
                 reason = (
-                    f"{met.place.path} is a symbolic link to {met.target}, and lies in {source} (volumes[{number}]), "
+                    f"{step.place.path} is a symbolic link to {step.target}, and lies in {source} (volumes[{number}]), "
                     "where the program can redirect it to any path"
                 )
                 remedy = f"replace the link by its target, or name a path without this link, or set read_only = true in volumes[{number}]"
@@ -207,7 +207,7 @@ def exposures(
         exposed += [
             _Exposed(path=source, what=_LAUNCHER, cover=target)
             for path in trees
-            if path in paths and paths[source].met and shown_at(paths[path], paths[source].met[-1])
+            if path in paths and paths[source].steps and shown_at(paths[path], paths[source].steps[-1])
         ]
         if exposed:
             found.append(_warning(spec, number, exposed, unmounts=unmounts))
@@ -226,15 +226,15 @@ def _can_unmount(spec: Spec) -> bool:
 def _exposed(
     fact: PathFact, what: str, volume: PathFact, target: str, spec: Spec, *, unmounts: bool
 ) -> Iterator[_Exposed]:
-    for met in fact.met:
-        for below in shown_at(volume, met):
+    for step in fact.steps:
+        for below in shown_at(volume, step):
             path = f"{target.rstrip('/')}/{below}".rstrip("/") or "/"
-            is_link = met.target is not None
+            is_link = step.target is not None
             if not unmounts and _covered(path, target, spec, is_link=is_link):
                 continue
             # mount(2) follows a symbolic link: only a mount on a directory above it protects the link itself.
             cover = path if not is_link else path.rpartition("/")[0] or "/"
-            yield _Exposed(path=met.place.path, what=what, cover=cover)
+            yield _Exposed(path=step.place.path, what=what, cover=cover)
 
 
 def _covered(path: str, target: str, spec: Spec, *, is_link: bool) -> bool:
@@ -264,7 +264,7 @@ def _matches(pattern: str, path: str, is_link: bool) -> bool:
     )
 
 
-def _told(exposed: list[_Exposed]) -> Iterator[str]:
+def _describe(exposed: list[_Exposed]) -> Iterator[str]:
     """Yield a description of each exposed path, once; of nested directories of the launcher only the outermost."""
     own = [one.path for one in exposed if one.what == _LAUNCHER]
     seen = set()
@@ -276,7 +276,7 @@ def _told(exposed: list[_Exposed]) -> Iterator[str]:
 
 
 def _warning(spec: Spec, number: int, exposed: list[_Exposed], *, unmounts: bool) -> Diagnostic:
-    message = f"the program can change files that the next start uses: {', '.join(_told(exposed))}"
+    message = f"the program can change files that the next start uses: {', '.join(_describe(exposed))}"
     made = spec.diagnose(
         f"volumes[{number}].source", message, _hint(spec, number, exposed, unmounts=unmounts)
     )

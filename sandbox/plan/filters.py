@@ -43,7 +43,7 @@ def plan_seccomp(
     asked = _asked(spec)
     if asked.profile == "unconfined" and not asked.deny:
         return None
-    lack = _what_lacks(facts, log=asked.log)
+    lack = _missing_support(facts, log=asked.log)
     if lack is not None:
         reason, hint = lack
         if "seccomp" in spec.security.optional:
@@ -64,7 +64,7 @@ def plan_seccomp(
     )
 
 
-def _what_lacks(facts: HostFacts, *, log: bool) -> tuple[str, str] | None:
+def _missing_support(facts: HostFacts, *, log: bool) -> tuple[str, str] | None:
     """Return the reason why no filter is possible on this machine, and a hint; None if one is."""
     if "errno" not in facts.seccomp_actions:
         return "this kernel has no seccomp filters", "boot a kernel with CONFIG_SECCOMP_FILTER"

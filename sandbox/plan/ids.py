@@ -34,12 +34,12 @@ def plan_ids(
     is None for the launcher's.
     """
     if within is not None and joined:
-        ids = _of(within, facts)
+        ids = _ids_of_namespace(within, facts)
     else:
         asked = _explicit(spec, facts, findings) if spec.ids.uid_map or spec.ids.gid_map else None
-        ids = asked or _by_word(spec, facts, findings)
+        ids = asked or _by_keyword(spec, facts, findings)
         if within is not None and inner_maps(ids, within) is None:
-            ids = _reduced(spec, ids, within, facts, findings)
+            ids = _ids_of_joined(spec, ids, within, facts, findings)
         if within is not None:
             ids = replace(ids, setgroups=ids.setgroups and within.setgroups)
     if not ids.single or joined:
@@ -53,13 +53,13 @@ def inner_maps(ids: IdPlan, within: UserNamespaceFact) -> tuple[tuple[IdMap, ...
     return None if uid_map is None or gid_map is None else (uid_map, gid_map)
 
 
-def _of(within: UserNamespaceFact, facts: HostFacts) -> IdPlan:
+def _ids_of_namespace(within: UserNamespaceFact, facts: HostFacts) -> IdPlan:
     """Return the ids of an existing user namespace."""
-    ids = _planned(facts, within.uid_map, within.gid_map)
+    ids = _id_plan(facts, within.uid_map, within.gid_map)
     return replace(ids, setgroups=within.setgroups)
 
 
-def _reduced(
+def _ids_of_joined(
     spec: Spec, ids: IdPlan, within: UserNamespaceFact, facts: HostFacts, findings: Findings
 ) -> IdPlan:
     """Return the ids of the user namespace *within*, which lacks some of *ids*; refuse if the file insists on its own."""
@@ -69,7 +69,7 @@ def _reduced(
         findings.refuse(key, reason, "remove it to use the ids of that sandbox")
         return ids
     findings.differ(key, "maps the ids of that sandbox", reason, warned=spec.is_set(key))
-    return _of(within, facts)
+    return _ids_of_namespace(within, facts)
 
 
 def program_user(spec: Spec, facts: HostFacts, ids: IdPlan) -> User:
@@ -96,12 +96,12 @@ def program_groups(spec: Spec, user: User, ids: IdPlan) -> tuple[int | str, ...]
     return None if by_name and ids.setgroups and not ids.single else ()
 
 
-def _by_word(spec: Spec, facts: HostFacts, findings: Findings) -> IdPlan:
+def _by_keyword(spec: Spec, facts: HostFacts, findings: Findings) -> IdPlan:
     word = spec.ids.map
     if word == "keep-id":
         kept = facts.keep_id_maps()
         if kept is not None:
-            return _planned(facts, *kept)
+            return _id_plan(facts, *kept)
         reason = _ROOT_KEEPS_NO_ID if facts.is_real_root else facts.id_map_problem or "no ids"
         if "map" not in spec.ids.optional:
             hint = (
@@ -114,13 +114,13 @@ def _by_word(spec: Spec, facts: HostFacts, findings: Findings) -> IdPlan:
             findings.differ("ids.map", "maps a single id", reason)
     whole = facts.whole_maps() if word != "single" else None
     if whole is not None:
-        return _planned(facts, *whole)
+        return _id_plan(facts, *whole)
     if word == "auto":
         reason = facts.id_map_problem or "no ids"
         findings.differ("ids.map", "maps a single id", reason, warned=spec.is_set("ids.map"))
     if word != "single":
         _refuse_all_but_zero(spec, facts, findings)
-    return _planned(facts, *facts.single_maps())
+    return _id_plan(facts, *facts.single_maps())
 
 
 def _refuse_all_but_zero(spec: Spec, facts: HostFacts, findings: Findings) -> None:
@@ -147,7 +147,7 @@ def _explicit(spec: Spec, facts: HostFacts, findings: Findings) -> IdPlan | None
         if not refused and helper.problem and facts.uid != 0 and not _is_own(spec, facts):
             found.append((f"ids.{key}", helper.problem, _HELPER_HINT))
     if not found:
-        return _planned(facts, _entries(spec.ids.uid_map), _entries(spec.ids.gid_map))
+        return _id_plan(facts, _entries(spec.ids.uid_map), _entries(spec.ids.gid_map))
     for key, other in (("ids.uid_map", "ids.gid_map"), ("ids.gid_map", "ids.uid_map")):
         if not any(name.startswith(key) for name, _, _ in found):
             found.append(
@@ -184,7 +184,7 @@ def _entries(ranges: Sequence[IdRange]) -> tuple[IdMap, ...]:
     return tuple(IdMap(inside=item.inside, outside=item.outside, count=item.count) for item in ranges)
 
 
-def _planned(facts: HostFacts, uid_map: tuple[IdMap, ...], gid_map: tuple[IdMap, ...]) -> IdPlan:
+def _id_plan(facts: HostFacts, uid_map: tuple[IdMap, ...], gid_map: tuple[IdMap, ...]) -> IdPlan:
     own_uid = is_single(uid_map) and uid_map[0].outside == facts.uid
     own_gid = is_single(gid_map) and gid_map[0].outside == facts.gid
     return IdPlan(

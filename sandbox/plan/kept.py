@@ -12,7 +12,7 @@ from sandbox.spec.model import Spec
 from unionfs._stdlib.dataclasses import dataclass, replace
 
 _STDIN = "<stdin>"
-_MAX_TOLD = 3
+_MAX_NAMED = 3
 """The most orphaned layers that one warning names."""
 
 
@@ -97,7 +97,7 @@ def check_kept(
 
 def orphan_warnings(spec: Spec, kept: Kept, record: LayerRecord) -> tuple[Diagnostic, ...]:
     """Return a warning if *spec* begins a new persistent layer while one exists over the same layers whose file is gone."""
-    orphans = [one for one in kept.orphans if one.record.has_layers_of(record)][:_MAX_TOLD]
+    orphans = [one for one in kept.orphans if one.record.has_layers_of(record)][:_MAX_NAMED]
     if (
         spec.root.writable != "persistent"
         or spec.is_set("sandbox.name")

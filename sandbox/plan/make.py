@@ -11,7 +11,7 @@ from sandbox.host.private_directories import PrivateFacts
 from sandbox.kernel.cgroups import CgroupLimits
 from sandbox.kernel.namespaces import NamespaceFact
 from sandbox.plan.direct_bind import plan_direct_binds
-from sandbox.plan.exposure import exposures, watched_paths, without_planted
+from sandbox.plan.exposure import exposures, refuse_redirectable_paths, watched_paths
 from sandbox.plan.filters import plan_landlock, plan_seccomp, seccomp_profile
 from sandbox.plan.findings import Findings
 from sandbox.plan.ids import inner_maps, plan_ids, program_groups, program_user
@@ -24,13 +24,19 @@ from sandbox.plan.process import plan_process
 from sandbox.plan.root import plan_root
 from sandbox.plan.storage import LAYER_KINDS, needs_open_requests, plan_layers, plan_skeleton
 from sandbox.plan.values import Plan, default_name
-from sandbox.plan.volumes import plan_devices, plan_kept, plan_volumes, with_hidden, without_capable
+from sandbox.plan.volumes import (
+    plan_devices,
+    plan_named_volumes,
+    plan_volumes,
+    with_hidden,
+    with_root_capabilities,
+)
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.model import Spec
 from unionfs._stdlib.dataclasses import dataclass, replace
 
 #: Settings whose mistakes may show only in the running sandbox; the plan records their places in the file for its messages.
-_FOUND_WRONG_LATER = (
+_CHECKED_AT_RUN_TIME = (
     "root.server",
     "process.user",
     "process.groups",
@@ -181,11 +187,11 @@ def draft(
     """
     findings = Findings.of(spec)
     found = paths
-    paths = without_planted(spec, paths, joined or {}, findings)
+    paths = refuse_redirectable_paths(spec, paths, joined or {}, findings)
     namespaces = plan_namespaces(spec, facts, joined or {}, findings)
     own_user = "user" in namespaces.private
     ids = plan_ids(spec, facts, findings, namespaces.user, joined=not own_user)
-    paths = without_capable(paths, ids)
+    paths = with_root_capabilities(paths, ids)
     layers = plan_layers(spec, paths, private, findings)
     record = make_record(spec, layers, found)
     check_kept(spec, kept, record, findings, accept_layers=accept_layers)
@@ -196,7 +202,7 @@ def draft(
     user = program_user(spec, facts, ids)
     groups = program_groups(spec, user, ids)
     process = plan_process(spec, facts, paths, environ, command, limits, findings, user=user, groups=groups)
-    natives = plan_direct_binds(spec, process.capabilities, findings, own_user=own_user)
+    direct_binds = plan_direct_binds(spec, process.capabilities, findings, own_user=own_user)
     root = plan_root(spec, process.capabilities, namespaces.private, findings)
     bound = isinstance(root, BindRoot)
     unserved = isinstance(root, BindRoot) and root.otherwise == "refuse"
@@ -230,13 +236,13 @@ def draft(
             ids,
             namespaces,
             root,
-            natives,
+            direct_binds,
             devices,
             with_hidden(volumes, private, ids.uid_map if own_user else None),
             name,
             user,
         ),
-        volumes=plan_kept(spec),
+        volumes=plan_named_volumes(spec),
         private=private.directories,
         process=process,
         cgroup=cgroup,
@@ -263,7 +269,7 @@ def _places(spec: Spec) -> Mapping[str, str]:
     ]
     groups = [f"process.groups[{number}]" for number, _ in enumerate(spec.process.groups or ())]
     native = [f"root.native[{number}]" for number, _ in enumerate(spec.root.native)]
-    found = {key: spec.origin(key) for key in (*_FOUND_WRONG_LATER, *groups, *landlock, *native)}
+    found = {key: spec.origin(key) for key in (*_CHECKED_AT_RUN_TIME, *groups, *landlock, *native)}
     return {key: f"{place.file}:{place.line}:{place.column}" for key, place in found.items() if place}
 
 

@@ -13,8 +13,8 @@ from sandbox.plan.operations import (
     BindVolume,
     BuildDev,
     CheckVolumes,
+    ChownVolumes,
     DirectBind,
-    GiveVolumes,
     HideDirectory,
     LoopbackUp,
     MaskPaths,
@@ -42,7 +42,7 @@ def plan_operations(
     ids: IdPlan,
     namespaces: NamespacePlan,
     root: MountRoot | BindRoot,
-    natives: tuple[DirectBind, ...],
+    direct_binds: tuple[DirectBind, ...],
     devices: tuple[BindDevice, ...],
     mounted: tuple[VolumeOperation | HideDirectory, ...],
     name: str,
@@ -65,12 +65,12 @@ def plan_operations(
         BuildDev(tty_gid=tty_gid, mqueue=namespaces.owned("ipc")),
         *devices,
         # Before the volumes, whose targets may lie below.
-        *natives,
+        *direct_binds,
         *mounted,
         *([ShowHosts(name=hostname)] if "uts" in private and not _has_hosts(volumes) else []),
         # After all mounts, because a volume may contain /etc/passwd and /etc/group; before any path becomes read-only.
-        *_gifts(volumes, user),
-        *([CheckVolumes(targets=_checked(natives, volumes))] if volumes else []),
+        *_plan_owners(volumes, user),
+        *([CheckVolumes(targets=_checked(direct_binds, volumes))] if volumes else []),
         ReadOnlyPaths(paths=read_only_paths(spec)),
         MaskPaths(paths=masked_paths(spec, namespaces)),
         PivotRoot(),
@@ -87,11 +87,11 @@ def _has_hosts(volumes: tuple[VolumeOperation, ...]) -> bool:
     return any(step.target in ("/etc", "/etc/hosts") for step in volumes)
 
 
-def _checked(natives: tuple[DirectBind, ...], volumes: tuple[VolumeOperation, ...]) -> tuple[str, ...]:
-    return tuple(step.target for step in (*natives, *volumes))
+def _checked(direct_binds: tuple[DirectBind, ...], volumes: tuple[VolumeOperation, ...]) -> tuple[str, ...]:
+    return tuple(step.target for step in (*direct_binds, *volumes))
 
 
-def _gifts(volumes: tuple[VolumeOperation, ...], user: User) -> tuple[GiveVolumes, ...]:
+def _plan_owners(volumes: tuple[VolumeOperation, ...], user: User) -> tuple[ChownVolumes, ...]:
     """Return the operation that gives *user* the sandbox's own volumes; none for user 0, who owns them when they are made."""
     if user.user in (0, "root") and user.group in (None, 0, "root"):
         return ()
@@ -104,7 +104,7 @@ def _gifts(volumes: tuple[VolumeOperation, ...], user: User) -> tuple[GiveVolume
     )
     if not made and not kept:
         return ()
-    return (GiveVolumes(user=user.user, group=user.group, made=made, kept=kept),)
+    return (ChownVolumes(user=user.user, group=user.group, made=made, kept=kept),)
 
 
 def masked_paths(spec: Spec, namespaces: NamespacePlan) -> tuple[str, ...]:

@@ -56,10 +56,10 @@ def plan_namespaces(
                 )
                 users[kind] = fact.user
             else:
-                _let_go_or_refuse(spec, kind, refusal, findings)
+                _degrade_or_refuse(spec, kind, refusal, findings)
                 private.add(kind)
     for join, refusal in _out_of_reach(joins, facts):
-        _let_go_or_refuse(spec, join.kind, refusal, findings)
+        _degrade_or_refuse(spec, join.kind, refusal, findings)
         joins.remove(join)
         private.add(join.kind)
     # setns(2) requires CAP_SYS_ADMIN in the owning user namespace, which an ordinary user gets by entering that first.
@@ -85,11 +85,11 @@ def _has_time(spec: Spec, facts: HostFacts, findings: Findings) -> bool:
     if facts.time_namespaces:
         return True
     refusal = ("this kernel has no time namespaces (Linux 5.6, CONFIG_TIME_NS)", 'write "host"')
-    _let_go_or_refuse(spec, "time", refusal, findings)
+    _degrade_or_refuse(spec, "time", refusal, findings)
     return False
 
 
-def _let_go_or_refuse(spec: Spec, kind: str, refusal: tuple[str, str | None], findings: Findings) -> None:
+def _degrade_or_refuse(spec: Spec, kind: str, refusal: tuple[str, str | None], findings: Findings) -> None:
     reason, hint = refusal
     if kind in spec.namespaces.optional:
         findings.differ(f"namespaces.{kind}", None, reason)

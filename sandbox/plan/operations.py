@@ -157,7 +157,7 @@ class HideDirectory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GiveVolumes:
+class ChownVolumes:
     """Change the owner of the sandbox's own volumes to the user of the program. Otherwise that user could not use them.
 
     User and group are numbers, or names in the sandbox's /etc/passwd and /etc/group. A *group* of None is the user's own.
@@ -304,7 +304,7 @@ Operation = (
     | FileVolume
     | ShowHosts
     | HideDirectory
-    | GiveVolumes
+    | ChownVolumes
     | CheckVolumes
     | BindDevice
     | MountProc

@@ -20,7 +20,8 @@ def private_part(path: str, private: PrivateFacts) -> PrivateDirectory | None:
         if is_inside(path, directory.path):
             return directory
         if at is not None and any(
-            at.device == area.device and is_inside(at.path, area.path) for area in _areas(directory, private)
+            at.device == area.device and is_inside(at.path, area.path)
+            for area in _locations_of(directory, private)
         ):
             return directory
     return None
@@ -85,7 +86,7 @@ def hidden_in(
     )
 
 
-def _areas(directory: PrivateDirectory, private: PrivateFacts) -> Iterator[Location]:
+def _locations_of(directory: PrivateDirectory, private: PrivateFacts) -> Iterator[Location]:
     """Yield the location of *directory* in its file system, and that of each mount below it."""
     at = location(private.mounts, directory.path)
     if at is not None:
@@ -97,7 +98,7 @@ def _areas(directory: PrivateDirectory, private: PrivateFacts) -> Iterator[Locat
 
 def _shown(source: str, directory: PrivateDirectory, private: PrivateFacts) -> Iterator[str]:
     """Yield each path at which a volume of *source* would expose *directory* or a part of it."""
-    for area in _areas(directory, private):
+    for area in _locations_of(directory, private):
         yield from paths_to(private.mounts, source, area)
 
 

@@ -77,9 +77,9 @@ def _layer_refusal(layer: Layer, fact: PathFact, private: PrivateFacts) -> tuple
         return wrong
     if fact.image is not None:
         return image_refusal(fact.image, path, is_directory=True)
-    if fact.astray:
+    if fact.distrusted_because:
         hint = f"copy the archive to a directory of yours, or make it readable for all users: chmod o+r {fact.real}"
-        return f"{path}: {fact.astray}", hint
+        return f"{path}: {fact.distrusted_because}", hint
     for shown in (fact.real, *(fact.real.rstrip("/") + crossed for crossed in layer.cross)):
         if (part := private_part(shown, private)) is not None:
             named = path if shown == fact.real else shown

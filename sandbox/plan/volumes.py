@@ -26,21 +26,21 @@ from sandbox.spec.tables import Device, Volume
 from unionfs._stdlib.dataclasses import replace
 
 _FILE_MODE = 0o644
-_KEPT_MODE = 0o755
+_NAMED_MODE = 0o755
 _TMPFS_MODE = 0o1777
 
 
-def kept_path(state_directory: str, name: str) -> str:
+def named_volume_path(state_directory: str, name: str) -> str:
     """Return the directory of the named volume *name* in the state directory."""
     return os.path.join(state_directory, "volumes", name, "data")
 
 
-def plan_kept(spec: Spec) -> tuple[NamedVolume, ...]:
+def plan_named_volumes(spec: Spec) -> tuple[NamedVolume, ...]:
     """Return the named volumes, each once."""
     found: dict[str, NamedVolume] = {}
     for volume in spec.volumes:
         if volume.type == "named" and volume.source is not None:
-            mode = _KEPT_MODE if volume.mode is None else volume.mode
+            mode = _NAMED_MODE if volume.mode is None else volume.mode
             found.setdefault(volume.source, NamedVolume(name=volume.source, mode=mode))
     return tuple(found.values())
 
@@ -125,7 +125,7 @@ def _closed(path: str | None, closed: ClosedDirectory) -> tuple[str, str]:
     )
 
 
-def without_capable(paths: Mapping[str, PathFact], ids: IdPlan) -> Mapping[str, PathFact]:
+def with_root_capabilities(paths: Mapping[str, PathFact], ids: IdPlan) -> Mapping[str, PathFact]:
     """Return *paths*, without *closed* for directories that user 0 of the sandbox may enter by its capabilities.
 
     Its capabilities apply if *ids* map both user and group of the directory: capable_wrt_inode_uidgid(), kernel/capability.c.
@@ -161,7 +161,7 @@ def _plan_volume(volume: Volume, paths: Mapping[str, PathFact], state_directory:
     assert volume.source is not None
     named = volume.type == "named"
     return BindVolume(
-        source=kept_path(state_directory, volume.source) if named else paths[volume.source].real,
+        source=named_volume_path(state_directory, volume.source) if named else paths[volume.source].real,
         target=volume.target,
         read_only=bool(volume.read_only),
         noexec=noexec,

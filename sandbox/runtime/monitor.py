@@ -37,7 +37,7 @@ from unionfs.launch.protocol import Ready
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sandbox.runtime.seccomp_trace import Denials
+    from sandbox.runtime.seccomp_trace import DenialTracer
 
 #: Errors of a FUSE mount whose server has closed it (fs/fuse/dev.c).
 _MOUNT_DIED = frozenset((errno.ENOTCONN, errno.ECONNABORTED, errno.ECONNREFUSED))
@@ -90,7 +90,7 @@ class Monitor:
         timeline: Timeline,
         trace: Callable[[str], None],
         serving_filter: bytes | None = None,
-        trace_denials: Callable[[int], Denials] | None = None,
+        trace_denials: Callable[[int], DenialTracer] | None = None,
         system: System | None = None,
     ) -> None:
         """Prepare to watch *handle*.
@@ -120,7 +120,7 @@ class Monitor:
         self._channel_open = True
         self._server_open = resources.served
         self.relay: TerminalRelay | None = None
-        self.denials: Denials | None = None
+        self.denials: DenialTracer | None = None
         #: What process 1 reported of the end of the program.
         self.program_ended: ProgramEnded | None = None
         #: Which limits of the writable layer the server reported as reached: "size", "inodes".
@@ -289,7 +289,7 @@ class Monitor:
             return
         events = ready.get(self.denials.fileno(), 0)
         if events & select.POLLIN:
-            self.denials.hear()
+            self.denials.answer_call()
         elif events:
             self.denials.close()  # no process is under the filter any more
 

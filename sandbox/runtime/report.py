@@ -20,7 +20,7 @@ How = Literal["exit", "signal", "out of memory", "cpu_time", "wall_time", "failu
 
 _BLOCK = 512  # the unit of ru_inblock and ru_oublock in bytes, for every disk; getrusage(2)
 _BYTES = frozenset(("memory", "memory_high", "swap", "file_size", "core", "stack", "size"))
-_ABOUT = 1.1  # the process, forked from process 1, may have grown by this factor before exec
+_GROWTH = 1.1  # the process, forked from process 1, may have grown by this factor before exec
 _ORDER = tuple(item.name for item in fields(Limits))
 
 
@@ -46,7 +46,7 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeldLimit:
+class ReportedLimit:
     """A limit and the mechanism that enforced it; *mechanism* is None if it was unenforced, for the *reason*.
 
     *value* is bytes, seconds, a count or a word; for `limits.io` it is a list of tables with the fields of `IoRates`.
@@ -83,7 +83,7 @@ class Report:
     launcher_memory: int | None
     #: Processes that still ran when the program ended, and ended with it; None if they were not counted.
     left_over: int | None
-    limits: tuple[HeldLimit, ...]
+    limits: tuple[ReportedLimit, ...]
     #: Whether the root had a file system server.
     served: bool = True
 
@@ -138,7 +138,7 @@ class Report:
             own = self.launcher_memory
             hidden = (
                 f", which includes {_size(own)} of the launcher before exec; the program may have used less"
-                if own is not None and program.memory_peak <= own * _ABOUT
+                if own is not None and program.memory_peak <= own * _GROWTH
                 else ""
             )
             found["memory"] = f"{_size(program.memory_peak)} at most{hidden}" + _many(
@@ -212,43 +212,47 @@ def counters_of(usage: resource.struct_rusage) -> Counters:
     )
 
 
-def held_limits(plan: Plan, cgroup: Cgroup | None) -> tuple[HeldLimit, ...]:
+def reported_limits(plan: Plan, cgroup: Cgroup | None) -> tuple[ReportedLimit, ...]:
     """Return every limit that *plan* sets, enforced or not, with its mechanism; [limits] in the order of the specification."""
-    return tuple(sorted(_held(plan, cgroup), key=_place))
+    return tuple(sorted(_limits(plan, cgroup), key=_place))
 
 
-def _place(limit: HeldLimit) -> int:
+def _place(limit: ReportedLimit) -> int:
     """Return the sort key of *limit*: its index among the settings of [limits]. All others come last, in their order."""
     table, _, name = limit.key.partition(".")
     return _ORDER.index(name.partition("[")[0]) if table == "limits" else len(_ORDER)
 
 
-def _held(plan: Plan, cgroup: Cgroup | None) -> Iterator[HeldLimit]:
+def _limits(plan: Plan, cgroup: Cgroup | None) -> Iterator[ReportedLimit]:
     mechanism = CGROUP_LEVELS[plan.cgroup_level]
     for name in plan.cgroup.given() if cgroup is not None else ():
         assert cgroup is not None
         value = _plain(getattr(plan.cgroup, name))
-        yield HeldLimit(key=f"limits.{name}", value=value, mechanism=mechanism, where=cgroup.file_of(name))
+        yield ReportedLimit(
+            key=f"limits.{name}", value=value, mechanism=mechanism, where=cgroup.file_of(name)
+        )
     for name, limit in plan.process.rlimits.items():
-        yield HeldLimit(key=f"limits.{name}", value=limit, mechanism="an rlimit of each process")
+        yield ReportedLimit(key=f"limits.{name}", value=limit, mechanism="an rlimit of each process")
     if plan.wall_time is not None:
-        yield HeldLimit(key="limits.wall_time", value=plan.wall_time, mechanism="a timer of the supervisor")
+        yield ReportedLimit(
+            key="limits.wall_time", value=plan.wall_time, mechanism="a timer of the supervisor"
+        )
     if plan.process.oom_score_adj is not None:
         value, where = plan.process.oom_score_adj, "/proc/self/oom_score_adj"
-        yield HeldLimit(key="limits.oom_score_adj", value=value, mechanism="the kernel", where=where)
+        yield ReportedLimit(key="limits.oom_score_adj", value=value, mechanism="the kernel", where=where)
     for key, bound in (("root.size", plan.size), ("root.inodes", plan.inodes)):
         if bound is not None:
-            yield HeldLimit(key=key, value=bound, mechanism="unionfs")
+            yield ReportedLimit(key=key, value=bound, mechanism="unionfs")
     for volume in plan.operations:
         if isinstance(volume, TmpfsVolume) and volume.size is not None:
             key = f"volumes: size of {volume.target}"
-            yield HeldLimit(
+            yield ReportedLimit(
                 key=key, value=volume.size, mechanism="an option of the mount", where=volume.target
             )
     for difference in plan.differences:
         if difference.key.startswith("limits."):
             value = _plain(difference.value)
-            yield HeldLimit(key=difference.key, value=value, mechanism=None, reason=difference.reason)
+            yield ReportedLimit(key=difference.key, value=value, mechanism=None, reason=difference.reason)
 
 
 def reached(plan: Plan, counters: Counters | None, full: frozenset[str], out_of_time: str = "") -> list[str]:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from sandbox.as_container_root import give_to_root
+from sandbox.as_container_root import chown_to_root
 from sandbox.errors import HostError, SandboxError, SetupError
 from sandbox.host.facts import HostFacts
 from sandbox.images.direct_bind import LayerRoot
@@ -21,7 +21,7 @@ from sandbox.kernel.cgroups import Cgroup, CgroupLimits
 from sandbox.plan import LayerPlan, MountPoint, NamedVolume, Plan, fuse_problem
 from sandbox.plan.operations import BindRoot, DirectBind, MountRoot, ShowHosts
 from sandbox.runtime.rootfs import hosts
-from sandbox.runtime.rootfs.direct_bind import NativeSource, choose, choose_root
+from sandbox.runtime.rootfs.direct_bind import DirectBindSource, choose, choose_root
 from sandbox.runtime.rootfs.targets import resolve
 from sandbox.runtime.signals import Signals
 from sandbox.runtime.unionfs_server import Server
@@ -91,7 +91,7 @@ class SandboxResources:
         #: Why the root is served, if a direct bind was possible by the plan.
         self._served_because = ""
         #: The sources of direct binds, including the root's.
-        self.natives: tuple[NativeSource, ...] = ()
+        self.direct_binds: tuple[DirectBindSource, ...] = ()
         #: The namespaces to join, by kind.
         self.joined: dict[str, int] = {}
         #: The descriptor of the memfd through which the program is executed.
@@ -140,22 +140,22 @@ class SandboxResources:
         led = self._resolved_mount_points(layers)
         points = (*plan.skeleton, *(point for point in led if point not in plan.skeleton))
         if any(isinstance(step, DirectBind) for step in plan.operations):
-            points = self._choose_natives(points)
+            points = self._choose_direct_binds(points)
         if plan.bound is not None:
             self._choose_root(plan.bound, led)
         if self.served:
             self._layers = [*reversed(layers), self._make_skeleton(points, undo)]
         for volume in plan.volumes:
-            undo.callback(os.close, self._keep_volume(volume))
-        self._give_to_root()
+            undo.callback(os.close, self._open_volume(volume))
+        self._chown_to_root()
         if plan.cgroup.given():
             self._make_cgroup(undo)
         elif self._measure:
             self._make_cgroup_to_measure(undo)
 
-    def _keep_volume(self, volume: NamedVolume) -> int:
+    def _open_volume(self, volume: NamedVolume) -> int:
         plan = self.plan
-        return self._state.keep_volume(volume.name, plan.ids, mode=volume.mode, file=plan.record.file)
+        return self._state.open_volume(volume.name, plan.ids, mode=volume.mode, file=plan.record.file)
 
     def _open_layer(self, layer: LayerPlan, store: LayerStore, undo: ExitStack) -> ServedLayer:
         if layer.kind == "tar":
@@ -198,7 +198,7 @@ class SandboxResources:
             root = MountRoot(read_only=True, nosuid=step.nosuid)
         else:
             self.served = False
-            self.natives = (found, *self.natives)
+            self.direct_binds = (found, *self.direct_binds)
         self.plan = replace(self.plan, operations=(root, *self.plan.operations[1:]))
 
     def settle(self, server: Server, trace: Callable[[str], None]) -> None:
@@ -219,17 +219,17 @@ class SandboxResources:
         undo.callback(os.close, fd)
         return ServedLayer(fd=fd, marks="none", squash=True, skeleton=True)
 
-    def _choose_natives(self, points: tuple[MountPoint, ...]) -> tuple[MountPoint, ...]:
+    def _choose_direct_binds(self, points: tuple[MountPoint, ...]) -> tuple[MountPoint, ...]:
         """Find the sources of direct binds; return those of *points* that the skeleton must still contain."""
         trees = self._trees[::-1]
         if self.plan.writable == "persistent" and self._upper_fd is not None and self._home is not None:
             trees.insert(0, LayerRoot(fd=self._upper_fd, name=self._home.path, marks="all", writable=True))
         with self._signals.ending():  # the first direct bind from a layer walks it, which may take long
-            self.natives = choose(self.plan, trees, points, warn=self._warn)
+            self.direct_binds = choose(self.plan, trees, points, warn=self._warn)
         return tuple(
             point
             for point in points
-            if not any(point.path.startswith(source.target + "/") for source in self.natives)
+            if not any(point.path.startswith(source.target + "/") for source in self.direct_binds)
         )
 
     def _resolved_mount_points(self, layers: list[ServedLayer]) -> tuple[MountPoint, ...]:
@@ -288,11 +288,11 @@ class SandboxResources:
             return
         self._warn(f"the run directory cannot be removed, and the next command tries again: {reason}")
 
-    def _give_to_root(self) -> None:
+    def _chown_to_root(self) -> None:
         """Change the owner of the directories created for the sandbox to its root, if that is another id than the caller's."""
         homes = {id(home): home for home in (self.run, self._home) if home is not None}
         try:
-            give_to_root(self.plan.ids, *(fd for home in homes.values() for fd in home.unowned))
+            chown_to_root(self.plan.ids, *(fd for home in homes.values() for fd in home.unowned))
         except OSError as error:
             raise SetupError.from_os_error("writable layer", "chown", error) from None
 

@@ -20,10 +20,10 @@ from sandbox.seccomp import values
 from sandbox.seccomp.calls import ABSENT, DENIED
 from sandbox.spec.notation import quote, visible
 
-_SAID = 100
+_MAX_REPORTED = 100
 """The most different denials that are reported one by one. A program with more of them makes them up on purpose."""
 
-_COUNTED = 1000
+_MAX_COUNTED = 1000
 """The most names that are counted. Fewer system calls exist, but each invalid number counts as a name, too, and the program can
 make these up."""
 
@@ -33,15 +33,17 @@ _ARCHITECTURES = {0x40000003: "X86", 0x40000028: "ARM", 0x00000016: "S390"}
 """AUDIT_ARCH_* of the other architectures whose calls the machine accepts, and their names in libseccomp."""
 
 
-class Denials:
+class DenialTracer:
     """The denied calls of one sandbox. Owns the listener; the supervisor creates it and closes it."""
 
-    def __init__(self, plan: SeccompPlan, program: bytes, listener: int, say: Callable[[str], None]) -> None:
-        """Take ownership of *listener*. *program* is the filter, whose actions decide the answers. *say* receives each report."""
+    def __init__(
+        self, plan: SeccompPlan, program: bytes, listener: int, report: Callable[[str], None]
+    ) -> None:
+        """Take ownership of *listener*. *program* is the filter, whose actions decide the answers. *report* receives each report."""
         self._plan = plan
         self._program = program
         self._listener = listener
-        self._say = say
+        self._report = report
         self._seen: set[tuple[str, int, str]] = set()
         self._counts: Counter[str] = Counter()
 
@@ -55,13 +57,13 @@ class Denials:
             os.close(self._listener)
             self._listener = -1
 
-    def hear(self) -> None:
+    def answer_call(self) -> None:
         """Receive one denied call, record it and answer it."""
         call = seccomp.receive(self._listener)
         if call is None:
             return
         action = bpf.run(self._program, call.number & 0xFFFFFFFF, call.architecture, call.arguments)
-        self._note(call, action)
+        self._record(call, action)
         kind, number = action & bpf.ACTION_MASK, action & 0xFFFF
         if values.lets_through(action) or self._plan.log:
             seccomp.answer(self._listener, call, None)
@@ -93,17 +95,17 @@ class Denials:
         finally:
             os.close(pidfd)
 
-    def _note(self, call: Call, action: int) -> None:
+    def _record(self, call: Call, action: int) -> None:
         name = _name(call)
-        self._counts[name if name in self._counts or len(self._counts) < _COUNTED else _OTHERS] += 1
+        self._counts[name if name in self._counts or len(self._counts) < _MAX_COUNTED else _OTHERS] += 1
         program = _program_of(call.process)
         kind = (name, action, program)
-        if kind in self._seen or len(self._seen) >= _SAID:
+        if kind in self._seen or len(self._seen) >= _MAX_REPORTED:
             return
         self._seen.add(kind)
         arguments = ", ".join(f"{value:#x}" for value in call.arguments)
-        self._say(
-            f"denied: {name}({arguments}) = {_outcome(action)} in {program}, process {_inner(call.process)}"
+        self._report(
+            f"denied: {name}({arguments}) = {_outcome(action)} in {program}, process {_inner_pid(call.process)}"
         )
 
     def summary(self) -> list[str]:
@@ -174,7 +176,7 @@ def _program_of(process: int) -> str:
         return "an unknown program"
 
 
-def _inner(process: int) -> str:
+def _inner_pid(process: int) -> str:
     """Return the pid of the process in its innermost pid namespace."""
     return (_status_of(process).get("NSpid") or "unknown").split()[-1]
 

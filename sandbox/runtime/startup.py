@@ -128,7 +128,7 @@ class Startup:
             self._trace,
             give_up,
             self._confinement,
-            self._resources.natives,
+            self._resources.direct_binds,
         )
 
     def run(self, timeline: Timeline) -> None:

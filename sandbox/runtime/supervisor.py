@@ -38,7 +38,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.images.reading import Progress
     from sandbox.runtime.report import Report
-    from sandbox.runtime.seccomp_trace import Denials
+    from sandbox.runtime.seccomp_trace import DenialTracer
 
 
 class Supervisor:
@@ -53,7 +53,7 @@ class Supervisor:
         *,
         trace: Callable[[str], None],
         warn: Callable[[str], None],
-        say_denied: Callable[[str], None] | None = None,
+        report_denied: Callable[[str], None] | None = None,
         measure: bool = False,
         timeline: Timeline | None = None,
         secret: bytes | None = None,
@@ -70,7 +70,7 @@ class Supervisor:
             server: the file system's server, which may have been started already.
             trace: receives lines for --debug.
             warn: receives warnings.
-            say_denied: receives the system calls that the filter denies; None if they are not traced.
+            report_denied: receives the system calls that the filter denies; None if they are not traced.
             measure: make a :attr:`report` once the program has ended.
             timeline: gets the marks of the start.
             secret: authenticates compiled filters that are cached; without it none is cached.
@@ -84,7 +84,7 @@ class Supervisor:
         self._server = server
         self._trace = trace
         self._warn = warn
-        self._say_denied = say_denied
+        self._report_denied = report_denied
         self._measure = measure
         self._timeline = Timeline(time.monotonic_ns()) if timeline is None else timeline
         self._secret = secret
@@ -158,7 +158,7 @@ class Supervisor:
             used.warn_of_limits(self._plan, ended, monitor, self._facts.uid, self._warn)
             if self._measure:
                 self.report = used.make_report(self._plan, self._resources, self._life, monitor, ended)
-        self._sum_up_denials(monitor.denials)
+        self._report_denial_summary(monitor.denials)
         if self._on_end is not None and self._resources.program_ran:
             self._on_end(os.path.basename(self._resources.run.path))
         return outcome.exit_status(self._plan, self._life, status, self._warn)
@@ -219,28 +219,28 @@ class Supervisor:
         plan, trampoline = self._plan.process.seccomp, self._resources.trampoline
         if plan is None or self._filter is None:
             return execve.Confinement(trampoline=trampoline)
-        traced = self._say_denied is not None
+        traced = self._report_denied is not None
         return execve.Confinement(
             trampoline=trampoline,
             seccomp=filters.for_kernel(self._filter, log=plan.log, traced=traced),
-            hand_over=init.tell(channel) if traced else None,
+            hand_over=init.listener_sender(channel) if traced else None,
             keep=(channel.fileno(),) if traced else (),
         )
 
-    def _trace_denials(self, listener: int) -> Denials:
-        from sandbox.runtime.seccomp_trace import Denials
+    def _trace_denials(self, listener: int) -> DenialTracer:
+        from sandbox.runtime.seccomp_trace import DenialTracer
 
         plan = self._plan.process.seccomp
         assert plan is not None
         assert self._filter is not None
-        assert self._say_denied is not None
-        return Denials(plan, self._filter, listener, self._say_denied)
+        assert self._report_denied is not None
+        return DenialTracer(plan, self._filter, listener, self._report_denied)
 
-    def _sum_up_denials(self, denials: Denials | None) -> None:
-        if self._say_denied is None:
+    def _report_denial_summary(self, denials: DenialTracer | None) -> None:
+        if self._report_denied is None:
             return
         for line in denials.summary() if denials is not None else ["no system call was denied"]:
-            self._say_denied(line)
+            self._report_denied(line)
 
     def _has_something_to_tell(self, monitor: Monitor) -> bool:
         """Return whether warnings or a report are possible: only then are their modules imported."""

@@ -17,7 +17,7 @@ from sandbox.errors import SetupError
 from unionfs.launch.protocol import ServedStack, send_request
 
 _STEP = "the file system's server"
-_LAST_GIVEN = 3  # the server's descriptors: 0 and 1 are /dev/null, 2 is standard error, 3 is the socket
+_LAST_INHERITED = 3  # the server's descriptors: 0 and 1 are /dev/null, 2 is standard error, 3 is the socket
 #: Seconds for the server to end by itself after its mount is gone.
 _GRACE = 5.0
 
@@ -30,14 +30,14 @@ def _open_null() -> int:
         raise SetupError.from_os_error(_STEP, "open /dev/null", nameless) from None
 
 
-def _keep_to_ourselves() -> None:
+def _set_close_on_exec() -> None:
     """Set close-on-exec on descriptors that the launcher inherited beside 0 to 3: no process of a sandbox may have them.
 
     An action of posix_spawn cannot do it: glibc refuses to close a descriptor above RLIMIT_NOFILE, which may have been lowered.
     """
     for fd in map(int, os.listdir("/proc/self/fd")):
         try:
-            if fd > _LAST_GIVEN:
+            if fd > _LAST_INHERITED:
                 os.set_inheritable(fd, False)
         except OSError:
             continue  # the descriptor of the listing itself
@@ -68,16 +68,16 @@ class Server:
         try:
             null = _open_null()
             # Landlock restricts the server to the layers, but does not apply to descriptors that are open already.
-            _keep_to_ourselves()
+            _set_close_on_exec()
             self.pid = os.posix_spawn(
                 sys.executable,
                 # -P: the current directory must not be searched for modules.
-                [sys.executable, "-P", "-m", "unionfs", "--serve-fd", str(_LAST_GIVEN)],
+                [sys.executable, "-P", "-m", "unionfs", "--serve-fd", str(_LAST_INHERITED)],
                 os.environ,
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, null, 0),
                     (os.POSIX_SPAWN_DUP2, null, 1),
-                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), _LAST_GIVEN),
+                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), _LAST_INHERITED),
                 ],
                 # SIGINT by ctrl-C is for the program; the server must outlive it.
                 setsid=True,

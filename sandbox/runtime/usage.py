@@ -72,6 +72,6 @@ def make_report(
         unmeasured=resources.unmeasured,
         launcher_memory=None if cgroup is not None or ended is None else ended.memory,
         left_over=None if ended is None else ended.left_over,
-        limits=report.held_limits(plan, cgroup),
+        limits=report.reported_limits(plan, cgroup),
         served=resources.served,
     )

@@ -20,7 +20,7 @@ _GROUPS = (
 )
 
 #: Calls of these groups for other programs and processes, the scheduling of other processes, and unused interfaces.
-_NOT = frozenset(
+_EXCLUDED = frozenset(
     """
     clone execve execveat fork vfork unshare kill tkill pidfd_open pidfd_send_signal process_mrelease rt_sigqueueinfo
     rt_tgsigqueueinfo setpgid setpriority setsid ioprio_set sched_setaffinity sched_setattr sched_setparam sched_setscheduler
@@ -36,7 +36,7 @@ _CHANNEL = frozenset(
 )
 """trio wakes itself up through a socket pair; the socket to the launcher is already open."""
 
-_ASKING = frozenset("capget getegid geteuid getgid getgroups getresgid getresuid getuid".split())
+_ID_QUERIES = frozenset("capget getegid geteuid getgid getgroups getresgid getresuid getuid".split())
 
 _CLONE_THREAD = 0x00010000
 _AF_UNIX = 1
@@ -49,7 +49,7 @@ def serving_filter(machine: str) -> Filter:
     clone.
     """
     flags_of_clone = 1 if machine in ("S390", "S390X") else 0
-    names = _CHANNEL.union(_ASKING, *(ALLOWED[group] for group in _GROUPS)) - _NOT
+    names = _CHANNEL.union(_ID_QUERIES, *(ALLOWED[group] for group in _GROUPS)) - _EXCLUDED
     return Filter(
         default=NOT_THERE,
         architectures=(),

@@ -153,7 +153,7 @@ class StateDirectory:
         Raises:
             OSError: they cannot be created.
         """
-        aside = ReservedDescriptors(self.fd)
+        reserved = ReservedDescriptors(self.fd)
         try:
             with _locked(self.run_path):
                 identity = f"{name}-{os.urandom(4).hex()}"
@@ -170,16 +170,16 @@ class StateDirectory:
                 try:
                     for path in new:
                         os.mkdir(path, 0o700)
-                    run = RunDirectory(new[0], ids, records=new[-1], aside=aside, facts=facts)
+                    run = RunDirectory(new[0], ids, records=new[-1], reserved=reserved, facts=facts)
                     run.publish(paths[0], paths[-1])
                 except BaseException:
-                    aside.give_back()
+                    reserved.release()
                     for path in (*new, *paths):
                         remove_directory(path, None)
                     raise
                 return run
         except BaseException:
-            aside.give_back()
+            reserved.release()
             raise
 
     def persistent(
@@ -224,7 +224,7 @@ class StateDirectory:
         facts = {"name": name, "file": file, **RecordedStack(writable=path, layers=layers).as_json()}
         return RunDirectory(path, ids, facts=facts, in_use=f"{identity} is in use", resume=True)
 
-    def keep_volume(self, name: str, ids: IdPlan, *, mode: int, file: str | None = None) -> int:
+    def open_volume(self, name: str, ids: IdPlan, *, mode: int, file: str | None = None) -> int:
         """Create the volume *name* if it is missing; return a descriptor whose shared lock marks it as in use until closed.
 
         Its directory ``data`` is created with *mode* and belongs to id 0 of *ids*. A later sandbox may have other ids if these
@@ -311,7 +311,7 @@ class RunDirectory:
         facts: Mapping[str, Any] | None = None,
         in_use: str = "",
         resume: bool = False,
-        aside: ReservedDescriptors | None = None,
+        reserved: ReservedDescriptors | None = None,
         record: LayerRecord | None = None,
         before: LayerRecord | None = None,
         refuse: Callable[[], StateError | None] | None = None,
@@ -320,7 +320,7 @@ class RunDirectory:
 
         *records* is the directory of the record, *path* if None. The record begins with *facts*, and *path* receives a copy of
         that beginning. *record* is the new record of the writable layer (its file and the layers below it); *before* is the
-        expected one. *refuse* is called under the lock, and returns an error if the directory may not be used. *aside* is
+        expected one. *refuse* is called under the lock, and returns an error if the directory may not be used. *reserved* is
         released before the directories are removed.
 
         Raises:
@@ -338,10 +338,10 @@ class RunDirectory:
             )
         self._fds = [fd]
         self._lasting = resume
-        self._aside = aside
+        self._reserved = reserved
         #: The directory in which the writable layer is created.
         self._layer = path
-        #: Created directories that the sandbox's root must own (:func:`sandbox.as_container_root.give_to_root`).
+        #: Created directories that the sandbox's root must own (:func:`sandbox.as_container_root.chown_to_root`).
         self.unowned: list[int] = []
         self._state: dict[str, Any] = {
             **(facts or {}),
@@ -451,7 +451,7 @@ class RunDirectory:
 
     def remove(self) -> None:
         """Remove the directories with their content, that of the record last, and release the lock."""
-        self._give_back()
+        self._release_reserved()
         try:
             for path in dict.fromkeys((self.path, self._records)):
                 remove_directory(path, self._ids)
@@ -460,13 +460,13 @@ class RunDirectory:
 
     def close(self) -> None:
         """Release the lock."""
-        self._give_back()
+        self._release_reserved()
         while self._fds:
             os.close(self._fds.pop())
 
-    def _give_back(self) -> None:
-        if self._aside is not None:
-            self._aside.give_back()
+    def _release_reserved(self) -> None:
+        if self._reserved is not None:
+            self._reserved.release()
 
 
 def _make_directory(path: str) -> None:

@@ -27,7 +27,7 @@ _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class ReservedDescriptors:
     """Descriptors reserved for :func:`remove_directory`, so that a start that fails with EMFILE can still be cleaned up.
 
-    The creator releases them by :meth:`give_back` just before the removal.
+    The creator releases them by :meth:`release` just before the removal.
     """
 
     def __init__(self, fd: int) -> None:
@@ -41,7 +41,7 @@ class ReservedDescriptors:
             for _ in range(_TO_REMOVE):
                 self._fds.append(os.dup(fd))
         except OSError:
-            self.give_back()
+            self.release()
             raise
 
     def __enter__(self) -> Self:
@@ -50,9 +50,9 @@ class ReservedDescriptors:
 
     def __exit__(self, *_: object) -> None:
         """Release the descriptors."""
-        self.give_back()
+        self.release()
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Close the descriptors. Later calls do nothing."""
         while self._fds:
             os.close(self._fds.pop())

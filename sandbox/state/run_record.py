@@ -13,7 +13,7 @@ from unionfs._stdlib.typing import Any, Literal
 Lock = Literal["held", "free", "missing"]
 """The state of a run's lock: a process has it, no process has it, or the lock file does not exist."""
 
-Verdict = Literal["running", "ended", "elsewhere", "unknown"]
+RunState = Literal["running", "ended", "elsewhere", "unknown"]
 """The state of a run. "elsewhere": it belongs to another node and may run there. "unknown": it may run on this node."""
 
 
@@ -97,7 +97,7 @@ def _number(value: object) -> int | None:
     return value if isinstance(value, int) and 0 <= value < 1 << 63 else None
 
 
-def judge(record: RunRecord | None, here: Place, *, lock: Lock, alive: bool) -> Verdict:
+def state_of(record: RunRecord | None, here: Place, *, lock: Lock, alive: bool) -> RunState:
     """Return the state of the run of *record*, None for an unreadable one, as seen by a process in *here*.
 
     *alive* says whether this pid namespace has a process with the recorded pid and start. The lock alone does not decide: on a

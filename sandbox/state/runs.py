@@ -17,7 +17,7 @@ from sandbox.kernel.process import is_alive
 from sandbox.state import run_record
 from sandbox.state.locks import probe
 from sandbox.state.node import Place, this_place
-from sandbox.state.run_record import Lock, RunRecord, Verdict
+from sandbox.state.run_record import Lock, RunRecord, RunState
 from sandbox.state.trusted_files import distrust, read_json
 from unionfs._stdlib.dataclasses import dataclass
 
@@ -29,19 +29,19 @@ class Run:
     id: str
     path: str
     record: RunRecord | None
-    verdict: Verdict
+    state: RunState
 
     def shown(self) -> str:
         """Return the run's name for messages: "db-1f2e3d4c (pid 7, on host b)"."""
         record = self.record
         pid = "" if record is None or record.pid is None else f"pid {record.pid}"
         host = "" if record is None or record.place is None else record.place.node.host
-        where = f"on {host or 'another machine'}" if self.verdict == "elsewhere" else ""
+        where = f"on {host or 'another machine'}" if self.state == "elsewhere" else ""
         facts = ", ".join(fact for fact in (pid, where) if fact)
         return f"{self.id} ({facts})" if facts else self.id
 
 
-def read_state(path: str) -> RunRecord | None:
+def read_run_record(path: str) -> RunRecord | None:
     """Return the record in the directory *path*; None if there is none that can be read."""
     try:
         return run_record.read(read_json(os.path.join(path, "state.json")))
@@ -87,12 +87,12 @@ def alive(record: RunRecord | None) -> bool:
     )
 
 
-def judge(path: str, record: RunRecord | None, lock: Lock, here: Place) -> Verdict:
+def state_of(path: str, record: RunRecord | None, lock: Lock, here: Place) -> RunState:
     """Return the state of the run whose *record* is in the directory *path*."""
-    verdict = run_record.judge(record, here, lock=lock, alive=alive(record))
-    if record is None and verdict == "unknown" and is_empty(path):
+    state = run_record.state_of(record, here, lock=lock, alive=alive(record))
+    if record is None and state == "unknown" and is_empty(path):
         return "ended"  # a command is removing it, or was killed meanwhile: the record is removed last
-    return verdict
+    return state
 
 
 def is_empty(path: str) -> bool:
@@ -124,9 +124,9 @@ def list_runs(state_directory: str, here: Place | None = None) -> list[Run]:
         name = os.path.basename(path)
         if name.startswith("."):
             continue
-        record = read_state(path)
-        verdict = judge(path, record, _lock(path, record), here)
-        found.append(Run(id=name, path=path, record=record, verdict=verdict))
+        record = read_run_record(path)
+        state = state_of(path, record, _lock(path, record), here)
+        found.append(Run(id=name, path=path, record=record, state=state))
     return found
 
 
@@ -140,9 +140,9 @@ def users_of(
     return [
         run
         for run in list_runs(state_directory)
-        if run.verdict != "ended"
+        if run.state != "ended"
         and (record := run.record) is not None
-        and not (run.verdict == "running" and record.pid == os.getpid() and alive(record))
+        and not (run.state == "running" and record.pid == os.getpid() and alive(record))
         and (
             (layer is not None and record.layer == layer)
             or (volume is not None and volume in record.volumes)
@@ -190,7 +190,7 @@ def find_running(state_directory: str, name: str) -> RunningSandbox:
     except OSError:
         paths = []
     for path in paths:
-        record = read_state(path) if os.path.basename(path)[:-9] == name else None
+        record = read_run_record(path) if os.path.basename(path)[:-9] == name else None
         if record is None or record.pid is None:
             continue
         if record.place is not None and record.place.node != here.node:

@@ -18,7 +18,7 @@ from sandbox.state.locks import claim
 from sandbox.state.node import Place
 from sandbox.state.removal import NEW, remove_directory
 from sandbox.state.run_record import Lock, RunRecord
-from sandbox.state.runs import is_empty, is_private, judge, lock_of, paths_in, read_state
+from sandbox.state.runs import is_empty, is_private, lock_of, paths_in, read_run_record, state_of
 from unionfs._stdlib.dataclasses import dataclass
 
 _FORGOTTEN = 86400.0
@@ -71,7 +71,7 @@ def claim_ended(path: str, here: Place) -> EndedRun | None:
         OSError: its lock cannot be taken.
     """
     name = os.path.basename(path)
-    record = read_state(path)
+    record = read_run_record(path)
     if record is None and name.startswith(NEW):
         # Another process, perhaps on another node, may be about to write the record.
         return EndedRun(id=name, paths=(path,), record=None, lock_fd=-1) if _is_forgotten(path) else None
@@ -81,7 +81,7 @@ def claim_ended(path: str, here: Place) -> EndedRun | None:
     fd = -1
     if (place_of_lock := lock_of(path, record)) is not None:
         lock, fd = claim(place_of_lock)
-    if judge(path, record, lock, here) != "ended":
+    if state_of(path, record, lock, here) != "ended":
         if fd >= 0:
             os.close(fd)
         return None
@@ -113,7 +113,7 @@ def _belongs(place: str, path: str) -> bool:
         return False
     if not is_private(place):
         return False
-    inner = read_state(place)
+    inner = read_run_record(place)
     if inner is None:
         return is_empty(place)  # its removal was interrupted after its content was removed
     if inner.record is None:
@@ -125,13 +125,13 @@ def _belongs(place: str, path: str) -> bool:
 
 def _has_record(place: str) -> bool:
     """Return whether the run in the directory *place* of the run directory has a record in any state directory."""
-    record = read_state(place)
+    record = read_run_record(place)
     return record is not None and record.record is not None and os.path.lexists(record.record)
 
 
 def _is_unfinished(path: str) -> bool:
     """Return whether *path* is the directory of a run that has no record yet."""
-    return os.path.basename(path).startswith(NEW) and read_state(path) is None
+    return os.path.basename(path).startswith(NEW) and read_run_record(path) is None
 
 
 def _unfinished_run(place: str, records: str) -> EndedRun:

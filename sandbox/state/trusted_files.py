@@ -12,19 +12,19 @@ from unionfs._stdlib.typing import Any
 _LARGEST = 1 << 20
 """The most bytes of a JSON file that are read; a real file has a few thousand."""
 
-_ANOTHERS = "belongs to another user"
+_FOREIGN = "belongs to another user"
 
 
 def distrust(info: os.stat_result) -> str | None:
     """Return why a file or directory of the state with the status *info* is not trusted ("belongs to another user"), None if it is."""
     if info.st_uid != os.geteuid():
-        return _ANOTHERS
+        return _FOREIGN
     return "can be written by other users" if info.st_mode & 0o022 else None
 
 
 def remedy(path: str, reason: str) -> str:
     """Return the hint about the directory *path*, which may not be used for *reason*: only its owner can change its mode."""
-    return ELSEWHERE if reason == _ANOTHERS else f"chmod 700 {path}, or {ELSEWHERE}"
+    return ELSEWHERE if reason == _FOREIGN else f"chmod 700 {path}, or {ELSEWHERE}"
 
 
 def open_trusted(name: str, *, dir_fd: int | None = None) -> tuple[int, os.stat_result] | None:
@@ -73,7 +73,7 @@ def replace_json(path: str, value: object) -> None:
 
     new = f"{path}.{os.urandom(4).hex()}.new"
     try:
-        with open(new, "x", encoding="utf-8", opener=_for_us_alone) as file:
+        with open(new, "x", encoding="utf-8", opener=_open_private) as file:
             json.dump(value, file)
         os.rename(new, path)
     except OSError:
@@ -82,7 +82,7 @@ def replace_json(path: str, value: object) -> None:
         raise
 
 
-def _for_us_alone(path: str, flags: int) -> int:
+def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 

@@ -59,7 +59,7 @@ def test_state_directory_that_cannot_be_used_is_refused_by_all_three(launcher: L
     assert "can be written by other users" in dry.err
     why = sandbox(launcher, "explain", path)
     assert why.status == 1
-    assert "can be written by others" in " ".join(why.out.split())  # `explain` folds long lines
+    assert "can be written by other users" in " ".join(why.out.split())  # `explain` folds long lines
 
 
 def test_unenforced_optional_key_is_reported_by_all_three(launcher: Launcher) -> None:

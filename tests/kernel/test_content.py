@@ -86,7 +86,7 @@ def test_a_file_changes_its_owner_and_keeps_its_mode_while_it_is_mounted_read_on
     def inside() -> object:
         target_fd, place_fd = os.open(target, os.O_PATH), os.open(place, O_DIR)
         _, file_fd = content.show(b"", target_fd, place_fd, mode=0o6750, noexec=False)
-        content.give(file_fd, 7, 8)
+        content.change_owner(file_fd, 7, 8)
         info = os.stat(target)
         return [stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid], refusal(os.chown, target, 9, 9)
 

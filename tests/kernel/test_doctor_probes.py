@@ -56,9 +56,9 @@ def test_a_killed_probe_leaves_no_process_in_any_of_its_namespaces(monkeypatch):
     monkeypatch.setattr(namespaces.mounts, "make_private", lambda: time.sleep(1000))
     before = set(os.listdir("/proc"))
     single = (namespaces.idmaps.single_map(os.geteuid()), namespaces.idmaps.single_map(os.getegid()))
-    outcome = run_limited(lambda say: namespaces._mapper(say, single, None, None, None), seconds=1)
+    outcome = run_limited(lambda report: namespaces._mapper(report, single, None, None, None), seconds=1)
     assert outcome.problem == "no answer within 1 seconds"
-    assert "unshare cgroup" in outcome.said
+    assert "unshare cgroup" in outcome.results
     deadline = time.monotonic() + 60
     while (left := waiting_here(before)) and time.monotonic() < deadline:
         time.sleep(0.02)

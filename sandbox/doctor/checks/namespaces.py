@@ -44,7 +44,7 @@ def _evidence(failed: tuple[str, Failure] | None) -> dict[str, Any]:
     return {"step": step, "errno": errno.errorcode.get(failure.errno), "error": failure.text}
 
 
-def _said(failure: Failure) -> str:
+def _text_of(failure: Failure) -> str:
     return failure.text[:1].lower() + failure.text[1:] if failure.text[1:2].islower() else failure.text
 
 
@@ -63,9 +63,9 @@ def _userns(found: NamespaceFacts, needs: Needs, place: Place) -> Check:
     if failed is not None:
         step, failure = failed
         if step == "id map":
-            reason, remedy = _said(failure), describe_errno("write uid_map", failure.errno) or ""
+            reason, remedy = _text_of(failure), describe_errno("write uid_map", failure.errno) or ""
         else:
-            reason, remedy = _said(failure), describe_errno("unshare", failure.errno) or ""
+            reason, remedy = _text_of(failure), describe_errno("unshare", failure.errno) or ""
         if obstacle is not None:
             reason, remedy = obstacle.reason, lasting(obstacle.remedy, place)
         return Check(
@@ -119,7 +119,7 @@ def _ids(
         return Check(
             id="ids",
             level="warning" if needs.single_id else "failure",
-            summary=f"a range of ids cannot be mapped{how}: {_said(failed[1])}",
+            summary=f"a range of ids cannot be mapped{how}: {_text_of(failed[1])}",
             cost='no sandbox starts with ids.map = "auto", the default',
             remedy=describe_errno(operation, failed[1].errno) or "",
             facts=_evidence(failed),
@@ -193,7 +193,7 @@ def _kinds(probe: Probe, needs: Needs, place: Place) -> Check:
             return Check(
                 id="namespaces",
                 level="failure" if "time" in needs.namespaces else "warning",
-                summary=f"{_listed(KINDS)} namespaces can be created, but no time namespace: {_said(clocks[1])}",
+                summary=f"{_listed(KINDS)} namespaces can be created, but no time namespace: {_text_of(clocks[1])}",
                 cost='any namespaces.time other than "host" is refused',
                 facts={"refused": {"time": clocks[1].text}},
             )
@@ -220,7 +220,7 @@ def _kinds(probe: Probe, needs: Needs, place: Place) -> Check:
     return Check(
         id="namespaces",
         level="failure" if needed else "warning",
-        summary=f"{_listed(kinds)} namespaces cannot be created: {_said(failure)}",
+        summary=f"{_listed(kinds)} namespaces cannot be created: {_text_of(failure)}",
         cost=cost,
         remedy=remedy,
         facts={"refused": {kind: found.text for kind, found in refused}},
@@ -258,12 +258,12 @@ def _fuse(facts: HostFacts, probe: Probe, place: Place) -> Check:
     if (failed := probe.failure("open /dev/fuse")) is not None:
         number = failed[1].errno
         remedy = {errno.ENODEV: _FUSE_MISSING, errno.ENXIO: _FUSE_MISSING}.get(number, _FUSE_CLOSED)[place]
-        return refuse(f"/dev/fuse cannot be opened: {_said(failed[1])}", remedy, failed)
+        return refuse(f"/dev/fuse cannot be opened: {_text_of(failed[1])}", remedy, failed)
     if (failed := probe.failure("mount fuse")) is not None:
         remedy = describe_errno("mount fuse", failed[1].errno) or ""
         if failed[1].errno == errno.EINVAL:  # it was opened in the right namespace, so it is another device
             remedy = "as root: rm /dev/fuse && mknod -m 666 /dev/fuse c 10 229"
-        return refuse(f"FUSE cannot be mounted: {_said(failed[1])}", remedy, failed)
+        return refuse(f"FUSE cannot be mounted: {_text_of(failed[1])}", remedy, failed)
     if not probe.did("mount fuse"):
         return _not_tried("fuse", probe)
     return Check(
@@ -292,7 +292,7 @@ def _mounting(
         return Check(
             id=identity,
             level=level,
-            summary=f"{bad}: {_said(failure)}",
+            summary=f"{bad}: {_text_of(failure)}",
             cost=cost,
             remedy=describe_errno(operations.get(step, step), failure.errno) or "",
             facts=_evidence(failed),
@@ -377,7 +377,7 @@ def _terminal(facts: HostFacts, probe: Probe, needs: Needs) -> Check:
         return Check(
             id="terminal",
             level="failure" if needs.terminal else "warning",
-            summary=f"no terminal can be opened in a sandbox: {_said(failed[1])}",
+            summary=f"no terminal can be opened in a sandbox: {_text_of(failed[1])}",
             cost="`up` fails if the program gets a terminal: process.terminal = true, or standard input and output are a terminal",
             remedy="set process.terminal = false",
             facts={"here": facts.terminal, **_evidence(failed)},

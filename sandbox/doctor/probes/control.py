@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sandbox.doctor.child import Say, reason_of, run_limited, undisturbed
+from sandbox.doctor.child import Report, reason_of, run_limited, signals_blocked
 from sandbox.doctor.facts import CgroupFacts
 from sandbox.kernel.cgroups import Cgroup, CgroupFiles, CgroupLimits, Hierarchy, IoRates, remove_stale, v1, v2
 from sandbox.kernel.cgroups.base import directory_of, processors
@@ -41,9 +41,9 @@ def probe_cgroups(hierarchy: Hierarchy, *, mountinfo: str, files: CgroupFiles | 
             controllers[name] = next(iter(reasons.values()))
         else:
             wanted[name] = limits
-    said, problem = _try(hierarchy, wanted, files) if wanted else ({}, None)
+    results, problem = _try(hierarchy, wanted, files) if wanted else ({}, None)
     for name in wanted:
-        controllers[name] = said.get(name, problem or "it was not tested")
+        controllers[name] = results.get(name, problem or "it was not tested")
     return CgroupFacts(mode=mode_of(mountinfo), controllers=controllers, problem=problem)
 
 
@@ -76,29 +76,29 @@ def _try(
     if isinstance(hierarchy, v2.V2Hierarchy) and hierarchy.vacate:
         # The probe runs in this process: vacating the cgroup moves this process and its children, and a child could move only
         # itself. An interrupt before the return would leave a cgroup behind, so signals are blocked.
-        said: dict[str, Any] = {}
-        with undisturbed():
+        results: dict[str, Any] = {}
+        with signals_blocked():
             try:
-                _try_each(said.__setitem__, hierarchy, names, token)
+                _try_each(results.__setitem__, hierarchy, names, token)
             except OSError as error:
-                return said, reason_of(error)
-        return said, None
+                return results, reason_of(error)
+        return results, None
     if isinstance(hierarchy, ScopeHierarchy):
         # The child moves itself into the scope, which systemd removes when the child has ended.
-        def action(say: Say) -> None:
-            _try_each(say, hierarchy.enter(_name(token, "scope")), names, token)
+        def action(report: Report) -> None:
+            _try_each(report, hierarchy.enter(_name(token, "scope")), names, token)
 
         outcome = run_limited(action, seconds=_SCOPE_SECONDS)
-        return outcome.said, outcome.problem
-    before = _handed_on(hierarchy, files)
+        return outcome.results, outcome.problem
+    before = _enabled_controllers(hierarchy, files)
     try:
-        outcome = run_limited(lambda say: _try_each(say, hierarchy, names, token))
+        outcome = run_limited(lambda report: _try_each(report, hierarchy, names, token))
     finally:
-        with undisturbed():
+        with signals_blocked():
             left = [path for name in names for path in _places(hierarchy, _name(token, name))]
             remove_stale(filter(files.exists, left), files=files, timeout=_REMOVAL_SECONDS)
-            _take_back(hierarchy, files, _handed_on(hierarchy, files) - before)
-    return outcome.said, outcome.problem
+            _disable_controllers(hierarchy, files, _enabled_controllers(hierarchy, files) - before)
+    return outcome.results, outcome.problem
 
 
 def _name(token: str, name: str) -> str:
@@ -116,18 +116,18 @@ def _places(hierarchy: Hierarchy, name: str) -> list[str]:
     return [f"{directory}/{directory_of(name)}" for directory in dict.fromkeys(directories)]
 
 
-def _try_each(say: Say, hierarchy: Hierarchy, names: Mapping[str, CgroupLimits], token: str) -> None:
+def _try_each(report: Report, hierarchy: Hierarchy, names: Mapping[str, CgroupLimits], token: str) -> None:
     for name, limits in names.items():
         try:
             group = hierarchy.create(_name(token, name), limits)
         except OSError as error:
-            say(name, reason_of(error))
+            report(name, reason_of(error))
             continue
         try:
             _put_child_into(group)
-            say(name, None)
+            report(name, None)
         except OSError as error:
-            say(name, f"no process could be moved into it: {reason_of(error)}")
+            report(name, f"no process could be moved into it: {reason_of(error)}")
         finally:
             group.kill()
             group.remove()
@@ -148,14 +148,14 @@ def _put_child_into(group: Cgroup) -> None:
         os.waitpid(pid, 0)
 
 
-def _handed_on(hierarchy: Hierarchy, files: CgroupFiles) -> frozenset[str]:
+def _enabled_controllers(hierarchy: Hierarchy, files: CgroupFiles) -> frozenset[str]:
     """Return the controllers that the cgroup of *hierarchy* enables for its children; version 1 has no such setting."""
     if not isinstance(hierarchy, v2.V2Hierarchy):
         return frozenset()
     return frozenset(files.read(f"{hierarchy.directory}/cgroup.subtree_control").split())
 
 
-def _take_back(hierarchy: Hierarchy, files: CgroupFiles, controllers: frozenset[str]) -> None:
+def _disable_controllers(hierarchy: Hierarchy, files: CgroupFiles, controllers: frozenset[str]) -> None:
     """Disable the *controllers* that making a cgroup enabled in its parent, unless a sandbox started meanwhile uses them."""
     if isinstance(hierarchy, v2.V2Hierarchy):
         for controller in sorted(controllers):

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from sandbox.doctor.child import Say, attempt, reason_of, run_limited
+from sandbox.doctor.child import Report, attempt, reason_of, run_limited
 from sandbox.doctor.facts import Failure, NamespaceFacts, Obstacle, Probe
 from sandbox.host import facts as host
 from sandbox.host.facts import HostFacts
@@ -55,11 +55,11 @@ def _try_map(
     files: str | None,
 ) -> Probe:
     tty_gid = _TTY_GID if lookup(maps[1], _TTY_GID) is not None else None
-    return run_limited(lambda say: _mapper(say, maps, helpers, files, tty_gid)).probe()
+    return run_limited(lambda report: _mapper(report, maps, helpers, files, tty_gid)).probe()
 
 
 def _mapper(
-    say: Say,
+    report: Report,
     maps: tuple[Sequence[IdMap], Sequence[IdMap]],
     helpers: tuple[str, str] | None,
     files: str | None,
@@ -71,12 +71,12 @@ def _mapper(
     if first == 0:
         os.close(ready)
         os.close(mapped)
-        _guarded(say, lambda: _first(say, made, go, files, tty_gid))
+        _guarded(report, lambda: _first(report, made, go, files, tty_gid))
     os.close(made)
     os.close(go)
     newuidmap, newgidmap = helpers or (None, None)
     if os.read(ready, 1) and attempt(
-        say,
+        report,
         "id map",
         lambda: idmaps.write_maps(first, *maps, newuidmap=newuidmap, newgidmap=newgidmap),
         named=False,  # the helper's text has its name already, and its command line has a pid
@@ -86,28 +86,28 @@ def _mapper(
     os.waitpid(first, 0)
 
 
-def _guarded(say: Say, action: Callable[[], None]) -> NoReturn:
+def _guarded(report: Report, action: Callable[[], None]) -> NoReturn:
     try:
         action()
     except OSError as error:
-        say("", reason_of(error))
+        report("", reason_of(error))
     except BaseException as error:  # noqa: BLE001 - a forked child must not run on in its parent's code
-        say("", repr(error))
+        report("", repr(error))
     finally:
         os._exit(0)
 
 
-def _first(say: Say, made: int, go: int, files: str | None, tty_gid: int | None) -> None:
+def _first(report: Report, made: int, go: int, files: str | None, tty_gid: int | None) -> None:
     files_fd = -1 if files is None else os.open(files, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    if not attempt(say, "unshare user", lambda: namespaces.unshare(["user"])):
+    if not attempt(report, "unshare user", lambda: namespaces.unshare(["user"])):
         return
     os.write(made, b"x")
     if not os.read(go, 1):
         return
-    refused = [kind for kind in UNSHARED if not attempt(say, f"unshare {kind}", _unsharing(kind))]
+    refused = [kind for kind in UNSHARED if not attempt(report, f"unshare {kind}", _unsharing(kind))]
     # Before the ids change, as in a start: afterwards /proc/self belongs to another user.
-    if attempt(say, "unshare time", _unsharing("time")):
-        attempt(say, "clock offsets", lambda: namespaces.write_clock_offsets([("boottime", 1)]))
+    if attempt(report, "unshare time", _unsharing("time")):
+        attempt(report, "clock offsets", lambda: namespaces.write_clock_offsets([("boottime", 1)]))
     if "mount" in refused:
         return
     fuse_fd = -1
@@ -116,19 +116,19 @@ def _first(say: Say, made: int, go: int, files: str | None, tty_gid: int | None)
         nonlocal fuse_fd
         fuse_fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
 
-    attempt(say, "open /dev/fuse", open_fuse)
+    attempt(report, "open /dev/fuse", open_fuse)
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
     process.set_parent_death_signal()
     if files_fd >= 0:
-        _make_files(say, files_fd)
+        _make_files(report, files_fd)
         os.close(files_fd)
     # Without a pid namespace of its own, the probe could neither mount /proc nor try the following steps under real conditions.
     if "pid" in refused:
         return
     inner = os.fork()
     if inner == 0:
-        _guarded(say, lambda: _inner(say, fuse_fd, tty_gid, frozenset(refused)))
+        _guarded(report, lambda: _inner(report, fuse_fd, tty_gid, frozenset(refused)))
     if fuse_fd >= 0:
         os.close(fuse_fd)
     os.waitpid(inner, 0)
@@ -138,7 +138,7 @@ def _unsharing(kind: str) -> Callable[[], None]:
     return lambda: namespaces.unshare([kind])
 
 
-def _make_files(say: Say, directory: int) -> None:
+def _make_files(report: Report, directory: int) -> None:
     """Make a file that belongs to another id of the sandbox, as in the writable layer of a sandbox with many ids."""
 
     def own() -> None:
@@ -148,17 +148,17 @@ def _make_files(say: Say, directory: int) -> None:
         finally:
             os.unlink("owned", dir_fd=directory)
 
-    attempt(say, "chown", own)
+    attempt(report, "chown", own)
 
 
-def _inner(say: Say, fuse_fd: int, tty_gid: int | None, refused: frozenset[str]) -> None:
+def _inner(report: Report, fuse_fd: int, tty_gid: int | None, refused: frozenset[str]) -> None:
     process.set_parent_death_signal()
-    attempt(say, "unshare cgroup", lambda: namespaces.unshare(["cgroup"]))
+    attempt(report, "unshare cgroup", lambda: namespaces.unshare(["cgroup"]))
     os.umask(0)
-    if not attempt(say, "make private", mounts.make_private):
+    if not attempt(report, "make private", mounts.make_private):
         return
     nodes: dict[str, int] = {}
-    attempt(say, "open devices", lambda: nodes.update(devices.open_nodes()))
+    attempt(report, "open devices", lambda: nodes.update(devices.open_nodes()))
     staging = ""
 
     def stage() -> None:
@@ -169,37 +169,37 @@ def _inner(say: Say, fuse_fd: int, tty_gid: int | None, refused: frozenset[str])
             os.mkdir(f"{staging}/{name}")
         _mount_tmpfs(f"{staging}/root")
 
-    if not attempt(say, "mount tmpfs", stage, named=False):
+    if not attempt(report, "mount tmpfs", stage, named=False):
         return
     if fuse_fd >= 0:
-        attempt(say, "mount fuse", lambda: _mount_fuse(fuse_fd, f"{staging}/fuse"), named=False)
+        attempt(report, "mount fuse", lambda: _mount_fuse(fuse_fd, f"{staging}/fuse"), named=False)
         os.close(fuse_fd)
     root = os.open(f"{staging}/root", _OPEN_DIR)
-    _fill_root(say, root, nodes, tty_gid, refused)
-    if attempt(say, "pivot_root", lambda: mounts.pivot(root)):
-        attempt(say, "open a terminal", _open_terminal)
+    _fill_root(report, root, nodes, tty_gid, refused)
+    if attempt(report, "pivot_root", lambda: mounts.pivot(root)):
+        attempt(report, "open a terminal", _open_terminal)
     if "uts" not in refused:
-        attempt(say, "sethostname", lambda: socket.sethostname("sandbox-doctor"))
+        attempt(report, "sethostname", lambda: socket.sethostname("sandbox-doctor"))
     if "net" not in refused:
-        attempt(say, "loopback", network.loopback_up)
+        attempt(report, "loopback", network.loopback_up)
 
 
 def _fill_root(
-    say: Say, root: int, nodes: dict[str, int], tty_gid: int | None, refused: frozenset[str]
+    report: Report, root: int, nodes: dict[str, int], tty_gid: int | None, refused: frozenset[str]
 ) -> None:
     with _Directory(root, "proc") as target:
-        attempt(say, "mount proc", lambda: filesystems.mount_proc(target), named=False)
+        attempt(report, "mount proc", lambda: filesystems.mount_proc(target), named=False)
     with _Directory(root, "sys") as target:
         if "net" not in refused:
-            attempt(say, "mount sysfs", lambda: filesystems.mount_sysfs(target), named=False)
+            attempt(report, "mount sysfs", lambda: filesystems.mount_sysfs(target), named=False)
     if not nodes:
         return
     with _Directory(root, "dev") as target:
         queues = "ipc" not in refused
         build = functools.partial(devices.build, target, nodes, tty_gid=tty_gid, mqueue=queues)
-        attempt(say, "build dev", build, named=False)
-    attempt(say, "read-only paths", lambda: masked_paths.make_read_only(root, masked_paths.READONLY_PATHS))
-    attempt(say, "masked paths", lambda: masked_paths.mask(root, masked_paths.MASKED_PATHS, nodes["null"]))
+        attempt(report, "build dev", build, named=False)
+    attempt(report, "read-only paths", lambda: masked_paths.make_read_only(root, masked_paths.READONLY_PATHS))
+    attempt(report, "masked paths", lambda: masked_paths.mask(root, masked_paths.MASKED_PATHS, nodes["null"]))
 
 
 def _mount_tmpfs(path: str) -> None:

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from sandbox.doctor.child import Outcome, Say, attempt, run_limited, undisturbed
+from sandbox.doctor.child import Outcome, Report, attempt, run_limited, signals_blocked
 from sandbox.doctor.facts import Leftovers, Obstacle, StateFacts
 from sandbox.errors import StateError
 from sandbox.host.facts import HostFacts
@@ -39,14 +39,14 @@ def probe_state(facts: HostFacts, environ: Mapping[str, str], mountinfo: str) ->
         return
     name = f"{PREFIX}{secrets.token_hex(8)}"
     try:
-        outcome = run_limited(lambda say: _try(say, path, name, facts, trusted_files.distrust))
+        outcome = run_limited(lambda report: _try(report, path, name, facts, trusted_files.distrust))
         found = _state_facts(path, outcome, mountinfo)
-        files = outcome.said.get("files") if found.probe.did("make") else None
+        files = outcome.results.get("files") if found.probe.did("make") else None
         yield _Tried(found, files)
     finally:
         # In a child too, because a file system that does not respond must not block this process. The child computes the path:
         # after an interrupt the result of the first child is missing.
-        with undisturbed():
+        with signals_blocked():
             run_limited(lambda _: _remove(os.path.join(_nearest_directory(os.path.realpath(path)), name)))
 
 
@@ -58,11 +58,11 @@ def probe_run_directory(facts: HostFacts, environ: Mapping[str, str], mountinfo:
     tried = os.path.dirname(path) if link else path
     distrust = run_directory.distrust_run_directory
     try:
-        outcome = run_limited(lambda say: _try(say, tried, name, facts, distrust))
+        outcome = run_limited(lambda report: _try(report, tried, name, facts, distrust))
         found = _state_facts(path, outcome, mountinfo)
         return replace(found, path=path, untrusted="is a symbolic link") if link else found
     finally:
-        with undisturbed():
+        with signals_blocked():
             run_limited(lambda _: _remove(os.path.join(_nearest_directory(os.path.realpath(tried)), name)))
 
 
@@ -74,38 +74,38 @@ class _Tried:
 
 
 def _try(
-    say: Say, path: str, name: str, facts: HostFacts, distrust: Callable[[os.stat_result], str | None]
+    report: Report, path: str, name: str, facts: HostFacts, distrust: Callable[[os.stat_result], str | None]
 ) -> None:
     path = os.path.realpath(path)
-    say("path", path)
+    report("path", path)
     base = _nearest_directory(path)
-    say("exists", base == path)
+    report("exists", base == path)
     below = os.path.join(base, os.path.relpath(path, base).split("/")[0])
     if base != path and os.path.lexists(below):  # a file is in the place of the directory
-        say("make", [errno.ENOTDIR, f"{below}: {os.strerror(errno.ENOTDIR)}"])
+        report("make", [errno.ENOTDIR, f"{below}: {os.strerror(errno.ENOTDIR)}"])
         return
     if base == path:
-        say("untrusted", distrust(os.stat(path)))
+        report("untrusted", distrust(os.stat(path)))
     space = os.statvfs(base)
     # A file system without limits, such as ramfs, reports zero for both.
     free = space.f_bavail * space.f_frsize if space.f_blocks else None
-    say("space", [free, space.f_favail if space.f_files else None])
-    say("base", base)
+    report("space", [free, space.f_favail if space.f_files else None])
+    report("base", base)
     place = os.path.join(base, name)
     try:
         os.mkdir(place, 0o700)
     except OSError as error:
-        say("make", [error.errno, f"{base}: {error.strerror}"])
+        report("make", [error.errno, f"{base}: {error.strerror}"])
         return
-    say("make", None)
+    report("make", None)
     files = os.path.join(place, "files")
     os.mkdir(files, 0o700)
     maps = facts.whole_maps()
     if facts.uid == 0 and maps is not None:
         os.chown(files, lookup(maps[0], 0) or 0, lookup(maps[1], 0) or 0)
-    say("files", files)
+    report("files", files)
     for step, action in _steps(place).items():
-        attempt(say, step, action, named=False)
+        attempt(report, step, action, named=False)
 
 
 def _nearest_directory(path: str) -> str:
@@ -170,16 +170,16 @@ _NO_STEPS = frozenset(("path", "exists", "untrusted", "space", "base", "files"))
 
 
 def _state_facts(path: str, outcome: Outcome, mountinfo: str) -> StateFacts:
-    said = outcome.said
-    steps = {key: value for key, value in said.items() if key not in _NO_STEPS}
-    path = said.get("path", path)
-    mount = mount_of(said.get("base", path), mountinfo)
-    free_bytes, free_inodes = said.get("space", (None, None))
+    results = outcome.results
+    steps = {key: value for key, value in results.items() if key not in _NO_STEPS}
+    path = results.get("path", path)
+    mount = mount_of(results.get("base", path), mountinfo)
+    free_bytes, free_inodes = results.get("space", (None, None))
     return StateFacts(
         path=path,
-        exists=said.get("exists", False),
-        untrusted=said.get("untrusted"),
-        probe=Outcome(said=steps, problem=outcome.problem).probe(),
+        exists=results.get("exists", False),
+        untrusted=results.get("untrusted"),
+        probe=Outcome(results=steps, problem=outcome.problem).probe(),
         fstype="unknown" if mount is None else mount.fstype,
         mount_options=() if mount is None else mount.options,
         free_bytes=free_bytes,
@@ -205,21 +205,21 @@ def look_for_leftovers(path: str | None, run_path: str | None, mountinfo: str) -
     *run_path* is the run directory, or None if it is unusable. The function waits for its lock, under which runs are made and
     removed.
     """
-    outcome = run_limited(lambda say: _look(say, path, run_path, mountinfo))
-    said = outcome.said
+    outcome = run_limited(lambda report: _look(report, path, run_path, mountinfo))
+    results = outcome.results
     return Leftovers(
-        running=tuple(said.get("running", ())),
-        dead=tuple(said.get("ended", ())),
-        elsewhere=tuple(said.get("elsewhere", ())),
-        unknown=tuple(said.get("unknown", ())),
-        cgroups=tuple(said.get("cgroups", ())),
-        mounts=tuple(said.get("mounts", ())),
+        running=tuple(results.get("running", ())),
+        dead=tuple(results.get("ended", ())),
+        elsewhere=tuple(results.get("elsewhere", ())),
+        unknown=tuple(results.get("unknown", ())),
+        cgroups=tuple(results.get("cgroups", ())),
+        mounts=tuple(results.get("mounts", ())),
         problem=outcome.problem,
     )
 
 
-def _look(say: Say, path: str | None, run_path: str | None, mountinfo: str) -> None:
-    say("mounts", [entry.mount_point for entry in parse_mountinfo(mountinfo) if _is_dead(entry)])
+def _look(report: Report, path: str | None, run_path: str | None, mountinfo: str) -> None:
+    report("mounts", [entry.mount_point for entry in parse_mountinfo(mountinfo) if _is_dead(entry)])
     if path is None:
         return
     guard = -1
@@ -234,20 +234,18 @@ def _look(say: Say, path: str | None, run_path: str | None, mountinfo: str) -> N
     finally:
         if guard >= 0:
             os.close(guard)
-    for verdict in ("running", "ended", "elsewhere", "unknown"):
+    for state in ("running", "ended", "elsewhere", "unknown"):
         names = [
-            run.id if verdict in ("running", "ended") else run.shown()
-            for run in found
-            if run.verdict == verdict
+            run.id if state in ("running", "ended") else run.shown() for run in found if run.state == state
         ]
-        say(verdict, names)
+        report(state, names)
     recorded = [
         cgroup
         for run in found
-        if run.verdict == "ended" and run.record is not None
+        if run.state == "ended" and run.record is not None
         for cgroup in run.record.cgroups
     ]
-    say("cgroups", [cgroup for cgroup in recorded if os.path.isdir(cgroup)])
+    report("cgroups", [cgroup for cgroup in recorded if os.path.isdir(cgroup)])
 
 
 def _is_dead(entry: MountEntry) -> bool:

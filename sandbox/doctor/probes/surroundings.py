@@ -9,7 +9,7 @@ import stat
 import sys
 from collections.abc import Iterable, Mapping
 
-from sandbox.doctor.child import Say, attempt, reason_of, run_limited
+from sandbox.doctor.child import Report, attempt, reason_of, run_limited
 from sandbox.doctor.facts import Failure, Place, ProgramFacts, SecurityFacts, SessionFacts
 from sandbox.host.facts import HostFacts
 from sandbox.kernel import filters
@@ -93,18 +93,18 @@ def _manager_problem(uid: int, environ: Mapping[str, str], root: str) -> str | N
 def probe_security() -> SecurityFacts:
     """Install a filter in a child, and query the rest there too, so that loaded libraries disappear with the child."""
 
-    def action(say: Say) -> None:
-        attempt(say, "seccomp", filters.allow_every_call)
-        say("libseccomp", filters.has_libseccomp())
-        say("landlock", filters.landlock_version())
+    def action(report: Report) -> None:
+        attempt(report, "seccomp", filters.allow_every_call)
+        report("libseccomp", filters.has_libseccomp())
+        report("landlock", filters.landlock_version())
 
     outcome = run_limited(action)
     missing = [0, outcome.problem or "it was not tested"]
-    seccomp = outcome.said.get("seccomp", missing)
+    seccomp = outcome.results.get("seccomp", missing)
     return SecurityFacts(
         seccomp=None if seccomp is None else Failure(errno=seccomp[0], text=seccomp[1]),
-        libseccomp=bool(outcome.said.get("libseccomp", False)),
-        landlock=int(outcome.said.get("landlock", 0)),
+        libseccomp=bool(outcome.results.get("libseccomp", False)),
+        landlock=int(outcome.results.get("landlock", 0)),
     )
 
 
@@ -162,18 +162,18 @@ class Running:
             limit = seconds or (SERVER_SECONDS if name == "server" else PROGRAM_SECONDS)
             with process:
                 try:
-                    said, _ = process.communicate(timeout=limit)
+                    results, _ = process.communicate(timeout=limit)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     result[name] = ProgramFacts(path=path, problem=f"no answer within {limit:g} seconds")
                     continue
-            lines = said.strip().splitlines()
-            found = _heard(path, process.returncode, lines)
+            lines = results.strip().splitlines()
+            found = _facts_of_output(path, process.returncode, lines)
             result[name] = found if name == "server" else replace(found, lacks=None)
         return result
 
 
-def _heard(path: str, status: int, lines: list[str]) -> ProgramFacts:
+def _facts_of_output(path: str, status: int, lines: list[str]) -> ProgramFacts:
     if status == 0:
         return ProgramFacts(
             path=path, version=lines[0] if lines else "", lacks=lines[1] if len(lines) > 1 else None

@@ -62,7 +62,7 @@ def run_init(
     channel: Channel,
     fuse_fd: int,
     sources: dict[str, int],
-    native_fds: dict[str, int],
+    direct_bind_fds: dict[str, int],
     label: str,
     trace: Callable[[str], None],
     confinement: execve.Confinement,
@@ -74,7 +74,7 @@ def run_init(
         channel: to the supervisor.
         fuse_fd: /dev/fuse, opened in this user namespace; -1 without a server.
         sources: O_PATH descriptors of the volumes and devices, by path.
-        native_fds: O_PATH descriptors of the trees of direct binds, by target.
+        direct_bind_fds: O_PATH descriptors of the trees of direct binds, by target.
         label: the name of the root in the mount table.
         trace: receives each operation as a line.
         confinement: what the program is started under.
@@ -92,9 +92,9 @@ def run_init(
     workspace = Workspace(
         fuse_fd=fuse_fd,
         source_fds=sources,
-        native_fds=native_fds,
+        direct_bind_fds=direct_bind_fds,
         serve=lambda fd: _hand_over(channel, fd, _now(plan)),
-        tell_bound=lambda: channel.send(RootBound(_now(plan))),
+        report_direct_bind=lambda: channel.send(RootBound(_now(plan))),
         find_account=lambda root_fd: find_account(plan, root_fd),
         label=label,
     )
@@ -141,7 +141,7 @@ def _hand_over(channel: Channel, fd: int, now: int) -> None:
         os.close(fd)
 
 
-def tell(channel: Channel) -> Callable[[int], None]:
+def listener_sender(channel: Channel) -> Callable[[int], None]:
     """Return a function that sends the seccomp listener, a descriptor, to the supervisor."""
     return lambda fd: channel.send(SeccompListener(), fd)
 
@@ -215,11 +215,11 @@ def _supervise(
     signal.pthread_sigmask(signal.SIG_BLOCK, (*forwarded, signal.SIGCHLD))
     signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
     for number in (*forwarded, signal.SIGCHLD):
-        signal.signal(number, _noted)
+        signal.signal(number, _ignore_signal)
     # Before there is a program: its user may know that it runs before the supervisor does.
     channel.send(SignalsReady(_now(plan)))
     channel.expect(Start)
-    _take_saved_id(plan)
+    _set_other_saved_id(plan)
     report_reader, report_writer = os.pipe()
     pid = run_step("process", "fork", os.fork)
     if pid == 0:
@@ -238,7 +238,7 @@ def _supervise(
     os.close(confinement.trampoline)
     if confinement.ruleset >= 0:
         os.close(confinement.ruleset)
-    _let_go_of_terminal(terminal_fd)
+    _release_standard_descriptors(terminal_fd)
     with open(report_reader, "rb") as pipe:
         report = pipe.read()
     if report:
@@ -249,7 +249,7 @@ def _supervise(
     return _loop(pid, children, wake_reader, channel, forwarded)
 
 
-def _take_saved_id(plan: Plan) -> None:
+def _set_other_saved_id(plan: Plan) -> None:
     """Keep every process of the sandbox from setting the resource limits of process 1.
 
     prlimit(2) compares the caller's real ids with the target's real, effective and saved ids. If the latter are not all the
@@ -266,11 +266,11 @@ def _forwarded(plan: Plan) -> frozenset[int]:
     return frozenset(_FORWARDED) | ({stop} - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD})
 
 
-def _noted(_number: int, _frame: object) -> None:
+def _ignore_signal(_number: int, _frame: object) -> None:
     """Do nothing: the number arrives on the wake-up descriptor."""
 
 
-def _let_go_of_terminal(terminal_fd: int) -> None:
+def _release_standard_descriptors(terminal_fd: int) -> None:
     """Close the program's input and output here, so that their other ends see when the program closes them."""
     if terminal_fd >= 0:
         os.close(terminal_fd)
@@ -302,7 +302,7 @@ def _loop(
     while True:
         code = children.reap()
         if code is not None:
-            send_quietly(channel, children.told(code))
+            send_quietly(channel, children.end_message(code))
             return code if code >= 0 else 128 - code
         for fd, _ in poll.poll(0 if children.more else None):
             if fd == channel.fileno():

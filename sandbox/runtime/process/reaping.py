@@ -11,10 +11,10 @@ from sandbox.kernel import process, rlimits
 from sandbox.runtime.messages import ProgramEnded
 from unionfs._stdlib.typing import Literal
 
-_AT_ONCE = 64
+_MAX_REAPED = 64
 """Processes to reap before process 1 polls signals and the supervisor again: a program may fork faster than process 1 reaps."""
 
-Who = Literal["program", "another", ""]
+TimedOutProcess = Literal["program", "another", ""]
 """Which process reached its limit of CPU time; "" for none."""
 
 
@@ -30,21 +30,21 @@ class Children:
         self._cpu_time = cpu_time
         self._proc_fd = proc_fd
         #: Which of the processes reaped here reached its limit of CPU time. Children of other processes are not noticed.
-        self.out_of_time: Who = ""
+        self.out_of_time: TimedOutProcess = ""
         #: Whether more children may have ended than were reaped.
         self.more = False
 
     def reap(self) -> int | None:
         """Reap some ended children, up to the program. Return how it ended, -N for signal N; None if it was not among them."""
         self.more = False
-        for _ in range(_AT_ONCE):
+        for _ in range(_MAX_REAPED):
             try:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return EXIT_FAILURE
             if found is None:
                 return None
-            self._look_at(found.si_pid)
+            self._check_cpu_time(found.si_pid)
             pid, status = os.waitpid(found.si_pid, 0)
             code = os.waitstatus_to_exitcode(status)
             if pid == self._program:
@@ -52,7 +52,7 @@ class Children:
         self.more = True
         return None
 
-    def told(self, code: int) -> ProgramEnded:
+    def end_message(self, code: int) -> ProgramEnded:
         """Return the message for the supervisor about the end of the program with *code*."""
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return ProgramEnded(code, self.out_of_time, self._left_over(), own)
@@ -66,7 +66,7 @@ class Children:
         except OSError:
             return None
 
-    def _look_at(self, pid: int) -> None:
+    def _check_cpu_time(self, pid: int) -> None:
         if not isinstance(self._cpu_time, int):
             return
         used = rlimits.counted_cpu_time(pid)

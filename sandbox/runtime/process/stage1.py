@@ -19,7 +19,7 @@ from sandbox.runtime.messages import Channel, InitStarted, Mapped, Unshared
 from sandbox.runtime.process.execve import Confinement
 from sandbox.runtime.process.failures import run_guarded, run_step
 from sandbox.runtime.process.init import run_init
-from sandbox.runtime.rootfs.direct_bind import NativeSource
+from sandbox.runtime.rootfs.direct_bind import DirectBindSource
 from sandbox.runtime.rootfs.executor import StepError
 from unionfs._stdlib.typing import NoReturn
 
@@ -30,9 +30,9 @@ def run_stage1(
     joined: Mapping[str, int],
     label: str,
     trace: Callable[[str], None],
-    let_go: Callable[[], None],
+    release: Callable[[], None],
     confinement: Confinement,
-    natives: Sequence[NativeSource] = (),
+    direct_binds: Sequence[DirectBindSource] = (),
 ) -> NoReturn:
     """Give up the supervisor's resources, make the namespaces, fork init into them, send its pid, and exit.
 
@@ -42,14 +42,14 @@ def run_stage1(
         joined: the namespaces to join, by kind; as "user" also one that is entered only to make the sandbox's own in it.
         label: the name of the root in the mount table.
         trace: receives each operation as a line.
-        let_go: closes and resets what belongs to the supervisor.
+        release: closes and resets what belongs to the supervisor.
         confinement: what the program is started under.
-        natives: the trees of direct binds, of paths and of the root.
+        direct_binds: the trees of direct binds, of paths and of the root.
     """
 
     def action() -> int:
-        let_go()
-        return _stage1(plan, channel, joined, label, trace, confinement, natives)
+        release()
+        return _stage1(plan, channel, joined, label, trace, confinement, direct_binds)
 
     run_guarded(channel, action)
 
@@ -61,7 +61,7 @@ def _stage1(
     label: str,
     trace: Callable[[str], None],
     confinement: Confinement,
-    natives: Sequence[NativeSource],
+    direct_binds: Sequence[DirectBindSource],
 ) -> int:
     # The user namespace first: joining the others needs its capabilities.
     for kind in ("user", "net", "ipc", "uts", "cgroup", "time"):
@@ -89,8 +89,9 @@ def _stage1(
         )
     paths = [step.source for step in plan.operations if isinstance(step, BindVolume | BindDevice)]
     sources = {path: run_step(f"open {path}", "open", _opener(path)) for path in paths}
-    native_fds = {
-        source.target: run_step(f"open {source.tree}", "open", _opener_of_tree(source)) for source in natives
+    direct_bind_fds = {
+        source.target: run_step(f"open {source.tree}", "open", _opener_of_tree(source))
+        for source in direct_binds
     }
     if plan.ids.setgroups:
         # The host's supplementary groups would give the sandbox's root access to files of the host. Only the sources above
@@ -104,7 +105,8 @@ def _stage1(
     pid = run_step("process 1", "fork", os.fork)
     if pid == 0:
         run_guarded(
-            channel, lambda: run_init(plan, channel, fuse_fd, sources, native_fds, label, trace, confinement)
+            channel,
+            lambda: run_init(plan, channel, fuse_fd, sources, direct_bind_fds, label, trace, confinement),
         )
     # Where no pid namespace ends them, the sandbox's processes are those of its mount namespace.
     made = sorted(plan.namespaces - ({"mount", "cgroup"} if "pid" in plan.namespaces else {"cgroup"}))
@@ -151,7 +153,7 @@ def _opener(path: str) -> Callable[[], int]:
     return lambda: open_paths.open_real(path)
 
 
-def _opener_of_tree(source: NativeSource) -> Callable[[], int]:
+def _opener_of_tree(source: DirectBindSource) -> Callable[[], int]:
     """Return a function that opens the tree of a layer in this mount namespace: it cannot be bound in another one."""
 
     def action() -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from sandbox.as_container_root import run_with_ids, with_own_id
 from sandbox.errors import SetupError
 from sandbox.images import direct_bind
-from sandbox.images.direct_bind import LayerRoot, NotNativeError
+from sandbox.images.direct_bind import DirectBindError, LayerRoot
 from sandbox.plan import IdPlan, MountPoint, Plan
 from sandbox.plan.operations import BindRoot, DirectBind
 from unionfs._stdlib.dataclasses import dataclass
@@ -23,11 +23,11 @@ _NOSYMFOLLOW = 0x2000  # ST_NOSYMFOLLOW of statfs(2), Linux 5.10, for which os h
 
 
 ROOT = "/"
-"""The `target` of a `NativeSource` from which the whole root is bound."""
+"""The `target` of a `DirectBindSource` from which the whole root is bound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NativeSource:
+class DirectBindSource:
     """The source of a direct bind: the path of the layer's tree, and the device and inode number of that directory."""
 
     target: str
@@ -41,7 +41,7 @@ def choose(
     points: Sequence[MountPoint],
     *,
     warn: Callable[[str], None],
-) -> tuple[NativeSource, ...]:
+) -> tuple[DirectBindSource, ...]:
     """Find the layer of each direct bind of *plan* among *trees*, the topmost first.
 
     Args:
@@ -60,7 +60,7 @@ def choose(
             continue
         try:
             chosen.append(_choose(step, plan.ids, trees, points))
-        except NotNativeError as error:
+        except DirectBindError as error:
             if not step.optional:
                 raise _refusal(step.key, plan, error) from None
             warn(f"not enforced: {step.key}: {error.message}")
@@ -69,7 +69,7 @@ def choose(
 
 def choose_root(
     step: BindRoot, plan: Plan, tree: LayerRoot, points: Sequence[MountPoint], *, warn: Callable[[str], None]
-) -> NativeSource | str:
+) -> DirectBindSource | str:
     """Return the source that the root is bound from, or the reason why *tree*, the only layer, needs the server.
 
     Args:
@@ -85,7 +85,7 @@ def choose_root(
     """
     try:
         return _choose_root(step, plan.ids, tree, points)
-    except NotNativeError as error:
+    except DirectBindError as error:
         if step.otherwise == "refuse":
             raise _refusal("root.server", plan, error) from None
         if step.otherwise == "warn":
@@ -93,7 +93,9 @@ def choose_root(
         return error.message
 
 
-def _choose_root(step: BindRoot, ids: IdPlan, tree: LayerRoot, points: Sequence[MountPoint]) -> NativeSource:
+def _choose_root(
+    step: BindRoot, ids: IdPlan, tree: LayerRoot, points: Sequence[MountPoint]
+) -> DirectBindSource:
     _refuse_flags(tree, nosuid=step.nosuid)
 
     def look() -> tuple[list[int], str]:
@@ -101,7 +103,7 @@ def _choose_root(step: BindRoot, ids: IdPlan, tree: LayerRoot, points: Sequence[
 
     identity, missing = _ask(ids, look)
     if missing:
-        raise NotNativeError(
+        raise DirectBindError(
             f"{missing} must be a mount point, but is not in {tree.name}: without a server it cannot be created",
             'add it to the archive, or remove server = "none"',
         )
@@ -109,19 +111,19 @@ def _choose_root(step: BindRoot, ids: IdPlan, tree: LayerRoot, points: Sequence[
     return _source(ROOT, tree)
 
 
-def _refusal(key: str, plan: Plan, error: NotNativeError) -> SetupError:
+def _refusal(key: str, plan: Plan, error: DirectBindError) -> SetupError:
     place = plan.places.get(key)
     return SetupError(key if place is None else f"{place}: {key}", error.message, hint=error.hint)
 
 
 def _choose(
     step: DirectBind, ids: IdPlan, trees: Sequence[LayerRoot], points: Sequence[MountPoint]
-) -> NativeSource:
+) -> DirectBindSource:
     below = [point for point in points if point.path.startswith(step.target + "/")]
     number, identity, missing = _find(step.target, ids, trees, below)
     tree = trees[number]
     if tree.place is None:
-        raise NotNativeError(
+        raise DirectBindError(
             f"{step.target} is in {tree.name}, which is a directory of the host: through a direct bind, the program could connect to sockets in it and read files that only the caller may read",
             "pack the directory into an archive, which is unpacked under the ids of the sandbox: tar -C DIRECTORY -cf LAYER.tar .",
         )
@@ -129,17 +131,17 @@ def _choose(
     hint = "name directories that do not contain it, or remove it from the archive"
     _refuse_content(ids, tree, step.target, identity, hint)
     if missing:
-        raise NotNativeError(
+        raise DirectBindError(
             f"{missing} must be the target of a volume, but is not in {tree.name}: it cannot be created below {step.target}, which is read-only",
             "add it to the archive, choose another target, or name directories in root.native that do not contain it",
         )
     return _source(step.target, tree)
 
 
-def _source(target: str, tree: LayerRoot) -> NativeSource:
+def _source(target: str, tree: LayerRoot) -> DirectBindSource:
     assert tree.place is not None
     info = os.fstat(tree.fd)
-    return NativeSource(
+    return DirectBindSource(
         target=target, tree=os.path.join(tree.place, "tree"), identity=(info.st_dev, info.st_ino)
     )
 
@@ -152,7 +154,7 @@ def _refuse_content(ids: IdPlan, tree: LayerRoot, path: str, identity: list[int]
         found = run_with_ids(ids, lambda: direct_bind.obstacle(tree, path))
         direct_bind.record(tree.place, path, identity, found)
     if found:
-        raise NotNativeError(f"{tree.name} cannot be a direct bind: {found}", hint)
+        raise DirectBindError(f"{tree.name} cannot be a direct bind: {found}", hint)
 
 
 def _find(
@@ -182,13 +184,13 @@ def _ask(ids: IdPlan, question: Callable[[], Any]) -> Any:
     """Return the result of *question*. If it raises PermissionError, run it as root of the sandbox; tuples are lists then (JSON).
 
     Raises:
-        NotNativeError: raised by *question*.
+        DirectBindError: raised by *question*.
     """
 
     def ask_as_root() -> str:
         try:
             return json.dumps([question()])
-        except NotNativeError as error:
+        except DirectBindError as error:
             return json.dumps([error.message, error.hint])
 
     try:
@@ -197,7 +199,7 @@ def _ask(ids: IdPlan, question: Callable[[], Any]) -> Any:
         pass  # directories of other users of the sandbox
     said = json.loads(run_with_ids(with_own_id(ids), ask_as_root))
     if len(said) == 2:
-        raise NotNativeError(*said)
+        raise DirectBindError(*said)
     return said[0]
 
 
@@ -210,7 +212,7 @@ def _refuse_flags(tree: LayerRoot, *, nosuid: bool) -> None:
         (_NOSYMFOLLOW, "nosymfollow", "no symbolic link in them would be followed"),
     ):
         if flags & flag:
-            raise NotNativeError(
+            raise DirectBindError(
                 f"the layers are on a file system that is mounted {name}: {cost}",
                 "move the state directory to another file system (SANDBOX_STATE_DIR)",
             )

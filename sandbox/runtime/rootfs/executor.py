@@ -15,9 +15,9 @@ from sandbox.plan.operations import (
     BindVolume,
     BuildDev,
     CheckVolumes,
+    ChownVolumes,
     DirectBind,
     FileVolume,
-    GiveVolumes,
     HideDirectory,
     LoopbackUp,
     MaskPaths,
@@ -68,13 +68,13 @@ class Workspace:
     #: Sends the mounted FUSE connection to the server, and closes the descriptor.
     serve: Callable[[int], None]
     #: Reports that the root is a direct bind and needs no server.
-    tell_bound: Callable[[], None]
+    report_direct_bind: Callable[[], None]
     #: Looks up the program's account in the new root, whose descriptor it receives. Raises StepError.
     find_account: Callable[[int], Account]
     #: The source of the root in the mount table.
     label: str = "unionfs"
     #: The layer trees that direct binds are made from, by target: O_PATH descriptors, opened in this mount namespace.
-    native_fds: Mapping[str, int] = field(default_factory=dict)
+    direct_bind_fds: Mapping[str, int] = field(default_factory=dict)
     devices: Mapping[str, int] = field(default_factory=dict)
     sys_fd: int = -1
     proc_fd: int = -1
@@ -177,13 +177,13 @@ def _bind_root(operation: BindRoot, workspace: Workspace) -> None:
     target = _make_root_place(workspace)
     try:
         # Not recursive: mounts below the layer's tree in the store are not part of the layer.
-        workspace.root_fd = mounts.copy_tree(workspace.native_fds[ROOT], recursive=False)
+        workspace.root_fd = mounts.copy_tree(workspace.direct_bind_fds[ROOT], recursive=False)
         flags = MountFlags(read_only=True, nosuid=operation.nosuid, nodev=True)
         mounts.attach_tree(workspace.root_fd, target, flags, source="the layer")
     finally:
         os.close(target)
     workspace.sealed.append(workspace.root_fd)
-    workspace.tell_bound()
+    workspace.report_direct_bind()
 
 
 def _make_root_place(workspace: Workspace) -> int:
@@ -246,7 +246,7 @@ def _pivot(_operation: PivotRoot, workspace: Workspace) -> None:
     held = (
         workspace.devices,
         workspace.source_fds,
-        workspace.native_fds,
+        workspace.direct_bind_fds,
         workspace.copies,
         workspace.mounted,
         workspace.contents,
@@ -255,7 +255,7 @@ def _pivot(_operation: PivotRoot, workspace: Workspace) -> None:
     for fd in (*(fd for fds in held for fd in fds.values()), *alone):
         os.close(fd)
     workspace.devices, workspace.source_fds, workspace.copies = {}, {}, {}
-    workspace.mounted, workspace.contents, workspace.native_fds = {}, {}, {}
+    workspace.mounted, workspace.contents, workspace.direct_bind_fds = {}, {}, {}
     workspace.sys_fd = workspace.proc_fd = workspace.staging_fd = -1
 
 
@@ -309,7 +309,7 @@ def _hint(operation: Operation, error: OSError) -> str:
             )
     if isinstance(operation, HideDirectory):
         return f"the program could read it there: set {operation.variable} to a directory outside of the source of {operation.volume}, or name another source"
-    if isinstance(operation, GiveVolumes) and error.errno in (errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP):
+    if isinstance(operation, ChownVolumes) and error.errno in (errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP):
         return "the file system of the state directory does not store owners: move the state directory to another one (SANDBOX_STATE_DIR)"
     if isinstance(operation, CheckVolumes):
         return "a target contains symbolic links of layers or volumes: name the path to which they lead"
@@ -326,13 +326,13 @@ _ACTIONS: Mapping[type[Operation], tuple[str, Callable[..., None]]] = {
     MountRoot: ("mount fuse", _mount_root),
     BindRoot: ("mount", _bind_root),
     BindDevice: ("mount", volumes.device),
-    DirectBind: ("mount", volumes.native),
+    DirectBind: ("mount", volumes.direct_bind),
     BindVolume: ("mount", volumes.bind),
     TmpfsVolume: ("mount", volumes.tmpfs),
     FileVolume: ("mount", volumes.file),
     ShowHosts: ("mount", _show_hosts),
     HideDirectory: ("mount tmpfs", volumes.hide),
-    GiveVolumes: ("chown", volumes.give),
+    ChownVolumes: ("chown", volumes.change_owner),
     CheckVolumes: ("mount", volumes.check),
     MountProc: ("mount proc", _mount_proc),
     MountSys: ("mount sysfs", _mount_sys),

@@ -17,9 +17,9 @@ from sandbox.plan.operations import (
     BindDevice,
     BindVolume,
     CheckVolumes,
+    ChownVolumes,
     DirectBind,
     FileVolume,
-    GiveVolumes,
     HideDirectory,
     TmpfsVolume,
     VolumeOperation,
@@ -45,9 +45,9 @@ def bind(operation: BindVolume, workspace: Workspace) -> None:
         workspace.unused.add(operation.target)
 
 
-def native(operation: DirectBind, workspace: Workspace) -> None:
+def direct_bind(operation: DirectBind, workspace: Workspace) -> None:
     """Mount a directory of one layer by a direct bind; do nothing if that is impossible and optional."""
-    layer = workspace.native_fds.get(operation.target)
+    layer = workspace.direct_bind_fds.get(operation.target)
     if layer is None:
         return
     source = open_paths.open_within(layer, operation.target.lstrip("/"))
@@ -172,7 +172,7 @@ def device(operation: BindDevice, workspace: Workspace) -> None:
         os.close(dev)
 
 
-def give(operation: GiveVolumes, workspace: Workspace) -> None:
+def change_owner(operation: ChownVolumes, workspace: Workspace) -> None:
     """Change the owner of volumes to the program's account; of named volumes only those that are still unused."""
     account = workspace.account()
     for target in operation.made + operation.kept:
@@ -181,7 +181,7 @@ def give(operation: GiveVolumes, workspace: Workspace) -> None:
             continue
         try:
             if target in workspace.contents:
-                content.give(workspace.contents[target], account.uid, account.gid)
+                content.change_owner(workspace.contents[target], account.uid, account.gid)
             else:
                 os.chown(".", account.uid, account.gid, dir_fd=tree)
         except OSError as error:

@@ -33,7 +33,7 @@ def layer(state: StateDirectory, name: str, file: Path) -> Path:
 
 def volume(state: StateDirectory, name: str, file: Path) -> Path:
     """Keep a named volume from *file*; return its directory."""
-    os.close(state.keep_volume(name, IDS, mode=0o755, file=str(file)))
+    os.close(state.open_volume(name, IDS, mode=0o755, file=str(file)))
     return Path(state.path, "volumes", name)
 
 

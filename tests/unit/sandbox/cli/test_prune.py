@@ -112,7 +112,7 @@ def test_volume_of_a_file_from_standard_input_stays(
     state: StateDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     volume(state, "data", tmp_path / "gone.toml")
-    os.close(state.keep_volume("data", IDS, mode=0o755, file="<stdin>"))
+    os.close(state.open_volume("data", IDS, mode=0o755, file="<stdin>"))
     assert printed(capsys, "prune", "--data", "--yes")["removed"] == []
 
 

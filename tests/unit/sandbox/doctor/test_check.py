@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.doctor.check import Check, Level, summary_line, told, would_work
+from sandbox.doctor.check import Check, Level, summary_line, shown_checks, would_work
 
 
 def of_level(*levels: Level) -> list[Check]:
@@ -45,7 +45,7 @@ def test_json_says_null_where_nothing_is_lacking():
 def test_of_what_one_cause_explains_only_the_cause_is_told_and_counted():
     cause, other = of_level("failure", "note")
     explained = Check(id="e", level="warning", summary="s", explained_by=cause.id)
-    assert told([cause, explained, other]) == [cause, other]
+    assert shown_checks([cause, explained, other]) == [cause, other]
     assert summary_line([cause, explained, other], file=None).endswith(
         " would not work here: 1 failure, 1 note"
     )

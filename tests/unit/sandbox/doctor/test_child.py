@@ -20,10 +20,10 @@ def refuse() -> None:
 
 
 def test_a_child_says_what_it_tried_and_how_it_went():
-    def action(say):
-        assert attempt(say, "good", lambda: None)
-        assert not attempt(say, "bad", refuse)
-        assert not attempt(say, "unnamed", refuse, named=False)
+    def action(report):
+        assert attempt(report, "good", lambda: None)
+        assert not attempt(report, "bad", refuse)
+        assert not attempt(report, "unnamed", refuse, named=False)
 
     found = run_limited(action).probe()
     assert found.attempts == {
@@ -40,8 +40,8 @@ def test_a_child_says_what_it_tried_and_how_it_went():
 
 
 def test_a_child_that_hangs_is_killed_and_what_it_said_before_is_kept():
-    def action(say):
-        say("pid", os.getpid())
+    def action(report):
+        report("pid", os.getpid())
         time.sleep(60)
 
     start = time.monotonic()
@@ -49,17 +49,18 @@ def test_a_child_that_hangs_is_killed_and_what_it_said_before_is_kept():
     assert time.monotonic() - start < 5
     assert outcome.problem == "no answer within 0.2 seconds"
     with pytest.raises(ProcessLookupError):
-        os.kill(outcome.said["pid"], 0)
+        os.kill(outcome.results["pid"], 0)
 
 
 def test_a_child_that_is_killed_says_by_which_signal():
     assert (
-        run_limited(lambda say: os.kill(os.getpid(), signal.SIGKILL)).problem == "it was killed by signal 9"
+        run_limited(lambda report: os.kill(os.getpid(), signal.SIGKILL)).problem
+        == "it was killed by signal 9"
     )
 
 
 def test_a_child_that_exits_by_itself_is_noticed():
-    assert run_limited(lambda say: os._exit(3)).problem == "it ended without a result"
+    assert run_limited(lambda report: os._exit(3)).problem == "it ended without a result"
 
 
 @pytest.mark.parametrize(
@@ -70,23 +71,23 @@ def test_a_child_that_exits_by_itself_is_noticed():
     ],
 )
 def test_an_error_in_a_child_is_its_problem_and_does_not_run_on_here(action, problem):
-    assert run_limited(lambda say: action()).problem == problem
+    assert run_limited(lambda report: action()).problem == problem
 
 
 def test_text_longer_than_a_pipe_arrives_whole():
-    assert run_limited(lambda say: say("x", "y" * 300_000)).said["x"] == "y" * 300_000
+    assert run_limited(lambda report: report("x", "y" * 300_000)).results["x"] == "y" * 300_000
 
 
 SIGNAL_DURING_CLEANING_UP = """
 import os, signal
-from sandbox.doctor.child import run_limited, undisturbed
+from sandbox.doctor.child import run_limited, signals_blocked
 
-def end_itself(say):
+def end_itself(report):
     os.kill(os.getpid(), signal.SIGTERM)
 
 seen = []
 signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
-with undisturbed():
+with signals_blocked():
     os.kill(os.getpid(), signal.SIGTERM)
     assert run_limited(end_itself).problem is None
     assert seen == [], seen
@@ -109,7 +110,7 @@ def test_without_a_process_to_be_had_that_is_the_problem(monkeypatch):
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
     monkeypatch.setattr(os, "fork", fork)
-    outcome = run_limited(lambda say: None)
+    outcome = run_limited(lambda report: None)
     assert outcome.problem == "no process could be started: Resource temporarily unavailable"
 
 

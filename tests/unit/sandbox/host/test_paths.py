@@ -46,7 +46,7 @@ def test_device_that_this_account_may_not_open_is_there_all_the_same() -> None:
 def test_mounts_travel_from_where_they_are_shared_or_received() -> None:
     line = "22 1 0:20 / /{} rw {}- tmpfs tmpfs rw\n"
     text = line.format("a", "shared:1 ") + line.format("b", "master:1 ") + line.format("c", "")
-    assert [entry.travels for entry in parse_mountinfo(text)] == [True, True, False]
+    assert [entry.propagates for entry in parse_mountinfo(text)] == [True, True, False]
 
 
 def test_a_directory_that_holds_a_container_image_is_recognized(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.images import direct_bind
-from sandbox.images.direct_bind import LayerRoot, Marks, NotNativeError
+from sandbox.images.direct_bind import DirectBindError, LayerRoot, Marks
 from tests.support.tampering import fifo, link, open_to_others
 
 MakeTree = Callable[..., LayerRoot]
@@ -45,7 +45,7 @@ def tree(tmp_path: Path) -> Iterator[MakeTree]:
 
 
 def refused(trees: list[LayerRoot], path: str) -> tuple[str, str]:
-    with pytest.raises(NotNativeError) as caught:
+    with pytest.raises(DirectBindError) as caught:
         direct_bind.find_only(trees, path)
     return caught.value.message, caught.value.hint
 

@@ -35,7 +35,7 @@ IDS = IdPlan(uid_map=single_map(os.geteuid()), gid_map=single_map(os.getegid()),
 def layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LayerStore]:
     """Return a store that unpacks in this process, without a user namespace."""
     monkeypatch.setattr(layer_store, "run_with_ids", lambda _ids, action, _meanwhile: action())
-    monkeypatch.setattr(layer_store, "give_to_root", lambda _ids, *_fds: None)
+    monkeypatch.setattr(layer_store, "chown_to_root", lambda _ids, *_fds: None)
     state = StateDirectory(str(tmp_path / "state"))
     yield LayerStore(state)
     state.close()

@@ -110,7 +110,7 @@ def test_what_another_user_leads_to_must_be_theirs_or_everybodys(shared: Path) -
     assert follow(f"{theirs}/public", 0).closed == ""
     # A file of ours in their directory: they may have renamed or linked it to this name.
     assert follow(f"{theirs}/private", 0).closed == f"{theirs}/private"
-    assert follow(f"{theirs}/private", 0).led_by == str(theirs)
+    assert follow(f"{theirs}/private", 0).redirected_by == str(theirs)
     for name, target, closed in (
         ("public-link", "../open/public", ""),
         ("private-link", "../open/private", "open/private"),
@@ -132,4 +132,4 @@ def test_what_another_user_leads_to_must_be_theirs_or_everybodys(shared: Path) -
 def test_what_is_read_for_its_owner_is_no_way_astray(shared: Path) -> None:
     # The same paths for the user to whom they belong, who is led by nobody.
     assert follow(link(shared / "theirs" / "link", "public"), OTHER).closed == ""
-    assert follow(f"{shared}/theirs/public", OTHER).led_by == ""
+    assert follow(f"{shared}/theirs/public", OTHER).redirected_by == ""

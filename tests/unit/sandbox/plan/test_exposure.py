@@ -11,7 +11,7 @@ import pytest
 
 from sandbox.errors import SpecError
 from sandbox.host import paths as sources
-from sandbox.host.paths import Met, PathFact, Spot, inspect_all
+from sandbox.host.paths import FileSystemLocation, PathFact, PathStep, inspect_all
 from sandbox.kernel.namespaces import NamespaceFact
 from sandbox.kernel.walk import Place
 from sandbox.plan import Plan, host_details, host_files, host_paths, make_plan
@@ -338,13 +338,19 @@ def test_bind_mounts_of_the_host_are_seen_through() -> None:
         real="/srv/x",
         kind="directory",
         identity=(1, 7),
-        shows=(Spot(device="8:1", path="/srv/x"), Spot(device="8:2", path="/part", below="m")),
+        visible_locations=(
+            FileSystemLocation(device="8:1", path="/srv/x"),
+            FileSystemLocation(device="8:2", path="/part", below="m"),
+        ),
     )
 
-    def met(path: str, device: str, at: str) -> Met:
-        return Met(place=Place(path=path, chain=((1, 2), (1, 3))), spot=Spot(device=device, path=at))
+    def step_at(path: str, device: str, at: str) -> PathStep:
+        return PathStep(
+            place=Place(path=path, chain=((1, 2), (1, 3))),
+            location=FileSystemLocation(device=device, path=at),
+        )
 
-    assert shown_at(volume_fact, met("/mnt/b/f", "8:1", "/srv/x/y/f")) == ("y/f",)
-    assert shown_at(volume_fact, met("/else/f", "8:2", "/part/f")) == ("m/f",)
-    assert shown_at(volume_fact, met("/else/f", "8:2", "/party/f")) == ()
-    assert shown_at(volume_fact, met("/mnt/b/f", "8:3", "/srv/x/y/f")) == ()
+    assert shown_at(volume_fact, step_at("/mnt/b/f", "8:1", "/srv/x/y/f")) == ("y/f",)
+    assert shown_at(volume_fact, step_at("/else/f", "8:2", "/part/f")) == ("m/f",)
+    assert shown_at(volume_fact, step_at("/else/f", "8:2", "/party/f")) == ()
+    assert shown_at(volume_fact, step_at("/mnt/b/f", "8:3", "/srv/x/y/f")) == ()

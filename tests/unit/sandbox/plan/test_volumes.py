@@ -100,10 +100,10 @@ def test_volumes_of_its_own_are_given_to_who_the_program_is_before_they_become_r
 ) -> None:
     made = plan(ROOT + f'[process]\nuser = "{said}"\n' + _OWN_VOLUMES)
     kinds = [type(step) for step in made.operations]
-    number = kinds.index(ops.GiveVolumes)
+    number = kinds.index(ops.ChownVolumes)
     assert kinds[number + 1] is ops.CheckVolumes
     assert kinds[:number].count(ops.BindVolume) == 3
-    assert made.operations[number] == ops.GiveVolumes(
+    assert made.operations[number] == ops.ChownVolumes(
         user=int(user) if user.isdigit() else user,
         group=group,  # type: ignore[arg-type]
         made=("/file", "/read/tmp"),
@@ -115,12 +115,12 @@ def test_volumes_of_its_own_are_given_to_who_the_program_is_before_they_become_r
 @pytest.mark.parametrize("user", ["0", "root", "0:0", "root:root"])
 def test_nothing_is_given_to_user_0_whose_it_is_already(user: str) -> None:
     made = plan(ROOT + f'[process]\nuser = "{user}"\n' + _OWN_VOLUMES)
-    assert ops.GiveVolumes not in map(type, made.operations)
+    assert ops.ChownVolumes not in map(type, made.operations)
 
 
 def test_nothing_is_given_of_what_is_the_hosts() -> None:
     spec = ROOT + '[process]\nuser = 7\n[[volumes]]\ntype = "bind"\nsource = "/src"\ntarget = "/src"\n'
-    assert ops.GiveVolumes not in map(type, plan(spec).operations)
+    assert ops.ChownVolumes not in map(type, plan(spec).operations)
 
 
 def test_named_volume_is_a_directory_of_the_state() -> None:

@@ -66,7 +66,7 @@ def made(**changes: Any) -> report.Report:
         "unmeasured": None,
         "launcher_memory": None,
         "left_over": 0,
-        "limits": report.held_limits(PLAN, CGROUP),
+        "limits": report.reported_limits(PLAN, CGROUP),
     }
     return report.Report(**{**values, **changes})
 
@@ -144,9 +144,9 @@ optional = ["memory", "swap", "cpus", "cpuset", "pids", "io", "open_files", "fil
     hierarchy = V2Hierarchy(
         directory="/own", available=every, enabled=frozenset(), has_swap=True, processors="0-1"
     )
-    with_all = report.held_limits(plan(spec, host(cgroups=hierarchy)), CGROUP)
+    with_all = report.reported_limits(plan(spec, host(cgroups=hierarchy)), CGROUP)
     limited = host(hard_limits=dict.fromkeys(rlimits.RESOURCES, 10))
-    without = report.held_limits(plan(spec, limited), None)
+    without = report.reported_limits(plan(spec, limited), None)
     rates = {"read": 10 << 20, "write": None, "read_operations": None, "write_operations": None}
     values = {
         "limits.memory": 100 << 20,
@@ -181,7 +181,7 @@ def test_rates_of_what_is_on_no_device_are_told_with_the_path() -> None:
         host(cgroups=HIERARCHY),
         {"/proc": PathFact(path="/proc", real="/proc", kind="directory", no_device="it is on no disk")},
     )
-    (limit,) = report.held_limits(made_plan, CGROUP)
+    (limit,) = report.reported_limits(made_plan, CGROUP)
     assert (limit.key, limit.value) == (
         "limits.io[0]",
         [

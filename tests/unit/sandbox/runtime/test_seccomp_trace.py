@@ -16,7 +16,7 @@ from sandbox.kernel import process, seccomp
 from sandbox.kernel.capabilities import DEFAULT
 from sandbox.kernel.seccomp import Call
 from sandbox.plan import SeccompPlan
-from sandbox.runtime.seccomp_trace import Denials
+from sandbox.runtime.seccomp_trace import DenialTracer
 from sandbox.seccomp import values
 from sandbox.seccomp.builtin import default_filter
 from sandbox.seccomp.compiler import compile_filter
@@ -56,18 +56,18 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
         yield Kernel(patch)
 
 
-def hear(kernel: Kernel, *calls: Call | None, plan: SeccompPlan = PLAN) -> tuple[list[str], list[str]]:
+def answer_call(kernel: Kernel, *calls: Call | None, plan: SeccompPlan = PLAN) -> tuple[list[str], list[str]]:
     """Return what is said while *calls* come, and the summary."""
     said: list[str] = []
-    denials = Denials(plan, compile_filter(plan.filter), -1, said.append)
+    denials = DenialTracer(plan, compile_filter(plan.filter), -1, said.append)
     kernel.waiting = list(calls)
     for _ in calls:
-        denials.hear()
+        denials.answer_call()
     return said, denials.summary()
 
 
 def test_a_call_is_answered_as_the_filter_would_have_and_said_once(kernel: Kernel) -> None:
-    said, summary = hear(kernel, MOUNT, replace(MOUNT, arguments=(9,) * 6), None)
+    said, summary = answer_call(kernel, MOUNT, replace(MOUNT, arguments=(9,) * 6), None)
     assert kernel.answers == [errno.EPERM, errno.EPERM]
     program = os.path.realpath("/proc/self/exe")
     (line,) = said
@@ -83,7 +83,7 @@ def test_a_call_is_answered_as_the_filter_would_have_and_said_once(kernel: Kerne
 
 
 def test_a_call_that_takes_no_capability_is_allowed_by_the_filter_alone(kernel: Kernel) -> None:
-    _, summary = hear(kernel, replace(MOUNT, number=250))
+    _, summary = answer_call(kernel, replace(MOUNT, number=250))
     assert summary == [
         "denied system calls: keyctl 1",
         'to allow them, with any arguments: [security] seccomp = { allow = ["keyctl"] }',
@@ -91,7 +91,7 @@ def test_a_call_that_takes_no_capability_is_allowed_by_the_filter_alone(kernel: 
 
 
 def test_calls_of_other_architectures_have_their_own_names(kernel: Kernel) -> None:
-    said, summary = hear(
+    said, summary = answer_call(
         kernel,
         replace(MOUNT, number=21, architecture=0x40000003),
         replace(MOUNT, number=0x40000000 | 39),
@@ -107,7 +107,7 @@ def test_calls_of_other_architectures_have_their_own_names(kernel: Kernel) -> No
 
 
 def test_what_is_absent_on_purpose_is_not_to_be_allowed(kernel: Kernel) -> None:
-    _, summary = hear(kernel, replace(MOUNT, number=435))
+    _, summary = answer_call(kernel, replace(MOUNT, number=435))
     assert kernel.answers == [errno.ENOSYS]
     assert summary == [
         "denied system calls: clone3 1",
@@ -116,7 +116,7 @@ def test_what_is_absent_on_purpose_is_not_to_be_allowed(kernel: Kernel) -> None:
 
 
 def test_under_log_every_call_goes_on(kernel: Kernel) -> None:
-    hear(kernel, MOUNT, plan=replace(PLAN, log=True))
+    answer_call(kernel, MOUNT, plan=replace(PLAN, log=True))
     assert kernel.answers == [None]
 
 
@@ -134,7 +134,7 @@ def disposition() -> Iterator[Callable[[Any], None]]:
 
 
 def test_what_a_filter_ends_is_ended(kernel: Kernel) -> None:
-    said, _ = hear(kernel, MOUNT, plan=with_mount(values.KILL_PROCESS))
+    said, _ = answer_call(kernel, MOUNT, plan=with_mount(values.KILL_PROCESS))
     assert kernel.signals == [signal.SIGSYS]
     assert "= the end of the process in" in said[0]
 
@@ -152,7 +152,7 @@ def test_no_program_escapes_the_signal_by_ignoring_it(
     kernel: Kernel, disposition: Callable[[Any], None], action: int, wanted: Any, sent: int
 ) -> None:
     disposition(wanted)
-    hear(kernel, MOUNT, plan=with_mount(action))
+    answer_call(kernel, MOUNT, plan=with_mount(action))
     assert kernel.signals == [sent]
 
 
@@ -162,7 +162,7 @@ def test_the_process_of_a_thread_is_ended(kernel: Kernel) -> None:
     thread.start()
     try:
         assert thread.native_id is not None
-        hear(kernel, replace(MOUNT, process=thread.native_id), plan=with_mount(values.KILL_THREAD))
+        answer_call(kernel, replace(MOUNT, process=thread.native_id), plan=with_mount(values.KILL_THREAD))
     finally:
         done.set()
         thread.join()
@@ -170,19 +170,19 @@ def test_the_process_of_a_thread_is_ended(kernel: Kernel) -> None:
 
 
 def test_nobody_is_ended_for_a_thread_that_is_gone(kernel: Kernel) -> None:
-    hear(kernel, replace(MOUNT, id=GONE), plan=with_mount(values.KILL_PROCESS))
+    answer_call(kernel, replace(MOUNT, id=GONE), plan=with_mount(values.KILL_PROCESS))
     assert kernel.signals == []
 
 
 def test_what_a_filter_leaves_to_a_tracer_that_is_not_there_fails_and_ends_nobody(kernel: Kernel) -> None:
-    said, _ = hear(kernel, MOUNT, plan=with_mount(values.TRACE))
+    said, _ = answer_call(kernel, MOUNT, plan=with_mount(values.TRACE))
     assert (kernel.signals, kernel.answers) == ([], [errno.ENOSYS])
     assert "= ENOSYS in" in said[0]
 
 
 def test_made_up_numbers_take_up_no_more_than_a_bounded_space(kernel: Kernel) -> None:
     calls = [replace(MOUNT, number=5000 + number) for number in range(1500)]
-    said, summary = hear(kernel, *calls, MOUNT, MOUNT)
+    said, summary = answer_call(kernel, *calls, MOUNT, MOUNT)
     assert len(said) == 100
     assert len(summary[0].split(", ")) == 1001
     assert summary[0].endswith("others 502")
@@ -191,7 +191,7 @@ def test_made_up_numbers_take_up_no_more_than_a_bounded_space(kernel: Kernel) ->
 
 def test_the_line_that_would_allow_keeps_what_the_file_says(kernel: Kernel) -> None:
     plan = replace(PLAN, profile="/etc/p.json", allow=("keyctl",), deny=("mount", "ptrace"))
-    _, summary = hear(kernel, MOUNT, plan=plan)
+    _, summary = answer_call(kernel, MOUNT, plan=plan)
     assert summary[-1].endswith(
         '[security] seccomp = { profile = "/etc/p.json", allow = ["keyctl", "mount"], deny = ["ptrace"] }'
     )
@@ -199,6 +199,6 @@ def test_the_line_that_would_allow_keeps_what_the_file_says(kernel: Kernel) -> N
 
 def test_a_program_that_makes_up_calls_does_not_fill_the_terminal(kernel: Kernel) -> None:
     calls: list[Any] = [replace(MOUNT, number=5000 + number) for number in range(150)]
-    said, _ = hear(kernel, *calls)
+    said, _ = answer_call(kernel, *calls)
     assert len(said) == 100
     assert len(kernel.answers) == 150

@@ -222,10 +222,10 @@ def test_damaged_record_of_a_writable_layer_is_an_error(state: StateDirectory, c
 
 @DAMAGE
 def test_damaged_record_of_a_volume_is_an_error(state: StateDirectory, content: str) -> None:
-    os.close(state.keep_volume("v", IDS, mode=0o755))
+    os.close(state.open_volume("v", IDS, mode=0o755))
     damage(Path(state.path, "volumes/v/state.json"), content)
     with pytest.raises(StateError, match=r"volumes/v/state\.json: "):
-        state.keep_volume("v", IDS, mode=0o755)
+        state.open_volume("v", IDS, mode=0o755)
 
 
 def test_record_that_is_gone_is_made_again(state: StateDirectory) -> None:
@@ -311,7 +311,7 @@ def test_examining_a_directory_of_somebody_else_says_so() -> None:
 
 def test_named_volume_is_made_once_and_kept(state: StateDirectory) -> None:
     for mode in (0o750, 0o700):
-        os.close(state.keep_volume("data", IDS, mode=mode))
+        os.close(state.open_volume("data", IDS, mode=mode))
     path = os.path.join(state.path, "volumes", "data")
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
     assert stat.S_IMODE(os.stat(f"{path}/data").st_mode) == 0o750
@@ -320,13 +320,13 @@ def test_named_volume_is_made_once_and_kept(state: StateDirectory) -> None:
 def test_named_volume_that_a_start_left_half_made_is_finished(state: StateDirectory) -> None:
     path = os.path.join(state.path, "volumes", "data")
     os.makedirs(f"{path}/data", mode=0o700)
-    os.close(state.keep_volume("data", IDS, mode=0o755))
+    os.close(state.open_volume("data", IDS, mode=0o755))
     assert stat.S_IMODE(os.stat(f"{path}/data").st_mode) == 0o755
     assert os.path.exists(f"{path}/state.json")
 
 
 def test_named_volume_is_used_by_many_and_removed_by_nobody_meanwhile(state: StateDirectory) -> None:
-    users = [state.keep_volume("data", IDS, mode=0o755) for _ in range(2)]
+    users = [state.open_volume("data", IDS, mode=0o755) for _ in range(2)]
     lock = os.open(os.path.join(state.path, "volumes", "data", "lock"), os.O_RDWR)
     with pytest.raises(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -334,7 +334,7 @@ def test_named_volume_is_used_by_many_and_removed_by_nobody_meanwhile(state: Sta
         os.close(fd)
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with pytest.raises(StateError, match="volume data is being removed"):
-        state.keep_volume("data", IDS, mode=0o755)
+        state.open_volume("data", IDS, mode=0o755)
     os.close(lock)
 
 
@@ -345,7 +345,7 @@ def test_two_starts_at_once_both_note_their_file(
     read = references.read_references
 
     def start(file: str) -> None:
-        os.close(state.keep_volume("data", IDS, mode=0o755, file=file))
+        os.close(state.open_volume("data", IDS, mode=0o755, file=file))
 
     def with_another_start(path: str) -> References:
         known = read(path)
@@ -364,7 +364,7 @@ def test_two_starts_at_once_both_note_their_file(
 def test_volume_that_is_removed_while_a_start_opens_it_is_not_used(
     state: StateDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    os.close(state.keep_volume("data", IDS, mode=0o755))
+    os.close(state.open_volume("data", IDS, mode=0o755))
     path = Path(state.path, "volumes", "data")
     flock = fcntl.flock
 
@@ -375,7 +375,7 @@ def test_volume_that_is_removed_while_a_start_opens_it_is_not_used(
 
     monkeypatch.setattr(fcntl, "flock", removed_meanwhile)
     with pytest.raises(StateError, match="volume data is being removed"):
-        state.keep_volume("data", IDS, mode=0o755)
+        state.open_volume("data", IDS, mode=0o755)
 
 
 def test_named_volume_is_for_those_who_have_all_ids_of_its_files(state: StateDirectory) -> None:
@@ -391,7 +391,7 @@ def test_named_volume_is_for_those_who_have_all_ids_of_its_files(state: StateDir
         return IdPlan(uid_map=maps[0], gid_map=maps[1], helpers=None, single=False)
 
     def keep(wanted: IdPlan) -> None:
-        os.close(state.keep_volume("data", wanted, mode=0o755))
+        os.close(state.open_volume("data", wanted, mode=0o755))
 
     keep(ids((0, 0, 1)))
     keep(ids((0, 0, 1), (1, 100_000, 10)))
@@ -434,10 +434,10 @@ def test_state_that_lasts_is_on_the_disk_before_and_after_it_gets_its_name(
     finally:
         directory.close()
     calls.clear()
-    os.close(state.keep_volume("data", IDS, mode=0o755))
+    os.close(state.open_volume("data", IDS, mode=0o755))
     assert calls == [*written, "sync data"]
     calls.clear()
-    os.close(state.keep_volume("data", IDS, mode=0o755))
+    os.close(state.open_volume("data", IDS, mode=0o755))
     assert calls == [], "nothing has changed"
 
 

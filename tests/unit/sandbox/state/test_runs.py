@@ -18,7 +18,7 @@ from sandbox.state import locks, node
 from sandbox.state.directory import RunDirectory, StateDirectory
 from sandbox.state.node import RECORD_VERSION as VERSION
 from sandbox.state.node import Node, Place, this_place
-from sandbox.state.run_record import Lock, RunRecord, judge
+from sandbox.state.run_record import Lock, RunRecord, state_of
 from sandbox.state.runs import find_running, list_runs
 
 IDS = IdPlan(uid_map=single_map(os.geteuid()), gid_map=single_map(os.getegid()), helpers=None, single=True)
@@ -73,7 +73,7 @@ def names(state: StateDirectory) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("place", "lock", "alive", "verdict"),
+    ("place", "lock", "alive", "run_state"),
     [
         (HERE, "held", True, "running"),
         (HERE, "held", False, "running"),
@@ -92,23 +92,25 @@ def names(state: StateDirectory) -> list[str]:
     ],
 )
 def test_run_has_ended_if_it_is_this_nodes_and_boot_or_lock_and_process_say_so(
-    place: Place, lock: Lock, alive: bool, verdict: str
+    place: Place, lock: Lock, alive: bool, run_state: str
 ) -> None:
     record = RunRecord(version=VERSION, place=place, pid=7, start=1)
-    assert judge(record, HERE, lock=lock, alive=alive) == verdict
+    assert state_of(record, HERE, lock=lock, alive=alive) == run_state
 
 
 @pytest.mark.parametrize(
-    ("lock", "alive", "verdict"),
+    ("lock", "alive", "run_state"),
     [("held", False, "running"), ("free", True, "running"), ("free", False, "ended")],
 )
-def test_run_of_the_first_version_counts_as_this_nodes(lock: Lock, alive: bool, verdict: str) -> None:
-    assert judge(RunRecord(version=1, place=None, pid=7, start=1), HERE, lock=lock, alive=alive) == verdict
+def test_run_of_the_first_version_counts_as_this_nodes(lock: Lock, alive: bool, run_state: str) -> None:
+    assert (
+        state_of(RunRecord(version=1, place=None, pid=7, start=1), HERE, lock=lock, alive=alive) == run_state
+    )
 
 
 def test_run_of_a_later_version_is_left_alone() -> None:
     record = RunRecord(version=VERSION + 1, place=dataclasses.replace(HERE, boot="0"), pid=7, start=1)
-    assert judge(record, HERE, lock="free", alive=False) == "unknown"
+    assert state_of(record, HERE, lock="free", alive=False) == "unknown"
 
 
 @pytest.mark.usefixtures("kinds_of_locks")
@@ -121,7 +123,7 @@ def test_run_of_another_machine_is_never_swept(machine: Machine) -> None:
     assert second.sweep() == []
     assert names(first) == [os.path.basename(run.path)] * 2
     (found,) = list_runs(second.path)
-    assert (found.verdict, found.shown()) == (
+    assert (found.state, found.shown()) == (
         "elsewhere",
         f"{os.path.basename(run.path)} (pid {os.getpid()}, on {os.uname().nodename})",
     )
@@ -134,7 +136,7 @@ def test_live_run_is_not_swept_whatever_its_lock_says(machine: Machine) -> None:
     run = machine("a").new_run(IDS, name="db")
     other = machine("a")
     assert other.sweep() == []
-    assert [found.verdict for found in list_runs(other.path)] == ["running"]
+    assert [found.state for found in list_runs(other.path)] == ["running"]
     run.remove()
     assert names(other) == []
 
@@ -220,7 +222,7 @@ def test_record_that_is_garbage_is_left_where_nothing_tells_whose_it_is(machine:
     record_of(run, state).write_text("no json")
     run.close()
     assert machine("b").sweep() == []
-    assert [found.verdict for found in list_runs(state.path)] == ["unknown"]
+    assert [found.state for found in list_runs(state.path)] == ["unknown"]
 
 
 @pytest.mark.parametrize("kind", ["another directory", "a directory of its name", "a link"])
@@ -255,7 +257,7 @@ def test_lock_in_a_directory_that_another_user_planted_is_not_opened(machine: Ma
     elif planted == "directory":
         lock.mkdir()  # opening it for writing fails, as with a file of another user
     os.chmod(state.run_path, 0o777)
-    assert [found.verdict for found in list_runs(state.path)] == ["ended"]
+    assert [found.state for found in list_runs(state.path)] == ["ended"]
     assert state.sweep() == []
     lock.rmdir() if planted == "directory" else lock.unlink(missing_ok=True)
     os.chmod(state.run_path, 0o700)

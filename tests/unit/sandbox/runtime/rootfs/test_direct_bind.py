@@ -17,7 +17,7 @@ from sandbox.plan import MountPoint, Plan
 from sandbox.plan.operations import BindRoot
 from sandbox.runtime.process.stage1 import _opener_of_tree
 from sandbox.runtime.rootfs import direct_bind as native
-from sandbox.runtime.rootfs.direct_bind import NativeSource, choose, choose_root
+from sandbox.runtime.rootfs.direct_bind import DirectBindSource, choose, choose_root
 from tests.unit.sandbox.facts import plan
 
 TAR = {"/specs/a.tar": PathFact(path="/specs/a.tar", real="/specs/a.tar", kind="file", identity=(1, 3))}
@@ -54,7 +54,7 @@ def error(trees: list[LayerRoot], points: tuple[MountPoint, ...] = ()) -> str:
 
 def test_source_is_the_tree_of_the_layer_and_which_that_is(layer: LayerRoot) -> None:
     info = os.fstat(layer.fd)
-    assert choose(planned(), [layer], (), warn=print)[0] == NativeSource(
+    assert choose(planned(), [layer], (), warn=print)[0] == DirectBindSource(
         target="/opt", tree=f"{layer.place}/tree", identity=(info.st_dev, info.st_ino)
     )
     assert chosen([layer]) == (("/opt", "/usr"), [])
@@ -165,7 +165,7 @@ def test_what_is_refused_to_us_is_asked_as_root_of_the_sandbox(
 def test_another_directory_in_the_place_of_the_layer_is_not_bound(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     info = os.stat(tmp_path / "tree")
-    source = NativeSource(target="/usr", tree=f"{tmp_path}/tree", identity=(info.st_dev, info.st_ino))
+    source = DirectBindSource(target="/usr", tree=f"{tmp_path}/tree", identity=(info.st_dev, info.st_ino))
     os.close(_opener_of_tree(source)())
     (tmp_path / "tree").rename(tmp_path / "old")
     (tmp_path / "tree").mkdir()
@@ -182,7 +182,7 @@ HERE = (MountPoint(path="/usr"), MountPoint(path="/opt/a"))
 
 def root_of(
     layer: LayerRoot, points: tuple[MountPoint, ...] = HERE, more: str = ""
-) -> tuple[NativeSource | str, list[str]]:
+) -> tuple[DirectBindSource | str, list[str]]:
     said: list[str] = []
     made = plan(SERVED + more, paths=TAR)
     step = made.operations[0]
@@ -192,7 +192,7 @@ def root_of(
 
 def test_root_is_bound_from_the_tree_of_the_layer(layer: LayerRoot) -> None:
     info = os.fstat(layer.fd)
-    source = NativeSource(target="/", tree=f"{layer.place}/tree", identity=(info.st_dev, info.st_ino))
+    source = DirectBindSource(target="/", tree=f"{layer.place}/tree", identity=(info.st_dev, info.st_ino))
     assert root_of(layer) == (source, [])
 
 
@@ -263,4 +263,4 @@ def test_root_that_is_refused_to_us_is_looked_at_as_root_of_the_sandbox(
     layer: LayerRoot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse_first_look(monkeypatch)
-    assert isinstance(root_of(layer)[0], NativeSource)
+    assert isinstance(root_of(layer)[0], DirectBindSource)
