@@ -101,7 +101,7 @@ def list_layers(state_directory: str) -> list[WritableLayer]:
     Raises:
         OSError: the state directory cannot be listed.
     """
-    runs = [run for run in list_runs(state_directory) if run.verdict == "running"]
+    runs = [run for run in list_runs(state_directory) if run.state == "running"]
     found = [layer for run in runs if (layer := _of_run(run)) is not None]
     in_use = {run.record.layer for run in runs if run.record is not None}
     for path in paths_in(os.path.join(state_directory, "sandboxes")):

@@ -8,10 +8,11 @@ from sandbox.as_container_root import run_with_ids, with_own_id
 from sandbox.errors import StateError
 from sandbox.lifecycle.inventory import list_names
 from sandbox.plan import LayerRecord
-from sandbox.state.directory import RunDirectory, StateDirectory
+from sandbox.state.directory import StateDirectory
 from sandbox.state.layer_records import damaged, ids_from_json, read_record
 from sandbox.state.removal import remove_directory
 from sandbox.state.runs import users_of
+from sandbox.state.sandbox_directory import RunDirectory
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import Self
 

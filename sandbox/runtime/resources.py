@@ -25,7 +25,8 @@ from sandbox.runtime.rootfs.direct_bind import DirectBindSource, choose, choose_
 from sandbox.runtime.rootfs.targets import resolve
 from sandbox.runtime.signals import Signals
 from sandbox.runtime.unionfs_server import Server
-from sandbox.state.directory import RunDirectory, StateDirectory
+from sandbox.state.directory import StateDirectory
+from sandbox.state.sandbox_directory import RunDirectory
 from sandbox.state.stack_record import RecordedLayer, RecordedStack
 from unionfs._stdlib.dataclasses import replace
 from unionfs.launch.protocol import ServedLayer, ServedStack

@@ -252,7 +252,9 @@ def test_an_editor_is_not_found_although_a_directory_of_path_may_not_be_searched
 def test_an_editor_that_removes_its_copy_changes_nothing(file: Path) -> None:
     edit = editor(file.parent, 'rm "$1"')
     done = sandbox(file.parent, "edit", "web.toml", environ={"EDITOR": edit})
-    assert done == Outcome(125, "", "sandbox: the editor removed the copy that it was given; web.toml is unchanged\n")
+    assert done == Outcome(
+        125, "", "sandbox: the editor removed the copy that it was given; web.toml is unchanged\n"
+    )
 
 
 def test_a_file_that_cannot_be_replaced_is_not_opened_in_an_editor(file: Path) -> None:

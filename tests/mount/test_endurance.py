@@ -45,7 +45,7 @@ def descriptors(union: Union) -> int:
     return len(os.listdir(f"/proc/{union.pid}/fd"))
 
 
-def nodes(union: Union) -> int:
+def inodes(union: Union) -> int:
     """Return the number of inodes in the server's statistics."""
     union.may_complain = True
     seen = len(union.log())

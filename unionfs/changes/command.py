@@ -79,8 +79,8 @@ def main(argv: Sequence[str]) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     # Imported before the process is confined: it may be unable to read these files afterwards.
     from unionfs.changes import report, text
-    from unionfs.changes.comparison import Comparison
     from unionfs.changes.compared_stack import open_stack_to_compare
+    from unionfs.changes.comparison import Comparison
     from unionfs.changes.stream import Stream
 
     if arguments.text:

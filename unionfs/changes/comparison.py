@@ -17,10 +17,10 @@ It has these steps:
 from __future__ import annotations
 
 from unionfs._stdlib.dataclasses import dataclass
-from unionfs.changes.equality import Equality
-from unionfs.changes.rows import ADDED, CHANGED, DELETED, MOVED, ORDER, Moves, Row
 from unionfs.changes.compared_stack import ComparedStack
+from unionfs.changes.equality import Equality
 from unionfs.changes.merged_tree import Entry, MergedTree, joined
+from unionfs.changes.rows import ADDED, CHANGED, DELETED, MOVED, ORDER, Moves, Row
 from unionfs.formats.xattrs import parse_redirect
 from unionfs.layer.directory import LayerDir
 from unionfs.layer.metacopy import redirect_of

@@ -20,9 +20,9 @@ import os
 import stat
 
 from unionfs._stdlib.typing import Any
-from unionfs.changes.rows import DELETED, MOVED, Row
 from unionfs.changes.compared_stack import ComparedStack
 from unionfs.changes.merged_tree import Entry
+from unionfs.changes.rows import DELETED, MOVED, Row
 
 VERSION = 1
 _TYPES = {

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 
 from unionfs._stdlib.typing import Protocol
 from unionfs.changes import pax
-from unionfs.changes.equality import Equality
 from unionfs.changes.compared_stack import ComparedStack
+from unionfs.changes.equality import Equality
 from unionfs.changes.merged_tree import Entry, joined
 from unionfs.formats.whiteout import WH_OPAQUE, WH_PREFIX
 from unionfs.formats.xattrs import parse_redirect

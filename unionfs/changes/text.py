@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from unionfs._stdlib.typing import Any
-from unionfs.changes.rows import ADDED, CHANGED, DELETED, MOVED, Row
 from unionfs.changes.compared_stack import ComparedStack
 from unionfs.changes.merged_tree import Entry, MergedTree
+from unionfs.changes.rows import ADDED, CHANGED, DELETED, MOVED, Row
 
 #: Larger files (in bytes) are reported as such: comparing them line by line may take minutes.
 LARGEST = 1 << 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.doctor.check import Check, Level, summary_line, shown_checks, would_work
+from sandbox.doctor.check import Check, Level, shown_checks, summary_line, would_work
 
 
 def of_level(*levels: Level) -> list[Check]:

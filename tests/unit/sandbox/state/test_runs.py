@@ -15,11 +15,12 @@ from sandbox.errors import StateError
 from sandbox.kernel.idmaps import single_map
 from sandbox.plan import IdPlan, LayerRecord
 from sandbox.state import locks, node
-from sandbox.state.directory import RunDirectory, StateDirectory
+from sandbox.state.directory import StateDirectory
 from sandbox.state.node import RECORD_VERSION as VERSION
 from sandbox.state.node import Node, Place, this_place
 from sandbox.state.run_record import Lock, RunRecord, state_of
 from sandbox.state.runs import find_running, list_runs
+from sandbox.state.sandbox_directory import RunDirectory
 
 IDS = IdPlan(uid_map=single_map(os.geteuid()), gid_map=single_map(os.getegid()), helpers=None, single=True)
 LAYER = LayerRecord(file="/db.toml", layers=(("dir", "/", None),))

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import stat
 import zlib
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from unionfs.assemble import LayerSource, StackSource
+from unionfs.changes.compared_stack import open_stack_to_compare
 from unionfs.changes.comparison import Comparison
-from unionfs.changes.rows import ADDED, CHANGED, DELETED, MOVED, Row
-from unionfs.changes.compared_stack import ComparedStack, open_stack_to_compare
 from unionfs.changes.merged_tree import MergedTree
+from unionfs.changes.rows import ADDED, CHANGED, DELETED, MOVED, Row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,9 +37,7 @@ class Facts(NamedTuple):
 
 def source_of(union: Union) -> StackSource:
     """Return the stack of *union* with descriptors of its own."""
-    lowers = tuple(
-        LayerSource(fd=os.open(path, _OPEN_DIR), policy=union.policy) for path in union.lowers
-    )
+    lowers = tuple(LayerSource(fd=os.open(path, _OPEN_DIR), policy=union.policy) for path in union.lowers)
     return StackSource(
         lowers=lowers,
         upper_fd=os.open(union.upper, _OPEN_DIR),
@@ -141,9 +138,7 @@ def check(rows: Sequence[Row], before: dict[bytes, Facts], after: dict[bytes, Fa
     expected = {(DELETED, old) for old in before if followed(old)[0] not in after}
     expected |= {(ADDED, new) for new in after if new not in best}
     expected |= {(MOVED, new) for new in moves.values()}
-    expected |= {
-        (CHANGED, new) for new, (_, old) in best.items() if _differ(before[old], after[new])
-    }
+    expected |= {(CHANGED, new) for new, (_, old) in best.items() if _differ(before[old], after[new])}
     found = [(row.kind, row.path) for row in rows]
     assert len(set(found)) == len(found), "a row occurs twice"
     assert set(found) == expected, (sorted(set(found) - expected), sorted(expected - set(found)))
