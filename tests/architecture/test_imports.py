@@ -48,6 +48,9 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "runtime": frozenset(
         {"as_container_root", "errors", "host", "images", "kernel", "plan", "seccomp", "spec", "state"}
     ),
+    "changes": frozenset(
+        {"as_container_root", "errors", "host", "kernel", "plan", "state"}
+    ),  # what a sandbox changed, read through the command `unionfs changes`
     "reference": frozenset({"errors", "spec"}),  # documentation of the keys
     "completion": frozenset(
         {"editing", "errors", "lifecycle", "reference", "spec", "state"}

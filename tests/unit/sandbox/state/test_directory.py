@@ -18,10 +18,10 @@ from sandbox.errors import StateError
 from sandbox.kernel.idmaps import IdMap, single_map
 from sandbox.plan import IdPlan, LayerRecord, MountPoint
 from sandbox.state import references
-from sandbox.state.directory import StateDirectory
+from sandbox.state.directory import StateDirectory, examine
 from sandbox.state.location import default_path
 from sandbox.state.references import References
-from sandbox.state.sandbox_directory import RunDirectory, examine
+from sandbox.state.sandbox_directory import RunDirectory
 
 IDS = IdPlan(uid_map=single_map(os.geteuid()), gid_map=single_map(os.getegid()), helpers=None, single=True)
 
