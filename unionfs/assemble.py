@@ -188,6 +188,10 @@ def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
     undo.callback(index.close)
     upper.workdir.clear_leftovers()
     inode_table = _inode_table([top, *layers], index, [top.root, *roots], stacks)
+    if upper.below_facts.is_new and roots and not roots[0].layer.skeleton:
+        upper.below_facts.note(
+            b"/", roots[0].info()
+        )  # the root is never copied up: the layer begins with one
     permissions = OverridePermissions() if top.policy.override_stat else NativePermissions()
     quota = None
     if source.size is not None or source.inodes is not None:

@@ -60,6 +60,7 @@ class Facts:
     def __init__(self, stack: ComparedStack) -> None:
         """Describe rows of *stack*."""
         self._union = stack.union
+        self._below = stack.below
         self._recorded = stack.facts
         self._layers = {id(layer): position for position, layer in enumerate(stack.layers[1:])}
 
@@ -78,7 +79,9 @@ class Facts:
 
     def _old(self, row: Row) -> dict[str, Any] | None:
         if row.old is None or row.old_path is None:
-            gone = self._recorded is not None and self._recorded.at(row.path, None) is not None
+            recorded = self._recorded is not None and self._recorded.at(row.path, None) is not None
+            # An object that the layers below still have at the path has moved in the union.
+            gone = recorded and self._below.at(row.path) is None
             return {"path": shown(row.path), "since": "gone"} if gone else None
         info = row.old.info
         return {

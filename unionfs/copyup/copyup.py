@@ -133,7 +133,13 @@ class CopyUp:
         inode.parts.insert(0, copy)
         inode.touch()
         restore_times(parent, target, times)
+        if not source.layer.skeleton:
+            self._note_below(parent, inode.name, info)
         self.copies += 1
+
+    def _note_below(self, parent: DirectoryInode, name: bytes, info: os.stat_result) -> None:
+        """Record that the layers below have an object with *info* as *name* of *parent*, of which there is a copy now."""
+        self._upper.below_facts.note(self._inode_table.lower_path(parent) + b"/" + name, info)
 
     def file(
         self,
@@ -180,6 +186,7 @@ class CopyUp:
     def _new_copy(
         self, inode: FileInode, contents: Contents, keep: list[int] | None, mode: int | None
     ) -> None:
+        below = inode.layer
         background = self._context.background
         regular = stat.S_ISREG(inode.kind)
         if inode.is_mount_point:
@@ -221,6 +228,8 @@ class CopyUp:
                 if mode is not None:
                     transaction.mode = stat.S_IFMT(transaction.mode) | stat.S_IMODE(mode)
                 transaction.run(inode, steps, keep)
+            if inode.names and not below.skeleton:
+                self._note_below(*inode.names[0], info)
         finally:
             if preallocated is not None:
                 preallocated.close()

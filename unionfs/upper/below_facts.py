@@ -125,14 +125,18 @@ class BelowFactsLog:
             OSError: it cannot be written.
         """
         self._fd = os.open(FACTS_FILE, _WRITE, 0o600, dir_fd=home_fd)
+        #: Whether there are no records yet.
+        self.is_new = os.fstat(self._fd).st_size == 0
 
     def note(self, path: bytes, info: os.stat_result) -> None:
-        """Record that the layers below have an object with *info* at *path*, which has no leading slash."""
-        self._append(b"=", path, Fact.of(info))
+        """Record that the layers below have an object with *info* at *path*, which begins with a slash."""
+        self._append(b"=", path[1:], Fact.of(info))
 
     def renew(self, path: bytes, info: os.stat_result | None) -> None:
         """Record what is at *path* now, None for nothing, in place of earlier records."""
-        self._append(b"-" if info is None else b"!", path, Fact(*(0,) * 7) if info is None else Fact.of(info))
+        self._append(
+            b"-" if info is None else b"!", path[1:], Fact(*(0,) * 7) if info is None else Fact.of(info)
+        )
 
     def _append(self, kind: bytes, path: bytes, fact: Fact) -> None:
         ino, mode, uid, gid, size, mtime, ctime = fact

@@ -18,6 +18,7 @@ from unionfs.formats.whiteout import WhiteoutFormat, is_reserved_name
 from unionfs.formats.xattrs import METACOPY, METACOPY_XATTRS, REDIRECT, REDIRECT_XATTRS
 from unionfs.layer.directory import Layer, LayerDir
 from unionfs.types import Mark
+from unionfs.upper.below_facts import BelowFactsLog
 from unionfs.upper.format import ANY_FORMAT, WantedFormat, open_format
 from unionfs.upper.marks import AufsMarks, Marks, OverlayMarks, ignore, is_device, remove_aufs_whiteout
 from unionfs.upper.workdir import WorkDirectory, move_directory
@@ -60,6 +61,8 @@ class Upper:
                 )
             finally:
                 os.close(scratch)
+            #: Receives what the layers below have where this layer hides or copies it first.
+            self.below_facts = BelowFactsLog(self.workdir.home_fd)
             undo.pop_all()
         self.whiteouts = self._format.whiteouts
         self.marks: Marks = (
@@ -70,6 +73,7 @@ class Upper:
 
     def close(self) -> None:
         """Close the work directory. Another mount can then use it."""
+        self.below_facts.close()
         self.workdir.close()
 
     def refuse_reserved(self, name: bytes) -> None:

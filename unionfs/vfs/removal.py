@@ -47,6 +47,7 @@ class Removal:
                 self._upper.remove(directory, name, whiteout=lower)
             elif lower and directory.mark(name) is None:
                 self._upper.whiteout(directory, name)
+                self.note_hidden(inode, parent, name)
         self._inode_table.drop_from_skeleton(parent, name)
         self._inode_table.detach(parent, name)
         parent.touch()
@@ -69,11 +70,21 @@ class Removal:
                 self._upper.remove_directory(directory, name, whiteout=lower)
             elif lower and directory.mark(name) is None:
                 self._upper.whiteout(directory, name)
+                self.note_hidden(inode, parent, name)
         self._inode_table.drop_from_skeleton(parent, name)
         self._inode_table.detach(parent, name)
         inode.touch()
         parent.touch()
         self._inode_table.drop_if_unused(inode)
+
+    def note_hidden(self, inode: Inode, parent: DirectoryInode, name: bytes) -> None:
+        """Record *inode*, which the layers below have as *name* of *parent*, where the upper layer now hides it.
+
+        A copy to which the name led is recorded under the name that was copied.
+        """
+        if not (inode.layer.writable or inode.layer.skeleton):
+            info = inode.info or inode.ref.info()
+            self._upper.below_facts.note(self._inode_table.lower_path(parent) + b"/" + name, info)
 
     @contextmanager
     def kept_reachable(self, inode: Inode, parent: DirectoryInode, name: bytes) -> Iterator[None]:

@@ -170,7 +170,8 @@ class Renaming:
         old_dir, new_dir = old.upper, new.upper
         assert old_dir is not None
         assert new_dir is not None
-        was_link = new_dir.mark(new_name) is Mark.OTHER
+        target_mark = new_dir.mark(new_name)
+        was_link = target_mark is Mark.OTHER
         with ExitStack() as keeping:
             if target is not None:
                 keeping.enter_context(self._removal.kept_reachable(target, new, new_name))
@@ -180,6 +181,8 @@ class Renaming:
                 whiteout=whiteout,
                 is_dir=isinstance(source, DirectoryInode),
             )
+            if target is not None and target_mark is None:
+                self._removal.note_hidden(target, new, new_name)
         if target is not None:
             self._inode_table.detach(new, new_name)
         self._inode_table.move(old, old_name, new, new_name)

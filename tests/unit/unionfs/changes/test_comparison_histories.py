@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.unit.unionfs.changes.trees import Facts, below_of, check, compare, shown_by
+from tests.unit.unionfs.changes.trees import Facts, below_of, check, compare, facts, shown_by
 from tests.unit.unionfs.test_histories import Histories
 from unionfs.formats.whiteout import WhiteoutFormat
 from unionfs.upper.format import WantedFormat
@@ -31,6 +31,12 @@ class ComparedHistories(Histories):
         if self._below is None or self._below[0] != len(self.union.lowers):
             self._below = len(self.union.lowers), below_of(self.union)
         check(compare(self.union), self._below[1], shown_by(self.union))
+        since = {
+            (value["kind"], value["path"], value["old"]["path"], value["old"]["since"])
+            for value in facts(self.union)
+            if "old" in value and value["old"]["since"] != "same"
+        }
+        assert since == set(), "an old object counts as changed although nobody changed the layers below"
         ComparedHistories.compared += 1
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import stat
 import zlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unionfs.assemble import LayerSource, StackSource
 from unionfs.changes.compared_stack import open_stack_to_compare
+from unionfs.changes import report
 from unionfs.changes.comparison import Comparison
 from unionfs.changes.merged_tree import MergedTree
 from unionfs.changes.rows import ADDED, CHANGED, DELETED, MOVED, Row
@@ -52,6 +53,16 @@ def compare(union: Union) -> list[Row]:
     stack = open_stack_to_compare(source_of(union))
     try:
         return Comparison(stack).rows()
+    finally:
+        stack.close()
+
+
+def facts(union: Union) -> list[dict[str, Any]]:
+    """Return the changes as JSON values with facts."""
+    stack = open_stack_to_compare(source_of(union))
+    try:
+        of = report.Facts(stack).of
+        return [of(row) for row in Comparison(stack).rows()]
     finally:
         stack.close()
 
