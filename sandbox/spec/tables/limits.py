@@ -99,7 +99,7 @@ class Limits:
     )
     cpu_time: int | Unlimited | None = setting(
         OrUnlimited(WholeSeconds(1)),
-        doc="RLIMIT_CPU: processor time of one process, after which it gets SIGXCPU, and SIGKILL one second later.",
+        doc="RLIMIT_CPU: processor time of one process. Then it gets SIGXCPU, and SIGKILL one second later.",
         example="10m",
         unit="seconds",
     )
