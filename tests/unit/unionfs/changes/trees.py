@@ -8,8 +8,8 @@ import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unionfs.assemble import LayerSource, StackSource
-from unionfs.changes.compared_stack import open_stack_to_compare
 from unionfs.changes import report
+from unionfs.changes.compared_stack import open_stack_to_compare
 from unionfs.changes.comparison import Comparison
 from unionfs.changes.merged_tree import MergedTree
 from unionfs.changes.rows import ADDED, CHANGED, DELETED, MOVED, Row
