@@ -50,13 +50,13 @@ def find_ended(state_directory: str, run_directory: str, here: Place) -> list[En
     records = os.path.join(state_directory, "run")
     places = os.path.join(run_directory, "run")
     try:
-        paths = paths_in(records)
-        if places != records:
-            made_here = [path for path in paths_in(places) if not _has_record(path)]
-            unfinished = [path for path in made_here if _is_unfinished(path)]
-            found.extend(_unfinished_run(path, records) for path in unfinished)
-            paths += [path for path in made_here if path not in unfinished]
-        found.extend(ended for path in paths if (ended := claim_ended(path, here)) is not None)
+        found.extend(ended for path in paths_in(records) if (ended := claim_ended(path, here)) is not None)
+        for path in paths_in(places) if places != records else ():
+            record = read_run_record(path)
+            if record is None and _is_new(path):
+                found.append(_unfinished_run(path, records))
+            elif not _has_original(record) and (ended := _claim(path, record, here)) is not None:
+                found.append(ended)
     except BaseException:
         for run in found:
             run.close()
@@ -70,9 +70,12 @@ def claim_ended(path: str, here: Place) -> EndedRun | None:
     Raises:
         OSError: its lock cannot be taken.
     """
+    return _claim(path, read_run_record(path), here)
+
+
+def _claim(path: str, record: RunRecord | None, here: Place) -> EndedRun | None:
     name = os.path.basename(path)
-    record = read_run_record(path)
-    if record is None and name.startswith(NEW):
+    if record is None and _is_new(path):
         # Another process, perhaps on another node, may be about to write the record.
         return EndedRun(id=name, paths=(path,), record=None, lock_fd=-1) if _is_forgotten(path) else None
     if record is not None and record.place is not None and record.place.node != here.node:
@@ -123,15 +126,14 @@ def _belongs(place: str, path: str) -> bool:
     )
 
 
-def _has_record(place: str) -> bool:
-    """Return whether the run in the directory *place* of the run directory has a record in any state directory."""
-    record = read_run_record(place)
-    return record is not None and record.record is not None and os.path.lexists(record.record)
+def _has_original(copy: RunRecord | None) -> bool:
+    """Return whether *copy*, read in the run directory, has its original in any state directory."""
+    return copy is not None and copy.record is not None and os.path.lexists(copy.record)
 
 
-def _is_unfinished(path: str) -> bool:
-    """Return whether *path* is the directory of a run that has no record yet."""
-    return os.path.basename(path).startswith(NEW) and read_run_record(path) is None
+def _is_new(path: str) -> bool:
+    """Return whether *path* has the name of a run's directory before the run has a record."""
+    return os.path.basename(path).startswith(NEW)
 
 
 def _unfinished_run(place: str, records: str) -> EndedRun:
@@ -142,7 +144,7 @@ def _unfinished_run(place: str, records: str) -> EndedRun:
     """
     name = os.path.basename(place)
     beside = os.path.join(records, name)
-    paths = (beside, place) if _is_unfinished(beside) else (place,)
+    paths = (beside, place) if read_run_record(beside) is None else (place,)
     return EndedRun(id=name, paths=paths, record=None, lock_fd=-1)
 
 
