@@ -13,7 +13,7 @@ from sandbox.spec.model import Spec
 from sandbox.spec.notation import literal
 from unionfs._stdlib.typing import Any
 
-CGROUP_LIMITS = ("memory", "memory_high", "swap", "cpus", "cpu_weight", "cpuset", "pids", "io")
+CGROUP_LIMITS = tuple(CONTROLLER_OF)
 PROCESS_LIMITS = tuple(rlimits.RESOURCES)
 
 #: The names of the limits in limits.conf(5); in capitals after RLIMIT_ they are the names of getrlimit(2).

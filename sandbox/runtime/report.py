@@ -12,16 +12,18 @@ from sandbox.plan.operations import TmpfsVolume
 from sandbox.runtime.process.reaping import ended_by_limit
 from sandbox.spec import Limits
 from sandbox.spec.notation import visible
+from sandbox.spec.settings import settings_of
 from sandbox.spec.units import format_duration, format_size
-from unionfs._stdlib.dataclasses import asdict, dataclass, fields
+from unionfs._stdlib.dataclasses import asdict, dataclass
 from unionfs._stdlib.typing import Literal
 
 How = Literal["exit", "signal", "out of memory", "cpu_time", "wall_time", "failure"]
 
 _BLOCK = 512  # the unit of ru_inblock and ru_oublock in bytes, for every disk; getrusage(2)
-_BYTES = frozenset(("memory", "memory_high", "swap", "file_size", "core", "stack", "size"))
 _GROWTH = 1.1  # the process, forked from process 1, may have grown by this factor before exec
-_ORDER = tuple(item.name for item in fields(Limits))
+#: The settings of [limits] in the order of the specification, and those of them that are bytes.
+_ORDER = tuple(settings_of(Limits))
+_BYTES = frozenset(name for name, declared in settings_of(Limits).items() if declared.unit == "bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -322,7 +324,7 @@ def _shown(key: str, value: object) -> str:
     name = key.rpartition(".")[2]
     if isinstance(value, list):
         return ", ".join(str(IoRates(**item)) for item in value)
-    if isinstance(value, int) and (name in _BYTES or key.startswith("volumes: size")):
+    if isinstance(value, int) and (name in _BYTES or key == "root.size" or key.startswith("volumes: size")):
         return _size(value)
     if name in ("wall_time", "cpu_time") and isinstance(value, int | float):
         return format_duration(value)

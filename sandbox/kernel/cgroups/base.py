@@ -78,6 +78,8 @@ class CgroupLimits:
         return [field.name for field in fields(self) if getattr(self, field.name) not in (None, ())]
 
 
+#: The limits and their controllers in version 2, in the order of the specification. All other tables derive from this one,
+#: or a test compares them with it.
 CONTROLLER_OF = {
     "memory": "memory",
     "memory_high": "memory",

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from sandbox.doctor.checks.control import SETTINGS
 from sandbox.host.facts import HostFacts
+from sandbox.kernel.cgroups import CONTROLLER_OF
 from tests.unit.sandbox.doctor.made_up import CONTROLLERS, Hierarchy, account, cgroups, checks, session, shown
 
 NOT_DELEGATED = "the cgroup /user is not delegated to this account"
@@ -385,3 +387,7 @@ def test_what_is_found_is_said_with_its_cost_and_remedy(
     identity: str, facts: HostFacts | None, changes: dict[str, Any], expected: tuple[str, str, str, str]
 ) -> None:
     assert shown(checks(facts, **changes)[identity]) == expected
+
+
+def test_every_limit_of_cgroups_belongs_to_one_probe() -> None:
+    assert sorted(limit for limits in SETTINGS.values() for limit in limits) == sorted(CONTROLLER_OF)

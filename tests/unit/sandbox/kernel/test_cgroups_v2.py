@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sandbox.kernel import cgroups
-from sandbox.kernel.cgroups import CgroupLimits, IoRates, v2
+from sandbox.kernel.cgroups import CgroupLimits, IoRates, base, v2
+from unionfs._stdlib.dataclasses import fields
 
 if TYPE_CHECKING:
     from tests.unit.sandbox.kernel.simulated_cgroups import SimulatedCgroups
@@ -31,6 +32,10 @@ def tree(simulated: SimulatedCgroups, own_pid: int) -> SimulatedCgroups:
     simulated.make_v2(OWN, procs=(own_pid,))
     simulated.denied |= {"/root", "/root/user"}
     return simulated
+
+
+def test_every_limit_has_a_controller():
+    assert list(base.CONTROLLER_OF) == [field.name for field in fields(CgroupLimits)]
 
 
 def test_a_scope_of_our_own_is_usable_and_must_be_vacated(tree):
