@@ -1,4 +1,4 @@
-"""`sandbox check`: all mistakes of files, and an exit status."""
+"""`sandbox check`: the mistakes in files, and the exit status."""
 
 from __future__ import annotations
 

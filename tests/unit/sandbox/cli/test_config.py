@@ -1,4 +1,4 @@
-"""`sandbox config`: the command. What it writes is in test_dump.py."""
+"""`sandbox config`: the command. Its output is tested in test_dump.py."""
 
 from __future__ import annotations
 

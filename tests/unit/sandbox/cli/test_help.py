@@ -1,4 +1,4 @@
-"""What holds for the help of every verb, and for the start of the command."""
+"""Properties of the help of every verb, and of the start of the command."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def options_of(verb: str) -> dict[str, argparse.Action]:
 
 
 def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Return what `sandbox ... --help` prints."""
+    """Return the output of `sandbox ... --help`."""
     with pytest.raises(SystemExit) as ended:
         main([*arguments, "--help"])
     captured = capsys.readouterr()
@@ -67,7 +67,7 @@ def test_the_help_of_doctor_keeps_its_sentences_apart(capsys: pytest.CaptureFixt
 
 
 def run(*arguments: str, environ: Mapping[str, str] | None = None, terminal: bool = False) -> str:
-    """Return what the command prints to standard output and error, to a pipe or to a terminal."""
+    """Return the standard output and standard error of the command, on a pipe or a terminal."""
     environment = {
         name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")
     }
@@ -90,7 +90,7 @@ def run(*arguments: str, environ: Mapping[str, str] | None = None, terminal: boo
         try:
             while part := os.read(ours, 65536):
                 shown += part
-        except OSError:  # EIO: the last one who had the terminal open has gone
+        except OSError:  # EIO: no process has the terminal open any more
             pass
         os.close(ours)
     return shown.decode()
@@ -125,7 +125,7 @@ def imported_by(*words: str) -> list[str]:
 def test_a_verb_that_starts_nothing_imports_the_language_alone(words: list[str], parts: set[str]) -> None:
     imported = imported_by(*words, "configs/hello.toml")
     assert {name.split(".")[1] for name in imported if name.startswith("sandbox.")} == parts
-    # What mistakes, changes, escapes and other machines need is imported for them.
+    # Modules for diagnostics, changes, escapes and other machines are imported only when needed.
     slow = "argcomplete asyncio ctypes difflib email json pathlib pyroute2 subprocess tempfile tomlkit unicodedata unittest"
     assert {name.partition(".")[0] for name in imported}.intersection(slow.split()) == set()
 
@@ -143,7 +143,7 @@ def test_help_imports_little_of_ours_and_nothing_slow() -> None:
         "sandbox.manual",
         "sandbox.manual.paragraphs",
     ]
-    # All the others are argparse and what it imports; 43 with CPython 3.13.
+    # All others are argparse and its imports; 43 with CPython 3.13.
     assert len(imported) < 60
     slow = "asyncio ctypes dataclasses difflib email importlib inspect json pathlib subprocess tempfile tomllib typing unittest"
     assert not {name.partition(".")[0] for name in imported} & {
@@ -218,7 +218,7 @@ def test_arguments_of_a_verb_are_phrases_with_names(verb: str) -> None:
 
 
 def meaning(action: argparse.Action) -> tuple[object, ...]:
-    """Return what an option is said to be; it may need another one: "with --dry-run or --report: ..."."""
+    """Return the help of an option without a required other option: "with --dry-run or --report: ..."."""
     said = re.sub(r"^with --[a-z-]+( or --[a-z-]+)*: ", "", action.help or "")
     return (action.metavar, said, action.nargs, action.dest, action.default)
 

@@ -1,4 +1,4 @@
-"""What is printed: no text of a file, of a path or of the command line reaches a terminal as anything but text."""
+"""Printed text: no text of a file, a path or the command line can send control sequences to a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from sandbox.cli.main import main
 
-# Colour, another line, the start of the line, right-to-left, nothing at all, a C1 control, a Unicode line end.
+# A colour, a newline, a carriage return, a right-to-left mark, a zero-width space, a C1 control, a Unicode line separator.
 HOSTILE = "\x1b[31mE\nFAKE: line\r\u202e\u200b\x9b\u2028"
 QUOTED = "".join(char if char.isprintable() else f"\\u{ord(char):04X}" for char in HOSTILE)
 FILES = {

@@ -1,4 +1,4 @@
-"""The shapes of what --json prints, which docs/json.md describes, and where it and everything else goes."""
+"""The shapes of the output of --json, as docs/json.md describes them, and the streams of all output."""
 
 from __future__ import annotations
 

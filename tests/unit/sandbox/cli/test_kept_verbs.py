@@ -166,7 +166,7 @@ def test_what_is_in_use_is_refused(
     locks: str,
     kind: str,
 ) -> None:
-    """By its lock, and by the record of a run of another machine, whose locks this one may not see."""
+    """In use by its lock, or by the record of a run of another machine, whose locks this machine may not see."""
     path = {
         "layer": lambda: layer(state, "x", file),
         "volume": lambda: volume(state, "x", file),
@@ -264,7 +264,7 @@ def test_damaged_records_are_not_in_the_way_of_the_others(
 
 
 def test_empty_argument_names_no_run(state: StateDirectory, capsys: pytest.CaptureFixture[str]) -> None:
-    """A shell makes it of a variable that is not set."""
+    """A shell passes an empty argument for a variable that is not set."""
     run_ = state.new_run(IDS, name="dead")
     run_.close()
     record = Path(state.path, "run", os.path.basename(run_.path), "state.json")

@@ -1,4 +1,4 @@
-"""How results reach a terminal or a program: colour, columns, JSON, characters, pipes."""
+"""The output of results to a terminal or a program: colour, columns, JSON, characters, pipes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Short forms of --set, and the file that is taken where none is named."""
+"""Short forms of --set, and the default file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PRIVATE = f'{BASE}[network]\nmode = "private"\n'
 
 
 def told(text: str, *words: str, environ: dict[str, str] | None = None) -> Spec:
-    """Return what *text* means with the options *words* of the command line."""
+    """Return the result of *text* with the options *words* of the command line."""
     arguments = parser.parse(["config", "x.toml", *words])
     return parse(
         text.encode(),

@@ -1,4 +1,4 @@
-"""Command lines that are read without argparse."""
+"""The parser for command lines that do not need argparse."""
 
 from __future__ import annotations
 

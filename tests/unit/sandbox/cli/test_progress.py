@@ -1,4 +1,4 @@
-"""How far reading an archive has come is shown as a bar on a terminal, in few lines elsewhere, and not at all where it is quick."""
+"""The progress of reading an archive: a bar on a terminal, a few lines elsewhere, and nothing for a short operation."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ MIB = 1 << 20
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Return the time, to be set."""
+    """Return the simulated time, which the test sets."""
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     return now
 
 
 def follow(clock: list[float], seconds: int, path: str = "/a/base.tar") -> None:
-    """Read 10 MiB in *seconds*."""
+    """Report the reading of 10 MiB in *seconds*."""
     shown = ArchiveProgress()
     shown.begin("unpack", path, 10 * MIB)
     for second in range(seconds):

@@ -1,4 +1,4 @@
-"""When `up` waits with the server until the file has been read: a glance at its words."""
+"""When `up` starts the server only after the file has been read: a search for words in the file."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def test_version_of_a_checkout_names_its_commit_and_changes(checkout: Path) -> N
 
 
 def test_version_of_an_installed_package_is_the_version_alone(checkout: Path, tmp_path: Path) -> None:
-    installed = tmp_path / "site-packages"  # below a checkout, as a virtual environment may be
+    installed = tmp_path / "site-packages"  # in a directory below a checkout, as a virtual environment may be
     installed.mkdir()
     assert describe(str(installed)) == VERSION
 

@@ -1,4 +1,4 @@
-"""Machines that do not exist, as the probes would have found them."""
+"""Simulated machines: the results of probes as values."""
 
 from __future__ import annotations
 
@@ -57,26 +57,26 @@ STATE_STEPS = ("make", "lock", "write", "link", "rename", "attribute", "mark", "
 
 
 class Hierarchy:
-    """A place for cgroups as far as judgement looks at one."""
+    """A simulated hierarchy with the members that the checks use."""
 
     def __init__(self, version: int) -> None:
-        """Be of *version*, 0 for none."""
+        """Create a hierarchy of *version*, 0 for none."""
         self.version = version
         self.controllers: frozenset[str] = frozenset()
 
     def unenforceable(self, limits: Any) -> dict[str, str]:
-        """Refuse nothing: what a plan may ask for is tested elsewhere."""
+        """Return no reasons: unenforceable limits are tested elsewhere."""
         return {}
 
     def file_of(self, name: str, limit: str) -> str:
-        """Hold everything in one place."""
+        """Return the same file for every limit."""
         return f"/cgroup/sandbox-{name}/{limit}"
 
 
 def probe(
     *, fails: dict[str, Failure] | None = None, last: str | None = None, problem: str | None = None
 ) -> Probe:
-    """Return a probe in which everything went well but for the steps in *fails*; *last* is the last that was reached."""
+    """Return a probe in which all steps but *fails* succeeded; *last* is the last step that was reached."""
     steps: Sequence[str] = STEPS[: STEPS.index(last) + 1] if last else STEPS
     return Probe(attempts={step: (fails or {}).get(step) for step in steps}, problem=problem)
 
@@ -89,7 +89,7 @@ def namespaces(
     *,
     single_only: bool = False,
 ) -> dict[str, Any]:
-    """Return facts under which coming up went so, with either map or *single_only*."""
+    """Return the results of namespace probes with both maps, or with *single_only*."""
     found = probe(fails=fails, last=last, problem=problem)
     return {
         "namespaces": NamespaceFacts(single=found, whole=None if single_only else found, obstacle=obstacle)
@@ -97,13 +97,13 @@ def namespaces(
 
 
 def state_trial(**fails: Failure) -> Probe:
-    """Return a probe of a state directory in which only the steps *fails* went wrong."""
+    """Return a probe of a state directory in which only the steps *fails* failed."""
     steps = STATE_STEPS[:1] if "make" in fails else STATE_STEPS
     return Probe(attempts={step: fails.get(step) for step in steps})
 
 
 def session(**changes: Any) -> SessionFacts:
-    """Return a Debian with systemd whose account has a session."""
+    """Return a Debian machine with systemd and a session of the account."""
     values: dict[str, Any] = {
         "place": "systemd",
         "debian": True,
@@ -114,7 +114,7 @@ def session(**changes: Any) -> SessionFacts:
 
 
 def state(**changes: Any) -> StateFacts:
-    """Return a state directory on ext4 that holds everything."""
+    """Return a state directory on ext4 in which all steps succeed."""
     values: dict[str, Any] = {
         "path": "/home/user/.local/state/sandbox",
         "exists": True,
@@ -128,12 +128,12 @@ def state(**changes: Any) -> StateFacts:
 
 
 def run_directory(**changes: Any) -> StateFacts:
-    """Return a run directory on ext4 that holds everything."""
+    """Return a run directory on ext4 in which all steps succeed."""
     return state(**{"path": "/var/tmp/sandbox-1000", **changes})
 
 
 def cgroups(problems: dict[str, str] | None = None, **changes: Any) -> CgroupFacts:
-    """Return cgroups of version 2 that were all delegated, but for the controllers in *problems*."""
+    """Return cgroups of version 2 with all controllers delegated except those in *problems*."""
     values: dict[str, Any] = {
         "mode": "v2",
         "controllers": {name: (problems or {}).get(name) for name in CONTROLLERS},
@@ -142,7 +142,7 @@ def cgroups(problems: dict[str, str] | None = None, **changes: Any) -> CgroupFac
 
 
 def machine(**changes: Any) -> MachineFacts:
-    """Return an ordinary account's machine on which everything works."""
+    """Return the machine of an ordinary account on which all probes succeed."""
     values: dict[str, Any] = {
         "namespaces": NamespaceFacts(single=probe(), whole=probe()),
         "cgroups": cgroups(),
@@ -168,10 +168,10 @@ def account(**changes: Any) -> HostFacts:
 
 
 def checks(facts: HostFacts | None = None, outcome: Any = None, **changes: Any) -> dict[str, Check]:
-    """Judge a machine with *changes*; returns the checks by their id."""
+    """Check a machine with *changes*; return the checks by their id."""
     return {check.id: check for check in check_machine(facts or account(), machine(**changes), outcome)}
 
 
 def shown(check: Check) -> tuple[str, str, str, str]:
-    """Return what a reader sees of *check*."""
+    """Return the parts of *check* that are printed."""
     return (check.level, check.summary, check.cost, check.remedy)

@@ -1,4 +1,4 @@
-"""Checks as values, and the sentence that sums them up."""
+"""Checks as values, and the summary sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judging cgroups and the session: every branch with its exact words."""
+"""The checks of cgroups and the session: the exact text of every branch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judging user namespaces and ids: every branch with its exact words."""
+"""The checks of user namespaces and ids: the exact text of every branch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judging namespaces and what is mounted in them: every branch with its exact words."""
+"""The checks of namespaces and their mounts: the exact text of every branch."""
 
 from __future__ import annotations
 

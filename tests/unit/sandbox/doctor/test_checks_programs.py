@@ -1,4 +1,4 @@
-"""Judging the kernel, programs and filters: every branch with its exact words."""
+"""The checks of the kernel, programs and filters: the exact text of every branch."""
 
 from __future__ import annotations
 

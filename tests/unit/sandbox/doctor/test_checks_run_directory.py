@@ -1,4 +1,4 @@
-"""Judging the run directory and leftovers: every branch with its exact words."""
+"""The checks of the run directory and leftovers: the exact text of every branch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judging the state directory: every branch with its exact words."""
+"""The checks of the state directory: the exact text of every branch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trials in forked children: what they say is kept, and none outlives its time."""
+"""Probes in forked children: their results are collected, and each ends within its time limit."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ assert seen == [signal.SIGTERM], "the handler of the parent ran in the child"
 
 
 def test_a_signal_that_ends_us_waits_until_cleaning_up_is_done():
-    # A process of its own has a single thread. Another thread of pytest, which blocks no signal, would take this one.
+    # A new process has a single thread. In pytest's process, another thread that does not block the signal would receive it.
     ended = subprocess.run(
         [sys.executable, "-c", SIGNAL_DURING_CLEANING_UP], check=False, capture_output=True, text=True
     )

@@ -1,4 +1,4 @@
-"""From facts, and a file, to all checks together."""
+"""All checks together, from facts and an environment file."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ EVERY_ID = [
 
 
 def outcome(text: str) -> FileOutcome:
-    """Return what becomes of the environment file *text* on a machine on which everything works."""
+    """Plan the environment file *text* on a machine on which all probes succeed."""
     return FileOutcome(file="test.toml", plan=plan(text, account()))
 
 
@@ -250,7 +250,7 @@ def test_a_limit_that_a_file_asks_for_and_that_cannot_be_made_is_a_failure():
     none = cgroups(dict.fromkeys(("memory", "pids"), "no"))
     found = checks(account(cgroups=Hierarchy(0)), outcome=limited, cgroups=none)
     assert (found["cgroups"].level, found["cgroups.pids"].level) == ("failure", "failure")
-    # Everybody reads of the one cause, with all limits that it takes away; programs of each limit.
+    # Users see one check with the cause and all affected limits; JSON has a check for each limit.
     assert {name for name, check in found.items() if check.explained_by == "cgroups"} == {
         "cgroups.memory",
         "cgroups.pids",

@@ -1,4 +1,4 @@
-"""What the probes conclude from files and simulated machines; what they do to the real one is tests/kernel's."""
+"""The results of probes from files and simulated machines. tests/kernel tests them on the real machine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_mode_of_cgroups_is_which_versions_are_mounted(mountinfo, mode):
 
 @pytest.fixture
 def scope(tmp_path) -> SimulatedCgroups:
-    """A scope that was delegated to this process, which is in it."""
+    """A scope that is delegated to this process and contains it."""
     simulated = SimulatedCgroups(str(tmp_path))
     simulated.make_v2("/root", controllers="cpu memory pids io", enabled="cpu memory pids io", procs=(1, 2))
     simulated.make_v2("/root/scope", controllers="cpu memory pids io", procs=(os.getpid(),))
@@ -83,7 +83,7 @@ def test_only_this_process_and_its_children_are_moved(scope):
 
 @pytest.fixture
 def empty(scope: SimulatedCgroups) -> SimulatedCgroups:
-    """The same scope after a supervisor has left it: nothing has to be moved for a cgroup in it."""
+    """The same scope after the supervisor has left it: no process must be moved before a cgroup is created."""
     scope.make_v2("/root/scope", controllers="cpu memory pids io", enabled="pids")
     return scope
 
@@ -92,7 +92,7 @@ def test_what_is_handed_on_for_the_trial_is_taken_back(empty):
     found = try_in(empty)
     assert {found.controllers[name] for name in control.LIMITS} == {None}
     assert empty.content("/root/scope/cgroup.subtree_control") == "pids"
-    # All else was a child's doing, which has a log of its own.
+    # All other changes were made in a child, which has its own copy of the log.
     assert empty.log == [
         ("write", "/root/scope/cgroup.subtree_control", "-cpu"),
         ("write", "/root/scope/cgroup.subtree_control", "-io"),
@@ -261,7 +261,7 @@ def test_a_program_that_hangs_is_killed(tmp_path):
 def test_programs_that_nobody_wants_to_hear_any_more_are_ended(tmp_path):
     program(tmp_path, "pasta", "exec sleep 60")
     start = time.monotonic()
-    surroundings.Running(str(tmp_path)).abandon()  # the fixture would find a process that is left
+    surroundings.Running(str(tmp_path)).abandon()  # the fixture would find a process that still runs
     assert time.monotonic() - start < 20
 
 

@@ -1,4 +1,4 @@
-"""Host facts, from faked files and the real machine."""
+"""Host facts, from simulated files and from the real machine."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_a_helper_under_no_new_privs_is_a_problem():
 
 @pytest.fixture
 def fake_proc(tmp_path: pathlib.Path) -> Callable[..., str]:
-    """A /proc whose files are those given."""
+    """Return a simulated /proc with the given files."""
 
     def make(**files: str) -> str:
         (tmp_path / "self/ns").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What the host paths of a file are, looked at on this machine."""
+"""Facts about host paths, examined on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A directory to unpack into, between files that must not change."""
+"""Fixture: a directory to unpack into, with files around it that must not change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CANARY = b"nobody may change me"
 
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[Path]:
-    """A destination between files that must stay as they are."""
+    """Return a destination directory with files around it that must not change."""
     outside = tmp_path / "outside"
     make_tree(outside, {"canary": CANARY, "dir": {"inner": CANARY}})
     before = snapshot(outside, nlink=True, mtime=True)

@@ -1,4 +1,4 @@
-"""Unpacks an archive as the store does, and prints the memory and the time that this took.
+"""Unpack an archive as the store does, and print the memory and the time that this took.
 
 python -m tests.unit.sandbox.images.measured_program ARCHIVE DESTINATION [MEMORY]
 """
@@ -29,7 +29,7 @@ def main(archive: str, destination: str, memory: str = str(MEMORY)) -> None:
     except (ImageError, OSError) as error:
         result["error"] = str(error)
     result["seconds"] = time.process_time() - begun
-    # Not ru_maxrss, which begins with that of the process that executed this one; proc_pid_status(5).
+    # Not ru_maxrss, which execve(2) does not reset; see proc_pid_status(5).
     peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
     assert peak is not None
     result["peak"] = int(peak[1]) << 10

@@ -1,4 +1,4 @@
-"""Tar archives made by hand, block by block: the `tarfile` module would refuse to write most of them."""
+"""Helpers that write tar archives block by block. The module `tarfile` would refuse to write most of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def padded(data: bytes) -> bytes:
 
 
 def octal(number: int, width: int) -> bytes:
-    """Return a number field; in base 256 if it is negative or does not fit."""
+    """Return a number field; in base-256 encoding if it is negative or too large."""
     if 0 <= number < 8 ** (width - 1):
         return b"%0*o\0" % (width - 1, number)
     field = bytearray(number.to_bytes(width, "big", signed=True))
@@ -49,7 +49,7 @@ def header(
     device: tuple[int, int] = (0, 0),
     tail: bytes = b"",
 ) -> bytes:
-    """Return one header block; *tail* is what follows the device numbers: a prefix, or the fields of GNU tar."""
+    """Return one header block; *tail* follows the device numbers: a prefix, or the fields of GNU tar."""
     block = bytearray(512)
     for start, value in (
         (0, name),
@@ -90,7 +90,7 @@ def directory(
 
 
 def symlink(name: bytes, target: bytes) -> bytes:
-    # A longer target than the field holds goes into a record before it, and the record wins.
+    # A target that is longer than the field is in a record before the header, and the record has precedence.
     long = pax([(b"linkpath", target)]) if len(target) > 100 else b""
     return long + header(name, flag=SYMLINK, mode=0o777, link=target[:100])
 
@@ -129,7 +129,7 @@ def members(data: bytes) -> list[Member]:
 
 
 def contents(data: bytes) -> dict[bytes, bytes]:
-    """Return the content of every file, holes filled."""
+    """Return the content of every file, with holes filled with zeros."""
     result = {}
     archive = read(data)
     for member in archive:
@@ -151,14 +151,14 @@ def opened(path: str | os.PathLike[str]) -> Iterator[int]:
 
 
 def extract(data: bytes, destination: str | os.PathLike[str], *, single_id: bool = True) -> UnpackReport:
-    """Unpack *data* into the directory *destination*, which is made if it is missing."""
+    """Unpack *data* into the directory *destination*, which is created if it is missing."""
     os.makedirs(destination, exist_ok=True)
     with opened(destination) as fd, read(data) as archive:
         return unpack(archive, fd, single_id=single_id)
 
 
 def error_of(data: bytes) -> ImageError:
-    """Return the error that reading *data* ends with."""
+    """Read *data*, which must fail, and return the error."""
     with pytest.raises(ImageError) as caught:
         contents(data)
     assert caught.value.hint

@@ -1,7 +1,7 @@
-"""Archives that are small and ask for much: each is unpacked, or refused with one error that names the member, in little
-memory and in time that grows with its size alone.
+"""Small archives that request many resources. Each is unpacked, or refused with one error that names the member, in little
+memory and in time proportional to its size.
 
-Each is unpacked by a process of its own, as by the launcher, and measured by it.
+A separate process unpacks and measures each archive, as the launcher does.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SHORT = 40
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one unpacking came to."""
+    """The result of one unpacking."""
 
     error: str | None
     entries: int | None
@@ -60,7 +60,7 @@ Unpack = Callable[..., Measured]
 
 @pytest.fixture
 def measure(tmp_path: Path) -> Iterator[Unpack]:
-    """Give a function that unpacks the parts of an archive, plain or compressed, in a process of its own."""
+    """Return a function that unpacks an archive, given in parts, plain or compressed, in a separate process."""
     destination = tmp_path / "destination"
     destination.mkdir()
 
@@ -96,7 +96,7 @@ def is_small(measured: Measured) -> bool:
 
 
 def with_attributes(form: bytes, size: int, count: int = 1000) -> Iterator[bytes]:
-    """Yield *count* directories, each with three attributes of *size* bytes that no other has."""
+    """Yield *count* directories, each with three attributes of *size* bytes that differ from all others."""
     for number in range(count):
         for name in b"abc":
             value = b"%d" % number
@@ -145,7 +145,7 @@ def test_sixty_thousand_records_in_the_headers_of_a_member(measure: Unpack, key:
     assert is_small(done)
     if b"user" in key and flag == b"g":
         assert "bytes of global headers" in str(done.error)
-    elif b"user" in key:  # more than any file system keeps, or than are taken of all together
+    elif b"user" in key:  # more than any file system stores, or than are allowed in total
         assert done.error is None or "here" in done.error
     elif b"trusted" in key and flag == b"g":
         assert "bytes of global headers" in str(done.error)
@@ -187,7 +187,7 @@ def test_very_many_frames_with_nothing_in_them(measure: Unpack, compression: str
     whole = compress[compression](tar(file(b"f", b"x")))
     (tmp_path / "frames").write_bytes(whole[:0] + EMPTY[compression] * 100_000 + whole)
     done = measure.file(tmp_path / "frames")  # type: ignore[attr-defined]
-    assert done.peak < SMALL + 64 * MIB  # xz -9 has a dictionary of that size
+    assert done.peak < SMALL + 64 * MIB  # the dictionary size of xz -9
     assert done.seconds < SHORT
     assert (done.error, done.entries) == (None, 1)
 
@@ -241,7 +241,7 @@ def test_a_hole_behind_the_archive_is_not_read_to_its_end(
 
 
 def sparse_map(form: str, entries: int) -> Iterator[bytes]:
-    """Yield a sparse file whose map has *entries* entries, all of them without data."""
+    """Yield a sparse file whose map has *entries* entries without data."""
     if form == "1.0":
         records = [(b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"), (b"GNU.sparse.realsize", b"9")]
         listing = padded(b"%d\n" % entries + b"0\n" * (2 * entries))
@@ -335,7 +335,7 @@ def test_a_decompressor_that_gets_no_memory_says_so(measure: Unpack, module: str
 
 
 def test_deep_directories_that_few_members_name_take_time_as_their_number(measure: Unpack) -> None:
-    # Each makes 2040 directories, one in another. Setting their attributes from the root would be 2 million steps each.
+    # Each member creates 2040 nested directories. Setting their attributes by paths from the root would take 2 million steps each.
     names = [b"%04d/" % number + b"d/" * 2040 for number in range(4)]
     done = measure([*(record(name + b"\0", b"L") + directory(b"short") for name in names), END])
     assert (done.error, done.entries) == (None, 4)
@@ -357,7 +357,7 @@ def test_a_flood_of_hard_links_is_made_or_refused_at_the_member(measure: Unpack,
     links = (hard_link(b"d%d/l%d" % (number % 100, number), b"f") for number in range(count))
     done = measure([file(b"f", b"x"), *links, END])
     assert is_small(done)
-    if done.error is None:  # ext4 has a bound of 65000, XFS and tmpfs none that would be reached
+    if done.error is None:  # ext4 allows 65000; the limits of XFS and tmpfs are not reached
         assert done.entries == count + 1
     else:
         assert done.error.startswith("a.tar: d")

@@ -1,4 +1,4 @@
-"""Which layer alone has a path, and what stands against showing it without the union: on directories."""
+"""Direct binds: the layer that alone has a path, and the obstacles in its content, with real directories."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MakeTree = Callable[..., LayerRoot]
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Iterator[MakeTree]:
-    """Make a layer of *names*: with a slash at the end a directory, with an arrow a link, else a file."""
+    """Create a layer of *names*: a trailing slash makes a directory, an arrow a symbolic link, otherwise a file."""
     opened = []
 
     def make(name: str, *names: str, marks: Marks = "aufs", stored: bool = True) -> LayerRoot:
@@ -136,7 +136,7 @@ def test_link_or_file_in_a_layer_below_is_hidden_by_the_directory(tree: MakeTree
     assert direct_bind.find_only([top, tree("file", "usr/lib")], "/usr/lib") is top
 
 
-# -- what is in it -------------------------------------------------------------------------------
+# -- the content of the layer --------------------------------------------------------------------
 
 
 def test_files_directories_and_links_can_be_shown_however_deep(tree: MakeTree, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The layer store: what is published is on the disk, and what fails leaves nothing open."""
+"""The layer store: a published layer is on the disk, and a failed import leaves no descriptor open."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def archive(tmp_path: Path) -> str:
 
 
 def places(layers: LayerStore) -> list[str]:
-    """Return the names of the layers that the store has."""
+    """Return the names of the layers in the store."""
     return os.listdir(layers._base)
 
 
@@ -127,7 +127,7 @@ def test_an_error_at_a_layer_that_is_there_leaves_no_descriptor_open(
 
 
 class Shown:
-    """A progress that keeps what it is told."""
+    """A progress display that records its calls."""
 
     def __init__(self) -> None:
         self.begun: list[str] = []
@@ -142,7 +142,7 @@ class Shown:
 
 
 def used(layers: LayerStore, archive: str, ids: IdPlan = IDS) -> tuple[str, list[str]]:
-    """Open the layer of *archive*; returns its place, and what was read for it."""
+    """Open the layer of *archive*; return its place, and the recorded calls of the progress display."""
     shown = Shown()
     layers._progress = lambda: shown
     layer = layers.open_archive(archive, ids)
@@ -150,7 +150,7 @@ def used(layers: LayerStore, archive: str, ids: IdPlan = IDS) -> tuple[str, list
     return layer.place, shown.begun
 
 
-SIZE = 10240  # that tarfile pads an archive to
+SIZE = 10240  # to which tarfile pads an archive
 
 
 def test_an_archive_that_was_touched_is_compared_once_and_not_unpacked_again(
@@ -236,7 +236,7 @@ def test_no_lock_file_stays(layers: LayerStore, archive: str, tmp_path: Path) ->
     for left in (
         "0123456789abcdef",
         "fedcba9876543210",
-    ):  # by an earlier version, and by a process that was killed
+    ):  # left by an earlier version, and by a process that was killed
         (base / f"{left}.importing").touch()
     (base / f"fedcba9876543210-{layer_store._own_node()}.new/tree").mkdir(parents=True)
     with open(base / "1111111111111111.importing", "w") as held:
@@ -284,7 +284,7 @@ def test_an_older_import_that_another_machine_uses_is_not_removed_whatever_its_l
 def test_machines_that_unpack_an_archive_at_once_get_a_whole_layer_each(
     layers: LayerStore, archive: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where neither knows of the other's lock."""
+    """Two nodes that do not see each other's locks."""
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
     unpack = layers._unpack
     others = []
@@ -352,7 +352,7 @@ LayerStore(state).open_archive(sys.argv[3], IDS).close()
 
 
 def test_the_process_that_unpacks_imports_nothing(archive: str, tmp_path: Path) -> None:
-    """Under the ids of a sandbox it may not be able to read the files of Python, such as those below /root."""
+    """Under the ids of a sandbox, this process may be unable to read Python's files, such as those below /root."""
     places = [str(tmp_path / "other-state"), str(tmp_path / "other-run")]
     Path(places[1]).mkdir(mode=0o700)
     command = [sys.executable, "-c", NO_IMPORT_IN_THE_CHILD, *places, archive]

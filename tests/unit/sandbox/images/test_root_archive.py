@@ -1,4 +1,4 @@
-"""An archive of a container image is recognized by its members, and refused with the way to a root file system."""
+"""An archive of a container image is recognized by its members. The refusal says how to get a root file system."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def test_global_headers_do_not_pile_up() -> None:
         for part in (pax([(b"SCHILY.xattr.user.%d" % number, b"v" * 5_000)], b"g"), file(b"x%d" % number))
     ]
     assert f"more than {GLOBAL_LIMIT} bytes of global headers" in error_of(tar(*parts)).message
-    # What is not used, or replaced, does not count.
+    # Unused and replaced records do not count.
     parts = [pax([(b"comment", b"v" * 50_000), (b"path", b"p" * 50_000)], b"g") + file(b"x")] * 30
     assert len(members(tar(*parts))) == 30
 
@@ -175,5 +175,5 @@ def test_a_megabyte_of_digits_costs_no_time() -> None:
     data = tar(file(b"a"), record(b"1" * RECORD_LIMIT, b"x"), file(b"b"))
     start = time.process_time()
     error_of(data)
-    # It takes milliseconds; with backtracking, in proportion to the square of the length, it takes an hour.
+    # This takes milliseconds. With backtracking, in quadratic time, it would take an hour.
     assert time.process_time() - start < 20

@@ -60,7 +60,7 @@ def test_a_changed_archive_is_read_or_refused_and_nothing_else(
     data = bytearray(EVERYTHING)
     for position, value in changes:
         data[position : position + len(value)] = value
-        if mend:  # a checksum that fits lets the change through to what reads the fields
+        if mend:  # with a correct checksum, the change reaches the code that reads the fields
             start = position // 512 * 512
             block = data[start : start + 512]
             if len(block) == 512:
@@ -71,7 +71,7 @@ def test_a_changed_archive_is_read_or_refused_and_nothing_else(
 
 
 def refusal_of(data: bytes) -> ImageError | None:
-    """Return why *data* is refused; if it is not, check what it holds without filling its holes."""
+    """Return why *data* is refused; if it is accepted, check its content without filling holes."""
     try:
         for member in (archive := read(data)):
             assert b"\0" not in member.name

@@ -1,4 +1,4 @@
-"""Unpacking: what is written, with which attributes, and which member of a name wins."""
+"""Unpacking: content and attributes, and the precedence of members with the same name."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_every_kind_of_member_is_made_with_its_attributes(root: Path) -> None:
         ),
         root,
     )
-    os.chmod(root / "empty", 0o600)  # so that anybody can read it back
+    os.chmod(root / "empty", 0o600)  # so that the test can read it back
     named_twice = Entry(
         type="file",
         mode=0o6755,
@@ -266,7 +266,7 @@ def test_a_failure_of_the_machine_keeps_its_errno_and_names_the_member(tmp_path:
     gone = tmp_path / "gone"
     gone.mkdir()
     with opened(gone) as fd:
-        gone.rmdir()  # nothing can be made in it any more
+        gone.rmdir()  # no file can be created in it any more
         with pytest.raises(FileNotFoundError) as caught:
             unpack(read(tar(file(b"name"))), fd, single_id=True)
     assert caught.value.filename == "name"

@@ -39,7 +39,7 @@ OWNED = tar(
 
 
 def run(tmp_path: Path, data: bytes, *options: str, namespace: list[str], before: str = "") -> dict[str, Any]:
-    """Unpack *data* in a user namespace, after the shell command *before*; return what the program saw."""
+    """Unpack *data* in a user namespace, after the shell command *before*; return the output of the program."""
     archive = tmp_path / "a.tar"
     archive.write_bytes(data)
     root = tmp_path / "root"
@@ -97,7 +97,7 @@ def test_owners_are_the_numbers_of_the_namespace(tmp_path: Path) -> None:
     }
     assert stat.S_IMODE(seen["modes"]["d/f"]) == 0o6755
     run_again = ["unshare", "--user", *RANGE, "rm", "-r", str(tmp_path / "root")]
-    subprocess.run(run_again, check=True)  # what subordinate ids own only they can remove
+    subprocess.run(run_again, check=True)  # files of subordinate ids can be removed only under these
 
 
 @pytest.mark.userns

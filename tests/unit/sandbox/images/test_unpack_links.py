@@ -1,4 +1,4 @@
-"""Unpacking behind links: a hostile archive reaches nothing outside of the destination."""
+"""Unpacking through links: a hostile archive cannot reach anything outside of the destination."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same archive unpacked by GNU tar and here gives the same tree."""
+"""GNU tar and this package unpack the same archive to the same tree."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ EXTRA: dict[str, Node] = {
 
 
 def write_sparse(path: Path) -> None:
-    """Write a file with more extents than fit into one header of any form, and a hole at its end."""
+    """Write a file with more extents than one header of any format can hold, and a hole at its end."""
     with open(path, "wb") as file:
         for number in range(60):
             file.seek(number * 131072)
@@ -104,7 +104,7 @@ def test_lists_of_an_incremental_backup_with_times_in_the_header_are_read(tmp_pa
     source = tmp_path / "source"
     make_tree(source, {"d": {"f": b"x"}})
     archive = tmp_path / "a.tar"
-    # Of an incremental archive the directories are members of a type of their own, which no layer has: only files.
+    # The directories of an incremental archive have a member type that no layer uses, so only files are compared.
     subprocess.run(
         ["tar", "-C", source, "--format=gnu", "--listed-incremental=snar", "-cf", archive, "d/f"],
         check=True,

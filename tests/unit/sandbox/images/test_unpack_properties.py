@@ -1,4 +1,4 @@
-"""Unpacking any sequence of members: never outside, and as a model of the plain cases says."""
+"""Unpacking random sequences of members: never outside the destination, and as a model of the simple cases predicts."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_nothing_is_ever_written_outside(members: list[tuple[str, bytes, bytes]]
 
 
 def expected(members: list[tuple[str, bytes]]) -> dict[bytes, str]:
-    """Return the types by path that *members* lead to, where there are no links."""
+    """Return the types by path that *members* without links result in."""
     tree: dict[bytes, str] = {}
 
     def drop(path: bytes) -> None:

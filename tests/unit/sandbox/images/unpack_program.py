@@ -1,4 +1,4 @@
-"""Unpacks an archive as a program of its own, for tests that need other ids or another file system, and prints what it sees.
+"""Unpack an archive in a separate program, for tests that need other ids or another file system, and print the result.
 
 python -m tests.unit.sandbox.images.unpack_program ARCHIVE DESTINATION [--single-id]
 """

@@ -1,4 +1,4 @@
-"""What an archive unpacks to, and the errors of refused archives."""
+"""Helpers: unpack archives, and return the errors of refused ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def paths(root: Path) -> dict[str, str]:
 
 
 def refused(root: Path, *parts: bytes) -> str:
-    """Return the message with which the archive of *parts* is refused."""
+    """Unpack the archive of *parts*, which must be refused, and return the message."""
     with pytest.raises(ImageError) as caught:
         extract(tar(*parts), root)
     assert caught.value.hint

@@ -1,4 +1,4 @@
-"""A service manager that does not exist, behind a socket: as much of D-Bus and systemd as asking for a scope takes."""
+"""A simulated service manager behind a socket: the parts of D-Bus and systemd that creating a scope needs."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _JOB = "/org/freedesktop/systemd1/job/7"
 
 
 class Bus:
-    """Answers one connection; *calls* are the methods that were called, with their arguments.
+    """Answer one connection; *calls* are the methods that were called, with their arguments.
 
-    *result* is how the job of a scope ends; *refusal* the words of an error instead; *silent_from* the method from which on
-    it answers no more; *early*: the job's end is told before the reply.
+    *result* is the result of the scope's job; *refusal* is an error text instead; from the method *silent_from* on,
+    there are no replies; with *early*, the end of the job is signalled before the reply.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Bus:
         told = []
         if member == "StartTransientUnit":
             unit = message.body[0]
-            # Jobs of others end, too.
+            # The end of another job is signalled, too.
             for job, result in (("/org/freedesktop/systemd1/job/6", "failed"), (_JOB, self.result)):
                 told.append(new_signal(_MANAGER, "JobRemoved", "uoss", (7, job, unit, result)))
         for each in [*told, reply] if self.early else [reply, *told]:

@@ -1,4 +1,4 @@
-"""A simulated cgroup file system: real directories below tmp_path, the kernel's part of their behaviour in Python."""
+"""A simulated cgroup file system: real directories below tmp_path, with the behaviour of the kernel in Python."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ V2_FILES = {
 
 
 class SimulatedCgroups(CgroupFiles):
-    """What the kernel does when cgroups are made, removed and written to; every change is noted in *log*."""
+    """The behaviour of the kernel when cgroups are created, removed and written to. Every change is recorded in *log*."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -77,7 +77,7 @@ class SimulatedCgroups(CgroupFiles):
         enabled: str = "",
         procs: tuple[int, ...] = (),
     ) -> None:
-        """Make one cgroup by hand; "/" is the real root, which lacks cgroup.events and the controllers' files."""
+        """Create one cgroup directly; "/" is the real root, which lacks cgroup.events and the controllers' files."""
         directory = self.path(name)
         os.makedirs(directory, exist_ok=True)
         self._fill(directory, {"cgroup.controllers": controllers, "cgroup.subtree_control": enabled})
@@ -88,7 +88,7 @@ class SimulatedCgroups(CgroupFiles):
                 self._fill(directory, V2_FILES[controller])
 
     def make_file(self, path: str, value: str) -> None:
-        """Give a cgroup a file that a controller or a later kernel would."""
+        """Add a file to a cgroup, as a controller or a later kernel would."""
         self._set(path, value)
 
     def _fill(self, directory: str, files: dict[str, str]) -> None:
@@ -104,7 +104,7 @@ class SimulatedCgroups(CgroupFiles):
             if wanted == call and path.endswith(end):
                 raise OSError(number, os.strerror(number), path)
 
-    # -- what the tested code calls ----------------------------------------------------------------------------------------
+    # -- called by the tested code -----------------------------------------------------------------------------------------
 
     def mkdir(self, path: str) -> None:
         self._fail_if_asked("mkdir", path)

@@ -1,4 +1,4 @@
-"""Programs of filters as bytes."""
+"""BPF programs of filters: encoding, decoding and execution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Capability sets, as far as they are arithmetic."""
+"""Calculations with capability sets."""
 
 from __future__ import annotations
 

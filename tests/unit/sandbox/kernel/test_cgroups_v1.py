@@ -184,7 +184,7 @@ def test_removing_twice_is_no_error(hierarchy):
 
 def test_kill_stops_forks_first_and_reports_what_outlives_it(hierarchy, simulated):
     group = hierarchy.create("a1", CgroupLimits())
-    group.add(2**31 - 1)  # a pid that no kernel gives out: nothing to kill, and it stays listed
+    group.add(2**31 - 1)  # a pid that no kernel assigns: there is no process to kill, and it stays listed
     with pytest.raises(TimeoutError, match="2147483647"):
         group.kill(timeout=0.01)
     assert simulated.content("/pids/job/sandbox-a1/payload/pids.max") == "0"
@@ -272,7 +272,7 @@ MORE_MOUNTS = """\
 
 @pytest.fixture
 def rich(hierarchy, simulated) -> v1.V1Hierarchy:
-    """The same machine with the controllers of processors and disks."""
+    """The same machine, also with the controllers of processors and disks."""
     simulated.make_v1("/cpuset", ["cpuset"], "", [])
     simulated.make_v1("/blkio", ["blkio"], "/job", [])
     membership = SELF_CGROUP + "10:cpuset:/\n11:blkio:/job\n"
@@ -311,7 +311,7 @@ def test_the_server_shares_the_rates_of_disks_which_do_not_nest(rich, simulated)
         "8:0 Read 10\n8:0 Write 4\n8:16 Read 20\n8:16 Write 0\nTotal 34\n",
     )
     assert (group.counters().io_read, group.counters().io_written) == (30, 4)
-    assert group.counters("payload").io_read is None  # not to be told from the server's
+    assert group.counters("payload").io_read is None  # cannot be distinguished from the server's
 
 
 def test_killing_one_leaf_spares_the_other_where_they_share_a_directory(rich, simulated):

@@ -26,7 +26,7 @@ def detect(
 
 @pytest.fixture
 def tree(simulated: SimulatedCgroups, own_pid: int) -> SimulatedCgroups:
-    """A machine whose session manager delegated us a scope of our own."""
+    """A machine whose session manager delegated a scope to this process."""
     simulated.make_v2("/root", enabled="cpu memory pids", procs=(1, 2))
     simulated.make_v2("/root/user", enabled="cpu memory pids")
     simulated.make_v2(OWN, procs=(own_pid,))
@@ -283,7 +283,7 @@ def test_the_file_of_a_limit_is_told_before_and_after_it_is_made(rich, limit):
 
 
 def test_processors_that_are_not_there_are_refused(rich):
-    # The kernel would take them, and use all the others instead.
+    # The kernel would accept missing processors, and use all others instead.
     reasons = detect(rich).unenforceable(CgroupLimits(cpuset="2-5"))
     assert reasons == {"cpuset": "processor 4, 5 is not available here, only 0-3"}
     assert detect(rich).unenforceable(CgroupLimits(cpuset="0,3")) == {}

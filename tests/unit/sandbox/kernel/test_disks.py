@@ -1,4 +1,4 @@
-"""Which disk is below a path, on made-up sysfs trees."""
+"""The disk of a path, with simulated sysfs trees."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def number(path: Path | str) -> str:
 
 
 def make_disk(sys_root: Path, name: str, device: str, *partitions: tuple[str, str]) -> None:
-    """Make what sysfs has about a disk and its partitions, by name and number."""
+    """Create the sysfs entries of a disk and its partitions, by name and number."""
     base = sys_root / "devices" / name
     links = sys_root / "dev/block"
     links.mkdir(parents=True, exist_ok=True)

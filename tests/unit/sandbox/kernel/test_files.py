@@ -1,4 +1,4 @@
-"""Finding and opening files whose path another user may change."""
+"""Following and opening files whose path another user may change."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_nothing_else_is_opened_or_waited_for(
     tmp_path: Path, links: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = tmp_path.resolve()
-    monkeypatch.chdir(real)  # the path of a socket has 107 bytes at most
+    monkeypatch.chdir(real)  # a socket path has at most 107 bytes
     os.mkfifo(real / "fifo")
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("socket")
@@ -81,7 +81,7 @@ def test_a_path_is_followed_as_the_kernel_does(tmp_path: Path) -> None:
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    """A directory of another user beside one of ours, which nobody else may enter."""
+    """A directory of another user beside a directory of this user that no other user may search."""
     real = tmp_path.resolve()
     for name, mode in (("theirs", 0o755), ("closed", 0o700), ("open", 0o755)):
         (real / name).mkdir()
@@ -108,7 +108,7 @@ def test_what_another_user_leads_to_must_be_theirs_or_everybodys(shared: Path) -
     os.chown(theirs / "own", OTHER, OTHER)
     assert follow(f"{theirs}/own", 0).closed == ""
     assert follow(f"{theirs}/public", 0).closed == ""
-    # A file of ours in their directory: they may have renamed or linked it to this name.
+    # A file of this user in the other user's directory: the other user may have renamed or linked it there.
     assert follow(f"{theirs}/private", 0).closed == f"{theirs}/private"
     assert follow(f"{theirs}/private", 0).redirected_by == str(theirs)
     for name, target, closed in (
@@ -120,7 +120,7 @@ def test_what_another_user_leads_to_must_be_theirs_or_everybodys(shared: Path) -
     ):
         found = follow(link(theirs / name, target), 0)
         assert found.closed == (os.path.join(shared, closed) if closed else "")
-    # A link of theirs elsewhere, a link of ours in their directory, and their directory as a link.
+    # A link of the other user elsewhere, a link of this user in the other's directory, and that directory as a link.
     assert follow(link(shared / "of-theirs", "closed/private"), 0).closed == f"{shared}/closed"
     assert follow(link(shared / "of-ours", "closed/private", owner=0), 0).closed == ""
     assert follow(link(theirs / "of-ours", "../closed/private", owner=0), 0).closed == f"{shared}/closed"
@@ -130,6 +130,6 @@ def test_what_another_user_leads_to_must_be_theirs_or_everybodys(shared: Path) -
 
 @pytest.mark.root
 def test_what_is_read_for_its_owner_is_no_way_astray(shared: Path) -> None:
-    # The same paths for the user to whom they belong, who is led by nobody.
+    # For the user who owns all of them, the same paths are not redirected by another user.
     assert follow(link(shared / "theirs" / "link", "public"), OTHER).closed == ""
     assert follow(f"{shared}/theirs/public", OTHER).redirected_by == ""

@@ -1,4 +1,4 @@
-"""Id maps: reading subordinate ranges and computing maps; the writing that needs no namespace."""
+"""Id maps: parsing subordinate ranges, computing maps, and writing them without a namespace."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_a_map_that_spans_two_entries_of_the_outer_one_is_covered():
 
 @pytest.fixture
 def fake_proc(tmp_path: pathlib.Path) -> pathlib.Path:
-    """A /proc with one process whose map files are ordinary ones."""
+    """A simulated /proc with one process, whose map files are regular files."""
     directory = tmp_path / "12"
     directory.mkdir()
     for name in ("uid_map", "gid_map", "setgroups"):
@@ -201,7 +201,7 @@ def test_a_process_that_is_gone_is_file_not_found(tmp_path):
 
 @pytest.fixture
 def helper(tmp_path: pathlib.Path) -> Callable[[str, str], str]:
-    """Return a maker of programs that stand in for newuidmap."""
+    """Return a function that creates programs that replace newuidmap."""
 
     def make(name: str, body: str) -> str:
         path = tmp_path / name

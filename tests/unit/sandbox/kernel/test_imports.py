@@ -1,4 +1,4 @@
-"""A rule that kernel modules keep because init runs them in the sandbox's root."""
+"""An import rule for kernel modules, because init runs them in the sandbox's root."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODULES = sorted({*glob.glob(f"{DIRECTORY}/**/*.py", recursive=True)} - OF_SUPER
 
 @pytest.mark.parametrize("path", MODULES, ids=[os.path.relpath(path, DIRECTORY) for path in MODULES])
 def test_nothing_is_imported_inside_a_function(path):
-    """After pivot_root an import finds its module in the sandbox's files: a hostile image would run code in init."""
+    """After pivot_root an import would find its module in the sandbox's files: a hostile image could run code in init."""
     with open(path) as file:
         tree = ast.parse(file.read())
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]

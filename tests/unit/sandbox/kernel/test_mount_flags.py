@@ -1,4 +1,4 @@
-"""Flags of mounts: from options, in both mount interfaces, and for remounts."""
+"""Mount flags: parsed from options, for both mount interfaces, and for remounts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mountinfo: parsing, the mounts below one, and those that none covers."""
+"""mountinfo: parsing, the mounts below a path, and the mounts that no other mount covers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of namespaces, and errors that need no privilege."""
+"""Names of namespaces, and errors that occur without privileges."""
 
 from __future__ import annotations
 

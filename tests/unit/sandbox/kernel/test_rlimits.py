@@ -70,7 +70,7 @@ def test_apply_sets_soft_and_hard_alike():
     [(1, -1, 2), (1, 100, 2), (9, 10, 10), (9, 9, 9), (2**63 - 1, -1, 2**63 - 1), (9, 5, 9)],
 )
 def test_the_hard_limit_of_cpu_time_is_a_second_above_as_the_kernel_looks_at_it_first(value, inherited, hard):
-    # Both alike would be a SIGKILL that nothing explains. Above what is inherited it is the kernel that refuses.
+    # With equal limits, the program would get SIGKILL without SIGXCPU. Above the inherited hard limit the kernel refuses.
     assert applied({"cpu_time": value}, inherited) == [(resource.RLIMIT_CPU, (value, hard))]
 
 

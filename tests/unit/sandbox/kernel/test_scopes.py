@@ -1,4 +1,4 @@
-"""Scopes of a service manager: where there would be some, and the conversation that gets one."""
+"""Scopes of a service manager: when they are available, and the exchange that creates one."""
 
 from __future__ import annotations
 
@@ -103,14 +103,14 @@ def test_names_of_units_hold_what_systemd_takes(name, unit):
 
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
-    """Return a directory of a short name: that of a socket has at most 107 bytes (unix(7))."""
+    """Return a directory with a short path, because a socket path has at most 107 bytes (unix(7))."""
     with tempfile.TemporaryDirectory(prefix="bus", dir="/tmp") as directory:
         yield Path(directory)
 
 
 @pytest.fixture
 def machine(simulated: SimulatedCgroups, tmp_path: Path) -> SimulatedCgroups:
-    """A machine of systemd, where user 1000 has a manager with some controllers."""
+    """A machine with systemd, where user 1000 has a service manager with some controllers."""
     (tmp_path / "run/systemd/system").mkdir(parents=True)
     for directory in ("run/user/1000", "run/dbus"):
         (tmp_path / directory).mkdir(parents=True)

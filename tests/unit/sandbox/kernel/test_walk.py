@@ -1,4 +1,4 @@
-"""Resolving paths: the same objects as the kernel finds, and each link on the way."""
+"""Path resolution: it finds the same objects as the kernel, and reports each symbolic link."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_random_trees_are_resolved_as_the_kernel_does(tmp_path: Path) -> None:
             found = error.errno
         assert found == expected, path
         seen.add(type(expected) if isinstance(expected, tuple) else expected)
-    assert len(seen) > 2  # found, and missing for more than one reason
+    assert len(seen) > 2  # existing paths, and missing ones for several reasons
 
 
 def test_links_met_before_a_failure_are_known(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_links_of_proc_that_are_no_paths_are_followed_by_the_kernel(tmp_path: Pa
 def test_link_that_the_kernel_does_not_follow_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As with fs.protected_symlinks, which another user's link in a sticky directory meets."""
+    """As fs.protected_symlinks does for another user's link in a sticky directory."""
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to("file")
 

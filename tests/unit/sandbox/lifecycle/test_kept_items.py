@@ -1,4 +1,4 @@
-"""What is kept, as values: who refers to it, what may go, and how it is shown."""
+"""Layers, volumes and archives as values: references, pruning and display."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts that are planned, and the messages of those that are refused."""
+"""Helpers: plan an environment file given as text, and return the message if it is refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = '[root]\nlayers = ["dir:/"]\n'
 
 
 def refusal(text: str, **others: object) -> str:
-    """Return the message with which the plan of *text* is refused."""
+    """Plan *text*, which must be refused, and return the message."""
     with pytest.raises(SpecError) as caught:
         plan(text, **others)  # type: ignore[arg-type]
     return str(caught.value)

@@ -1,4 +1,4 @@
-"""Native paths in the plan: where they are mounted, and when there can be none."""
+"""Direct binds in the plan: their mount order, and the conditions under which they are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of variables: what their lines mean, what is wrong with one and where, and which value wins."""
+"""Environment variables: the syntax of env_file, the position of each mistake, and the precedence of values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a program can change of its own next start: links that it planted are refused, files that decide are warned of."""
+"""What the program can change of its own next start: symbolic links in a writable volume are refused; files cause a warning."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def refused(project: Path, text: str, **changes: Any) -> list[Diagnostic]:
 
 
 def cautioned(project: Path, text: str, **changes: Any) -> str:
-    """Return the one warning; "" if there is none."""
+    """Return the only warning; "" if there is none."""
     cautions = planned(project, text, **changes).cautions
     assert len(cautions) <= 1
     assert all(one.severity == "warning" and one.line is not None for one in cautions)
@@ -126,7 +126,7 @@ def test_links_above_the_volume_are_the_hosts_own(project: Path, tmp_path: Path)
 
 
 def test_link_that_leads_to_the_volume_by_a_second_path_is_found_in_it(project: Path, tmp_path: Path) -> None:
-    """The volume is named by one path, the link by another: the directories on the way are the same."""
+    """The volume and the link are named by different paths, which lead to the same directories."""
     (tmp_path / "other").symlink_to("home/project")
     (project / "data").rmdir()
     (project / "data").symlink_to(tmp_path / "secret")
@@ -219,7 +219,7 @@ def test_namespace_that_is_another_one_than_was_looked_at_is_refused(project: Pa
     assert [one.message for one in refused(project, text, joined=joined)] == ["too many open files"]
 
 
-# --- what decides the next start ---
+# --- files that decide the next start ---
 
 
 def test_environment_file_in_a_writable_volume_is_warned_of_at_the_volume(project: Path) -> None:
@@ -332,7 +332,7 @@ def test_interpreter_that_is_a_link_in_the_volume_is_warned_of(project: Path) ->
 
 
 def test_bind_mounts_of_the_host_are_seen_through() -> None:
-    """/mnt/b shows /srv/x/y of the same file system, and the volume /srv/x has /other mounted at "m"."""
+    """/mnt/b is a bind mount of /srv/x/y, and the volume /srv/x has another file system mounted at "m"."""
     volume_fact = PathFact(
         path="/srv/x",
         real="/srv/x",

@@ -1,4 +1,4 @@
-"""The plan of the filter of system calls and of Landlock."""
+"""The seccomp filter and the Landlock rules in the plan."""
 
 from __future__ import annotations
 

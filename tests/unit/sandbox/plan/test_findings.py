@@ -1,4 +1,4 @@
-"""What the plan refuses, what it only warns of, and how a draft continues without it."""
+"""Refusals and degradations of a plan, and the draft that continues without the refused settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which ids are planned on which machine, and which are refused where."""
+"""Id maps in the plan, on machines with and without subordinate ids, and the refusals."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_groups_of_root_stay_where_an_outer_namespace_denies_to_set_them() -> No
         ("user = 33", ()),
         ('user = "33"', ()),
         ('user = "web"', None),
-        ('user = "web:adm"', ()),  # as docker has it
+        ('user = "web:adm"', ()),  # as docker does
         ('user = "web"\ngroups = []', ()),
         ('user = "web"\ngroups = [5, "adm"]', (5, "adm")),
         ('groups = ["adm"]', ("adm",)),

@@ -1,4 +1,4 @@
-"""Limits of all processes together: what holds them on which machine, and what the file system's server may have."""
+"""Cgroup limits in the plan: the cgroup level of each machine, and the limits of the file system server."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ NONE = NoHierarchy(reason="there is none")
         (NONE, scopes(), "scope"),
         (version_1(), scopes(), "scope"),
         (version_1(), NONE, "v1"),
-        # What is ours only for being root is systemd's, where it runs.
+        # If systemd runs, a cgroup that root can write to still belongs to systemd.
         (delegated(of_machine=True), scopes(), "scope"),
         (delegated(of_machine=True), NONE, "delegated"),
-        # One level that holds everything comes before an earlier one that does not.
+        # A level that enforces all limits is preferred to an earlier level that does not.
         (delegated("pids"), scopes(), "scope"),
         (version_1(), scopes("pids"), "v1"),
-        # Where none does, the one that holds most.
+        # If no level enforces all limits, the one that enforces most is taken.
         (delegated("memory"), scopes(), "scope"),
     ],
 )

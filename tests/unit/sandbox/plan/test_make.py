@@ -1,4 +1,4 @@
-"""The plan: what is done in which order. No test looks at the machine."""
+"""The plan: its operations and their order. No test examines this machine."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_second_user_without_subordinate_ids_is_refused_with_the_reason() -> Non
         "/specs/test.toml:4:8: process.user: only user 0 exists in the sandbox: /etc/subuid has no range for user"
         in text
     )
-    # A range named in the hint could be another account's, and a shell of root's would not know the account as $USER.
+    # The hint names neither a range, which could belong to another account, nor $USER, which is another user in root's shell.
     assert "`sandbox doctor` names the command" in text
     assert "usermod" not in text
 
@@ -226,7 +226,7 @@ def test_setting_is_written_as_toml(key: str, text: str) -> None:
 
 
 def test_the_plan_does_all_that_the_language_says_is_enforced() -> None:
-    # Otherwise a setting would be accepted and ignored.
+    # Without this check, a setting could be accepted and ignored.
     types = codec_at(("volumes", 0, "type"))
     assert types is not None
     others = {"bind": 'source = "/x"', "tmpfs": "", "named": 'source = "x"', "file": 'content = ""'}

@@ -1,4 +1,4 @@
-"""Which namespaces are planned to be made, shared and joined, and what is refused where."""
+"""Namespaces in the plan: private, shared and joined ones, and the refusals."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_ordinary_user_enters_the_others_user_namespace_and_makes_its_own_there(
     ]
     assert made.through == "net"
     assert made.namespaces == {"user", "mount", "pid", "ipc", "cgroup"}
-    # The ids are the same as ever; in there they have the numbers that they have in there.
+    # The ids on the host are the same as without a join. The maps are written with the numbers of the joined namespace.
     assert made.ids == plan(ROOT).ids
     inner = (IdMap(inside=0, outside=0, count=1), IdMap(inside=1, outside=1, count=65535))
     assert made.inner_maps == (inner, inner)
@@ -99,7 +99,7 @@ def test_nothing_is_set_or_mounted_in_a_namespace_that_is_anothers() -> None:
     assert not kinds & {ops.SetHostname, ops.LoopbackUp}
     assert ops.MountSys(of_host=True) in made.operations
     assert ops.BuildDev(tty_gid=5, mqueue=False) in made.operations
-    # The devices in the host's /sys are not those of the network.
+    # The host's /sys would not show the devices of the joined network namespace.
     masked = next(item.paths for item in made.operations if isinstance(item, ops.MaskPaths))
     assert masked[: len(MASKED_PATHS)] == MASKED_PATHS
     assert "/sys/class/net" in masked

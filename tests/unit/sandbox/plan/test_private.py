@@ -1,4 +1,4 @@
-"""Private directories in the plan: hidden where a volume holds them, refused where they could be reached all the same."""
+"""Private directories in the plan: hidden in a volume that contains them, refused if another path would still expose them."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def refusal(text: str, private: PrivateFacts = FACTS) -> str:
         ("/home/u/.local/state", [("state directory", "/v", "sandbox")]),
         ("/var", [("run directory", "/v", "tmp/sandbox-1000")]),
         ("/home/u/.local/stat", []),
-        ("/over", []),  # what is mounted below it is covered
-        ("/half", []),  # something else is mounted on the way
+        ("/over", []),  # the mount below it is covered
+        ("/half", []),  # another file system is mounted on a directory of the path
     ],
 )
 @pytest.mark.parametrize("read_only", [False, True])
@@ -201,7 +201,7 @@ def test_what_is_looked_at_is_there_and_is_no_link(tmp_path: Path) -> None:
 
 
 def test_run_directory_of_starts_without_the_variable_is_private_too(tmp_path: Path) -> None:
-    """It holds the key and the layers of other sandboxes of this user."""
+    """The run directory contains the key and the layers of other sandboxes of this user."""
     for name in ("run", "usual"):
         (tmp_path / name).mkdir()
     (tmp_path / "link").symlink_to("usual")

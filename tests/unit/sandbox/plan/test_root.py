@@ -1,4 +1,4 @@
-"""The root in the plan: when it may be bound, so that no server is needed, and each reason why it may not."""
+"""The root in the plan: when it can be a direct bind, without a server, and each reason why it cannot."""
 
 from __future__ import annotations
 

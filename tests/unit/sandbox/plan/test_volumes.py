@@ -1,4 +1,4 @@
-"""Volumes, devices and covered paths in the plan: in which order, with which flags, and what is refused where."""
+"""Volumes, devices and masked paths in the plan: mount order, flags and refusals."""
 
 from __future__ import annotations
 
@@ -220,11 +220,13 @@ def test_a_volume_is_made_in_the_innermost_tmpfs_around_it(around: list[str], cr
 def test_many_volumes_are_planned_in_a_time_that_grows_with_their_number(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(compose, "MAX_ENTRIES", 100_000)  # more than a file may have: the square shows then
+    monkeypatch.setattr(
+        compose, "MAX_ENTRIES", 100_000
+    )  # more than a file may have, so that quadratic time would show
     spec = ROOT + "".join(f'[[volumes]]\ntype = "tmpfs"\ntarget = "/v{number}"\n' for number in range(20000))
     start = time.process_time()
     assert len([op for op in plan(spec).operations if isinstance(op, ops.TmpfsVolume)]) == 20000
-    assert time.process_time() - start < 12  # the square takes longer
+    assert time.process_time() - start < 12  # quadratic time would take longer
 
 
 def test_volumes_are_nosuid_and_nodev_always() -> None:

@@ -1,4 +1,4 @@
-"""Compiled filters in the state directory: kept, found again, and not believed when they are not ours."""
+"""The cache of compiled filters in the state directory: stored, found again, and ignored if not written by this user."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ PLAN = SeccompPlan(profile="default", filter=BASE)
 
 
 class Compiler:
-    """Counts what is compiled."""
+    """A compiler that counts its calls."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Stand between the compiler and its users."""
+        """Replace the compiler."""
         self.count = 0
         self._compile = compiler.compile_filter
         monkeypatch.setattr(compiler, "compile_filter", self)
 
     def __call__(self, wanted: values.Filter) -> bytes:
-        """Compile."""
+        """Count the call and compile."""
         self.count += 1
         return self._compile(wanted)
 
@@ -75,7 +75,7 @@ def entry(tmp_path: Path) -> Path:
 
 def test_a_filter_is_compiled_once(state: int, compiled: Compiler, tmp_path: Path) -> None:
     assert program(state) == program(state) == compiler.compile_filter(BASE)
-    assert compiled.count == 2  # the second is the line above
+    assert compiled.count == 2  # the second action is on the line above
     assert entry(tmp_path).stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "filters").stat().st_mode & 0o777 == 0o700
 
@@ -169,7 +169,7 @@ def test_an_entry_that_is_not_whole_or_not_ours_is_not_used(
     spoil(entry(tmp_path), how)
     assert program(state) == before
     assert compiled.count == 2
-    if how != "a directory":  # which no file can replace; nothing is kept then
+    if how != "a directory":  # a directory cannot be replaced by a file, so nothing is cached
         assert program(state) == before
         assert compiled.count == 2
 

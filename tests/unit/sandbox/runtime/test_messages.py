@@ -1,4 +1,4 @@
-"""What the processes of a sandbox say to each other."""
+"""The messages between the processes of a sandbox."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_messages_keep_their_order_and_their_bounds(ends: tuple[Channel, Channel
 
 def test_message_of_any_size_arrives(ends: tuple[Channel, Channel]) -> None:
     one, other = ends
-    # Escaped as JSON, the path is six times as long.
+    # Escaped in JSON, the path is six times as long.
     message = SetupFailed("open", "open", 36, "name too long", "/\N{SNOWMAN}" * 50_000)
     reader, writer = os.pipe()
     sender = threading.Thread(target=lambda: one.send(message, writer))

@@ -1,4 +1,4 @@
-"""The poll loop alone: what it does about each event, with a kernel and a clock that the test makes, and no sandbox."""
+"""The poll loop alone: its reaction to each event, with a simulated kernel and clock, and without a sandbox."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ INIT = 4242
 
 
 class FakeServer:
-    """A server, at the other end of a pipe, that says what the test has it say."""
+    """A simulated server at the other end of a pipe, which sends what the test specifies."""
 
     def __init__(self) -> None:
         self.pid = 77
@@ -93,7 +93,7 @@ class FakeResources:
 
 
 class FakeSystem(System):
-    """A kernel whose clock goes on when nothing is ready, and in which events happen at their times."""
+    """A simulated kernel. Its clock advances when no descriptor is ready, and events happen at their times."""
 
     def __init__(self) -> None:
         self.time = 100.0
@@ -116,7 +116,7 @@ class FakeSystem(System):
         return os.dup(self._pidfd)
 
     def poll(self, events: dict[int, int], milliseconds: int | None) -> dict[int, int]:
-        assert milliseconds is None or milliseconds < 2**31  # an int of C
+        assert milliseconds is None or milliseconds < 2**31  # poll(2) takes an int
         until = float("inf") if milliseconds is None else self.time + milliseconds / 1000
         while True:
             while self._events and self._events[0][0] <= self.time:
@@ -136,7 +136,7 @@ class FakeSystem(System):
 
 
 class Sandbox:
-    """A monitor, and the ends of what it watches."""
+    """A monitor, with the other ends of the descriptors that it polls."""
 
     def __init__(self, made: Plan) -> None:
         self.plan = made
@@ -162,25 +162,25 @@ class Sandbox:
         )
 
     def sent(self, time: float, message: Message, *fds: int) -> None:
-        """Have process 1 send *message* at *time*."""
+        """Let process 1 send *message* at *time*."""
         self.system.at(time, lambda: self.init.send(message, *fds))
 
     def signalled(self, time: float, number: int) -> None:
         self.system.at(time, lambda: os.write(self._wake_writer, bytes([number])))
 
     def said(self, time: float, text: str) -> None:
-        """Have the server send *text* at *time*."""
+        """Let the server send *text* at *time*."""
         self.system.at(time, lambda: self.server.say(text))
 
     def ended(self, time: float) -> None:
-        """Have process 1 end at *time*."""
+        """Let process 1 end at *time*."""
         self.system.at(time, self.system.end_init)
 
     def server_ends(self, time: float, status: int) -> None:
         self.system.at(time, lambda: self.server.end(status))
 
     def ends_when_killed(self) -> None:
-        """Have process 1 end when it is killed."""
+        """Let process 1 end when it is killed."""
         kill = self.system.kill
 
         def killing(pid: int, number: int) -> None:
@@ -202,7 +202,7 @@ class Sandbox:
 
 @pytest.fixture
 def made() -> Iterator[Callable[..., Sandbox]]:
-    """Return a function that makes a sandbox of a spec, without processes."""
+    """Return a function that creates a simulated sandbox from an environment file."""
     every: list[Sandbox] = []
 
     def make(spec: str = SPEC) -> Sandbox:
@@ -457,7 +457,7 @@ def test_the_message_of_a_process_1_that_ended_before_it_read_start_is_received(
     sandbox = made()
     sandbox.sent(101, SignalsReady())
     sandbox.sent(102, SetupFailed("set-up", "set-up", errno.ENOMEM, "Cannot allocate memory", ""))
-    sandbox.system.at(102, sandbox.init.close)  # with Start unread: ECONNRESET
+    sandbox.system.at(102, sandbox.init.close)  # Start is unread, so the supervisor gets ECONNRESET
     sandbox.ended(103)
     sandbox.monitor.wait()
     assert "set-up" in str(sandbox.life.failure)

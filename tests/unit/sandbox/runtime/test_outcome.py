@@ -1,4 +1,4 @@
-"""What the user is told of a failed start, of a killed process 1, and of a machine without a trampoline."""
+"""Messages about a failed start, a killed process 1, and a machine without a trampoline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The phases of a sandbox: every transition, signal and deadline, with times that nobody waits for."""
+"""The phases of a sandbox: every transition, signal and deadline, with simulated times."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_signal_that_ends_programs_kills_a_sandbox_that_is_starting(number: in
     assert sandbox.interrupted == number
     assert sandbox.deadlines == {Deadline.SERVER_KILL: 100 + GRACE}
     assert sandbox.on_signal(signal.SIGINT, 101) == [KillInit()]
-    assert sandbox.interrupted == number  # the first counts
+    assert sandbox.interrupted == number  # only the first failure counts
     assert sandbox.deadlines == {Deadline.SERVER_KILL: 100 + GRACE}
 
 
@@ -91,7 +91,7 @@ def test_a_signal_is_forwarded_and_sigterm_becomes_the_stop_signal(phase: Phase,
         deadlines[Deadline.STOP] = 100 + STOP_TIMEOUT
     assert sandbox.deadlines == deadlines
     assert sandbox.on_signal(number, 105) == expected
-    assert sandbox.deadlines == deadlines  # the first one counts
+    assert sandbox.deadlines == deadlines  # only the first signal counts
 
 
 def test_a_program_that_is_executed_after_a_signal_has_no_deadline_for_that() -> None:
@@ -118,7 +118,7 @@ def test_wall_time_kills_and_is_told_apart() -> None:
     assert sandbox.on_time(99.9, OUTLIVED) == []
     assert sandbox.on_time(100, OUTLIVED) == [KillInit()]
     assert (sandbox.timed_out, sandbox.overstayed, sandbox.interrupted) == (True, False, 0)
-    assert sandbox.on_time(100, OUTLIVED) == []  # once
+    assert sandbox.on_time(100, OUTLIVED) == []  # only once
 
 
 def test_a_program_that_outstays_its_stop_timeout_is_killed() -> None:

@@ -1,4 +1,4 @@
-"""What is said at the end of a sandbox: exact words and JSON, from made-up counters."""
+"""The report at the end of a sandbox: the exact text and JSON, from fixed counters."""
 
 from __future__ import annotations
 
@@ -259,7 +259,7 @@ def test_processes_that_ended_with_the_program_are_told(count: int | None, shown
     [
         (0, 0, {}, ("exit", None), "exit status 0"),
         (7, 7, {}, ("exit", None), "exit status 7"),
-        # Not to be taken for a signal: the program chose it.
+        # An exit status that the program chose is not taken for a signal.
         (137, 137, {"oom_kills": 1}, ("exit", None), "exit status 137"),
         (-15, 143, {}, ("signal", "SIGTERM"), "signal SIGTERM"),
         (-9, 137, {}, ("signal", "SIGKILL"), "signal SIGKILL"),
@@ -267,15 +267,15 @@ def test_processes_that_ended_with_the_program_are_told(count: int | None, shown
         (-11, 139, {"oom_kills": 1}, ("signal", "SIGSEGV"), "signal SIGSEGV"),
         (-24, 152, {"out_of_time": "program"}, ("cpu_time", "SIGXCPU"), "limits.cpu_time (SIGXCPU)"),
         (-9, 137, {"out_of_time": "program"}, ("cpu_time", "SIGKILL"), "limits.cpu_time (SIGKILL)"),
-        # Told by SIGXCPU, it ended by itself; or something else ended it.
+        # The program exited after SIGXCPU, or another signal ended it.
         (3, 3, {"out_of_time": "program"}, ("exit", None), "exit status 3"),
         (-15, 143, {"out_of_time": "program"}, ("signal", "SIGTERM"), "signal SIGTERM"),
         (-9, 137, {"out_of_time": "another"}, ("signal", "SIGKILL"), "signal SIGKILL"),
-        # Process 1 itself was killed.
+        # Process 1 was killed.
         (None, -9, {"oom_kills": 1}, ("out of memory", "SIGKILL"), "out of memory (SIGKILL)"),
         (None, -9, {"timed_out": True}, ("wall_time", "SIGKILL"), "limits.wall_time"),
         (None, 125, {"failed": True}, ("failure", None), "a failure of the sandbox"),
-        # The start was ended, by killing process 1.
+        # A signal interrupted the start, and process 1 was killed.
         (None, -9, {"interrupted": 15, "oom_kills": 1}, ("signal", "SIGTERM"), "signal SIGTERM"),
         (-34, 162, {}, ("signal", "SIGRTMIN"), "signal SIGRTMIN"),
         (-40, 168, {}, ("signal", "signal 40"), "signal 40"),

@@ -1,4 +1,4 @@
-"""What is said of denied calls, without a kernel that denies them."""
+"""The reports about denied system calls, with a simulated kernel."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from sandbox.seccomp.values import MACHINES, Filter, Rule
 pytestmark = pytest.mark.skipif(os.uname().machine != "x86_64", reason="numbers and names of x86_64")
 
 X86_64 = 0xC000003E
-GONE = 99  # the call of a thread that has ended while it was looked at
+GONE = 99  # the call of a thread that ended while it was examined
 BASE = default_filter(MACHINES["x86_64"], DEFAULT)
 PLAN = SeccompPlan(profile="default", filter=BASE)
 MOUNT = Call(id=1, process=os.getpid(), number=165, architecture=X86_64, arguments=(1, 2, 0, 0, 0, 0))
 
 
 class Kernel:
-    """Has calls that wait, and keeps the answers."""
+    """A simulated listener with waiting calls, which records the answers."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Stand in for the kernel."""
+        """Replace the functions that call the kernel."""
         self.waiting: list[Call | None] = []
         self.answers: list[int | None] = []
         self.signals: list[int] = []
@@ -57,7 +57,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
 
 
 def answer_call(kernel: Kernel, *calls: Call | None, plan: SeccompPlan = PLAN) -> tuple[list[str], list[str]]:
-    """Return what is said while *calls* come, and the summary."""
+    """Return the reports while *calls* arrive, and the summary."""
     said: list[str] = []
     denials = DenialTracer(plan, compile_filter(plan.filter), -1, said.append)
     kernel.waiting = list(calls)
@@ -127,7 +127,7 @@ def with_mount(action: int) -> SeccompPlan:
 
 @pytest.fixture
 def disposition() -> Iterator[Callable[[Any], None]]:
-    """Set what this process, in the place of the program, does with SIGSYS."""
+    """Set how this process, which stands for the program, handles SIGSYS."""
     before = signal.getsignal(signal.SIGSYS)
     yield lambda wanted: signal.signal(signal.SIGSYS, wanted) and None
     signal.signal(signal.SIGSYS, before)

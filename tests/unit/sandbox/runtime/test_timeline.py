@@ -1,4 +1,4 @@
-"""The phases of a start, from when its steps were done."""
+"""The phases of a start, calculated from the marks of its steps."""
 
 from __future__ import annotations
 

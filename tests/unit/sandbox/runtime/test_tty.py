@@ -1,4 +1,4 @@
-"""The relay between two terminals, on pseudo-terminals of the test's."""
+"""The relay between two terminals, with pseudo-terminals of the test."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def test_program_gets_the_size_of_the_users_window_and_its_changes(desk: Desk) -
 def test_bytes_go_both_ways_unchanged(desk: Desk) -> None:
     os.write(desk.user_outer, b"typed\r")
     desk.pump()
-    assert os.read(desk.program, 100) == b"typed\n"  # its own line discipline, not the user's
+    assert (
+        os.read(desk.program, 100) == b"typed\n"
+    )  # the line discipline of the sandbox's terminal, not of the user's
     os.write(desk.program, b"shown\n")
     desk.pump()
     assert b"shown\r\n" in os.read(desk.user_outer, 1000)
@@ -135,7 +137,7 @@ def test_users_terminal_that_takes_no_output_holds_nothing_up(desk: Desk) -> Non
         except BlockingIOError:
             refused += 1
             desk.pump(0.01)
-    assert written > 1 << 18  # much more than the user's terminal holds
+    assert written > 1 << 18  # much more than the user's terminal can buffer
     reader, writer = os.pipe()
     os.write(writer, b"\x0f")
     assert desk.relay.finish(reader, lambda: 15) == 15

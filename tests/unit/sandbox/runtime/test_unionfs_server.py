@@ -1,4 +1,4 @@
-"""Starting the file system's server where that cannot be done."""
+"""Starts of the file system server that fail."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_server_gets_no_descriptor_of_whoever_started_the_launcher(
     inherited: list[bool] = []
     reader, writer = os.pipe()
     lowered, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    above = fcntl.fcntl(reader, fcntl.F_DUPFD, 250)  # above the limit that is set then
+    above = fcntl.fcntl(reader, fcntl.F_DUPFD, 250)  # above the limit that is set below
 
     def spawn(*_: object, file_actions: list[tuple[int, ...]], **__: object) -> int:
         inherited.extend(os.get_inheritable(fd) for fd in (reader, writer, above))

@@ -1,4 +1,4 @@
-"""Compiled filters, and asking them by the names of calls."""
+"""Helpers: compile filters, and run them on calls given by name."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def builtin(capabilities: frozenset[str] = DEFAULT) -> bytes:
 
 
 def number(name: str, architecture: int = X86_64) -> int:
-    """Return the number of the call *name*; negative where the architecture has none."""
+    """Return the number of the call *name*; a negative number if the architecture does not have it."""
     return int(pyseccomp.resolve_syscall(ARCHES[architecture], name))
 
 
 def ask(program: bytes, name: str, *arguments: int, architecture: int = X86_64) -> int:
-    """Return the action of *program*."""
+    """Return the action of *program* for a call."""
     found = number(name, architecture)
     assert found >= 0, name
     return bpf.run(program, found, architecture, arguments)

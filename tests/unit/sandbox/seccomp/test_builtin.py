@@ -1,4 +1,4 @@
-"""The built-in profile, asked as the kernel asks it: the compiled program is run on calls."""
+"""The built-in profile: the compiled program is run on calls, as in the kernel."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_what_the_profile_says_of_a_call(
         ((16, 3, 0), ALLOW),
         ((17, 3, 0), ALLOW),
         ((16, 3, 9), fail(errno.EINVAL)),  # the audit system
-        ((16, 3, 9 | 1 << 32), fail(errno.EINVAL)),  # an int: the kernel does not look at the bits above
+        ((16, 3, 9 | 1 << 32), fail(errno.EINVAL)),  # an int argument: the kernel ignores the upper bits
         ((15, 3, 2), NO_FAMILY),
         ((29, 3, 1), NO_FAMILY),
         ((31, 1, 0), NO_FAMILY),
@@ -136,7 +136,7 @@ def test_sockets_of_a_32_bit_program_come_by_the_call_whose_family_can_be_seen()
 @pytest.mark.parametrize("name", ["read", "execve", "mount", "bpf"])
 def test_x32_and_other_architectures_have_no_calls(name: str) -> None:
     assert bpf.run(builtin(), 0x40000000 | number(name), X86_64) == NOT_THERE
-    assert bpf.run(builtin(), 0x40000000 | 520, X86_64) == NOT_THERE  # execve of x32 alone
+    assert bpf.run(builtin(), 0x40000000 | 520, X86_64) == NOT_THERE  # execve of x32 only
     for architecture in (0x40000028, 0xC00000B7, 0, 0xFFFFFFFF):
         assert bpf.run(builtin(), number(name), architecture) == NOT_THERE
 
@@ -175,7 +175,7 @@ def test_who_may_mount_may_also_make_namespaces() -> None:
 def test_the_profile_is_at_least_as_strict_as_that_of_the_containers_ecosystem(
     capabilities: frozenset[str],
 ) -> None:
-    """Every call of both architectures, with arguments at and around every value that either compares with."""
+    """Every call of both architectures, with arguments at and around every value with which a filter compares."""
     with open(ECOSYSTEM, "rb") as file:
         text = file.read()
     theirs_of = parse_profile(text, X86, capabilities, (6, 12))
@@ -194,7 +194,7 @@ def test_the_profile_is_at_least_as_strict_as_that_of_the_containers_ecosystem(
     names = {name for rule in conditional for name in rule.names} | {"socketcall", "clone3"}
     wider = set()
     for architecture in ARCHES:
-        # `socket` of i386 stands for two calls: the second by its number.
+        # On i386, `socket` means two calls: the second is tested by its number.
         numbers = {number(name, architecture) for name in names} | {359, 360}
         for call in (*range(600), *range(0x40000000, 0x40000300)):
             for given in every if call in numbers else plain:
@@ -212,7 +212,7 @@ def test_every_call_of_this_table_stands_in_one_group() -> None:
 
 
 def test_every_call_up_to_linux_6_10_is_in_the_table() -> None:
-    """The numbers of younger ones are behind those: they are absent until somebody has looked at them."""
+    """Newer calls have higher numbers. They fail with ENOSYS until they are added to the table."""
     names = []
     for call in range(463):
         try:
@@ -220,7 +220,7 @@ def test_every_call_up_to_linux_6_10_is_in_the_table() -> None:
         except ValueError:
             continue
     assert len(names) > 350
-    assert sorted(set(names) - KNOWN - {"uretprobe"}) == []  # that one the kernel's own trampoline makes
+    assert sorted(set(names) - KNOWN - {"uretprobe"}) == []  # called by the kernel's signal trampoline
 
 
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=list(MACHINES))

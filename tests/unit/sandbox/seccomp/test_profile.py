@@ -1,4 +1,4 @@
-"""JSON profiles of the containers ecosystem."""
+"""JSON seccomp profiles in the format of docker and podman."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The filter of the file system's server, asked as the kernel asks it."""
+"""The filter of the file system server: the compiled program is run on calls, as in the kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state directory: locks, what is swept, and trees that are hard to remove."""
+"""The state directory: locks, sweeping, and trees that are hard to remove."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def record_of(state: StateDirectory, run: RunDirectory) -> Path:
 
 
 def die(state: StateDirectory, run: RunDirectory) -> None:
-    """Let go of *run* as the death of its supervisor does."""
+    """Release the lock of *run*, as the end of its supervisor does."""
     run.close()
     for path in {record_of(state, run), Path(run.path, "state.json")}:
         path.write_text(json.dumps({**json.loads(path.read_text()), "start": 1}))
 
 
 def left(state: StateDirectory) -> list[str]:
-    """Return what there is of runs."""
+    """Return the directories of runs."""
     bases = {state.path, state.run_path}
     return sorted({name for base in bases for name in os.listdir(os.path.join(base, "run"))})
 
@@ -67,7 +67,7 @@ def test_directory_is_the_owners_alone(state: StateDirectory) -> None:
 def test_sweeping_is_not_in_the_way_of_who_removes_a_run_directory_meanwhile(
     state: StateDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the list and the look at each, one goes; and one that is going, whose lock went first, gets none anew."""
+    """One run disappears after the listing. Another, whose lock is already removed, must not get a new lock file."""
     gone, going = state.new_run(IDS, name="gone"), state.new_run(IDS, name="going")
     os.unlink(os.path.join(going.path, "lock"))
     die(state, going)
@@ -230,7 +230,7 @@ def test_damaged_record_of_a_volume_is_an_error(state: StateDirectory, content: 
 
 
 def test_record_that_is_gone_is_made_again(state: StateDirectory) -> None:
-    """As after a start that was killed before it wrote one."""
+    """As after a start that was killed before it wrote a record."""
     state.persistent(IDS, name="db", record=RECORD, before=None).close()
     os.unlink(os.path.join(state.path, "sandboxes/db/state.json"))
     state.persistent(IDS, name="db", record=RECORD, before=None).close()
@@ -396,14 +396,14 @@ def test_named_volume_is_for_those_who_have_all_ids_of_its_files(state: StateDir
 
     keep(ids((0, 0, 1)))
     keep(ids((0, 0, 1), (1, 100_000, 10)))
-    keep(ids((7, 0, 1), (0, 99_999, 20)))  # of other names inside, and more
+    keep(ids((7, 0, 1), (0, 99_999, 20)))  # with other names inside, and more of them
     with pytest.raises(StateError, match="files of ids that this sandbox does not have"):
         keep(ids((0, 0, 1), (1, 100_000, 10)))
     keep(ids((0, 0, 1), (1, 99_999, 20)))
 
 
 def _calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list that the names of what is synchronized and renamed from now on are added to."""
+    """Return a list to which the names of files that are synchronized and renamed from now on are added."""
     calls: list[str] = []
     fsync, rename = os.fsync, os.rename
 

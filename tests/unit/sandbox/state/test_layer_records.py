@@ -1,4 +1,4 @@
-"""Persistent layers that are kept: whose they are, over what they were made, and giving them to another file."""
+"""Records of persistent layers: their file, the layers below them, and adoption by another file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def files(tmp_path: Path) -> Path:
 
 
 def planned(files: Path, text: str, name: str = "a.toml", **options: Any) -> Plan:
-    """Plan as `up` does, with what is kept below *files*."""
+    """Plan as `up` does, with the state below *files*."""
     if text:
         (files / name).write_text(text)
     spec = load(f"{files}/{name}", environ={})
@@ -55,7 +55,7 @@ def planned(files: Path, text: str, name: str = "a.toml", **options: Any) -> Pla
 def started(
     files: Path, text: str, name: str = "a.toml", *, digests: Mapping[str, str] | None = None, **options: Any
 ) -> None:
-    """Record what a start leaves, with *digests* of archives."""
+    """Write the record of a start, with *digests* of archives."""
     plan = planned(files, text, name, **options)
     state = StateDirectory(f"{files}/state")
     record = plan.record.with_digests(digests or {})
@@ -177,7 +177,7 @@ def test_orphan_of_a_renamed_file_is_told_and_the_command_given_brings_it_back(f
     (caution,) = planned(files, "", "b.toml").cautions
     assert (caution.severity, caution.key) == ("warning", "root.writable")
     assert f"sandbox adopt {files}/b.toml {name}" in (caution.hint or "")
-    started(files, "", "b.toml")  # its own, empty layer makes room
+    started(files, "", "b.toml")  # the file's own, empty layer is replaced
     state = StateDirectory(f"{files}/state")
     new = default_name(f"{files}/b.toml")
     adopt(state, name, new, f"{files}/b.toml")

@@ -1,4 +1,4 @@
-"""Runs of several machines in one state directory: what is swept, what is left alone, and what keeps a layer from being used."""
+"""Runs of several machines in one state directory: which are swept, which are not, and which block the use of a layer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Machine = Callable[..., StateDirectory]
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
-    """Return a function that becomes another machine: its state directory is shared, its run directory its own."""
+    """Return a function that simulates another machine, with the shared state directory and its own run directory."""
     opened = []
 
     def become(name: str, *, boot: str = "1") -> StateDirectory:
@@ -174,7 +174,7 @@ def test_run_whose_removal_was_interrupted_before_its_empty_directory_went_is_sw
 
 
 def test_run_of_an_earlier_boot_is_swept_where_its_run_directory_is_gone(machine: Machine) -> None:
-    """As one in memory is after a boot."""
+    """As after a boot, if the run directory is in memory."""
     run = machine("a").new_run(IDS, name="db")
     run.remove()
     state = machine("a")
@@ -188,7 +188,7 @@ def test_run_of_an_earlier_boot_is_swept_where_its_run_directory_is_gone(machine
 
 
 def version_1(state: StateDirectory, name: str, *, start: int) -> Path:
-    """Make the directory of a run as the first version did."""
+    """Create the directory of a run as the first version did."""
     path = Path(state.path, "run", name)
     (path / "upper").mkdir(parents=True)
     (path / "upper" / "file").touch()
@@ -244,7 +244,7 @@ def test_record_is_not_believed_about_what_to_remove(machine: Machine, tmp_path:
 
 @pytest.mark.parametrize("planted", ["fifo", "directory", "link"])
 def test_lock_in_a_directory_that_another_user_planted_is_not_opened(machine: Machine, planted: str) -> None:
-    """The run directory was removed from /var/tmp, where another user then makes one of its name."""
+    """The run directory was removed from /var/tmp, and another user created a directory of the same name."""
     state = machine("a")
     run = state.new_run(IDS, name="db")
     run.close()
@@ -256,7 +256,7 @@ def test_lock_in_a_directory_that_another_user_planted_is_not_opened(machine: Ma
     elif planted == "link":
         lock.symlink_to("/etc/passwd")
     elif planted == "directory":
-        lock.mkdir()  # opening it for writing fails, as with a file of another user
+        lock.mkdir()  # it cannot be opened for writing, like a file of another user
     os.chmod(state.run_path, 0o777)
     assert [found.state for found in list_runs(state.path)] == ["ended"]
     assert state.sweep() == []
@@ -266,7 +266,7 @@ def test_lock_in_a_directory_that_another_user_planted_is_not_opened(machine: Ma
 
 
 def test_run_directory_that_a_link_leads_to_is_not_removed(machine: Machine, tmp_path: Path) -> None:
-    """Another user may have made the directory above it, and link it to a copy that this user has kept."""
+    """Another user may have created the directory above it, as a symbolic link to a copy that this user made."""
     state = machine("a")
     run = state.new_run(IDS, name="db")
     run.close()
@@ -315,7 +315,7 @@ def test_directory_that_another_machine_is_making_is_left(machine: Machine) -> N
 def test_start_killed_while_it_makes_its_directories_leaves_nothing_to_the_next(
     machine: Machine, step: int
 ) -> None:
-    """The start is killed before it makes or renames directory or file number *step*."""
+    """The start is killed before it creates or renames directory or file number *step*."""
     state = machine("a")
     left = step
 

@@ -1,4 +1,4 @@
-"""What the rules of Landlock would have to name for a program to start."""
+"""The hint about Landlock rules that would allow the program to start."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_script_that_names_itself_ends(tmp_path: Path) -> None:
 def test_a_program_in_no_directory_of_path_is_not_found_although_one_may_not_be_searched(
     tmp_path: Path,
 ) -> None:
-    """As where init may not search the directory either: with a single id it has no capability over it."""
+    """A directory that init may not search: with a single id, init has no capability over it."""
     for name in ("closed", "open"):
         (tmp_path / name).mkdir()
     (tmp_path / "open" / "there").touch(mode=0o644)

@@ -1,4 +1,4 @@
-"""Users of a sandbox, looked up in files that its layers hold and nobody vouches for."""
+"""The lookup of users in the /etc/passwd and /etc/group of a sandbox, which are untrusted files of its layers."""
 
 from __future__ import annotations
 
@@ -71,7 +71,10 @@ def test_account_file_that_links_out_of_the_root_is_not_followed(root: int, tmp_
 @pytest.mark.parametrize(
     ("text", "home"),
     [
-        ("root:x:0:0:root:/first:/bin/sh\nroot:x:0:0:root:/second:/bin/sh\n", "/first"),  # as getpwnam(3)
+        (
+            "root:x:0:0:root:/first:/bin/sh\nroot:x:0:0:root:/second:/bin/sh\n",
+            "/first",
+        ),  # as getpwnam(3) does
         ("root:x:0:0:root:/no-newline:/bin/sh", "/no-newline"),
         ("root:x:0:0:root:relative:/bin/sh\n", "/"),
         ("root:x:0:0:ro\0ot:/nul:/bin/sh\nroot:x:0:0:root:/clean:/bin/sh\n", "/clean"),
@@ -81,7 +84,7 @@ def test_account_file_that_links_out_of_the_root_is_not_followed(root: int, tmp_
         ("root:x:00:0:root:/zeros:/bin/sh\n", "/zeros"),
         (":x:0:0:root:/nameless:/bin/sh\n", "/"),
         ("+::::::\n\n\xff\xfe:x:0:0::/bytes:/x\n", "/bytes"),
-        ("#" * (4 << 20) + "\nroot:x:0:0:root:/late:/bin/sh\n", "/"),  # too large to be one
+        ("#" * (4 << 20) + "\nroot:x:0:0:root:/late:/bin/sh\n", "/"),  # too large for a user id
     ],
 )
 def test_hostile_account_files_give_a_home_or_none(root: int, tmp_path: Path, text: str, home: str) -> None:
@@ -92,7 +95,7 @@ def test_hostile_account_files_give_a_home_or_none(root: int, tmp_path: Path, te
 
 @pytest.mark.parametrize("separator", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\r"])
 def test_only_a_line_feed_ends_an_entry(root: int, tmp_path: Path, separator: str) -> None:
-    # Python's splitlines() would find an entry in what a user may have set as the name of its own.
+    # Python's splitlines() would find a second entry in this name, which a user can set with chfn(1).
     text = f"web:x:33:33:web{separator}admin:x:0:0::/:/bin/sh\n"
     (tmp_path / "etc" / "passwd").write_text(text, newline="")
     with pytest.raises(UnknownAccountError):
@@ -123,7 +126,7 @@ def test_account_file_that_is_no_file_is_none(root: int, tmp_path: Path, kind: s
     elif kind == "socket":
         import socket
 
-        # By the directory's descriptor, as the name of a socket has at most 107 bytes (unix(7)).
+        # Bound relative to the directory, because a socket path has at most 107 bytes (unix(7)).
         directory = os.open(path.parent, os.O_PATH)
         try:
             with socket.socket(socket.AF_UNIX) as server:
@@ -150,8 +153,8 @@ def test_user_is_in_the_groups_whose_entries_list_it(root: int, tmp_path: Path) 
     lines = [
         "one:x:1:web",
         "two:x:2:other,web,third",
-        "again:x:2:web",  # the same number
-        "web:x:3:",  # a name of a group is no member
+        "again:x:2:web",  # the same group id
+        "web:x:3:",  # the name of a group is not a member
         "part:x:4:webber,web2,we",
         "last:x:5:a,,web",
     ]

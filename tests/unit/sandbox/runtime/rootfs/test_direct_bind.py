@@ -1,4 +1,4 @@
-"""Where native paths are bound from: what is refused with its place, and what is asked of the layers."""
+"""The sources of direct binds: refusals with their place in the file, and the requirements on layers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def planned(more: str = "") -> Plan:
 
 @pytest.fixture
 def layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LayerRoot]:
-    """A layer of the store; where its ids count we are root of them already."""
+    """A layer of the store. Its files belong to this process's ids, so that no user namespace is needed."""
     for name in ("usr/bin", "opt/a"):
         (tmp_path / "tree" / name).mkdir(parents=True)
     monkeypatch.setattr(native, "run_with_ids", lambda _ids, action: action())
@@ -138,7 +138,7 @@ def test_store_on_a_mount_that_takes_something_away_is_refused(
 
 
 def refuse_first_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the next look at a layer refused, as to somebody who may not search its directories; those after it are not."""
+    """Let the next access to a layer fail with EACCES, as for a user who may not search its directories. Later accesses succeed."""
     look = layers.look
     refused = False
 

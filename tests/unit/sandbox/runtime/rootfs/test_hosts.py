@@ -42,7 +42,7 @@ def test_bytes_that_are_no_text_stay():
 def test_a_file_that_not_everybody_may_read_is_not_shown_to_everybody(
     tmp_path: Path, mode: int, content: bytes | None
 ):
-    """A layer may have a link to such a file as its /etc/hosts."""
+    """The /etc/hosts of a layer may be a symbolic link to such a file."""
     (tmp_path / "secret").write_bytes(b"10.0.0.2 db\n")
     (tmp_path / "secret").chmod(mode)
     place = os.open(tmp_path / "secret", os.O_PATH)

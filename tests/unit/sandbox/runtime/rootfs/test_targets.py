@@ -1,4 +1,4 @@
-"""Where targets lead through the links of layers, on directories."""
+"""The resolution of targets through symbolic links of layers, with real directories."""
 
 from __future__ import annotations
 
