@@ -109,7 +109,7 @@ def test_command_errors_exit_as_a_shell_does() -> None:
         ("fork", errno.EAGAIN, "ulimit -u"),
         ("write", errno.ENOSPC, "no space left"),
         ("set-up", errno.EFBIG, "ulimit -f"),
-        ("set-up", errno.ENOMEM, "no memory left"),
+        ("set-up", errno.ENOMEM, "out of memory"),
     ],
 )
 def test_advice_names_the_thing_to_change(operation: str, number: int, words: str) -> None:
