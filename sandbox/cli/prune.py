@@ -22,9 +22,9 @@ Remove the leftovers of ended sandboxes and interrupted commands of this machine
 archives. An archive is unreferenced if no running sandbox and no persistent layer uses it, and all environment
 files that were started with it are gone. An archive that has changed after unpacking is unreferenced, too.
 
-With --data, also remove persistent layers and named volumes whose environment files are all gone. A layer or volume
-without a recorded file is not removed; use `sandbox rm`. --data asks for confirmation on a terminal, and needs
---yes elsewhere."""
+With --data, also remove persistent layers, kept ephemeral layers, and named volumes whose environment
+files are all gone. A layer or volume without a recorded file is not removed; use `sandbox rm`. --data asks for
+confirmation on a terminal, and needs --yes elsewhere."""
 EPILOG = """\
 Items in use are not removed. `sandbox df` prints how much space would be freed, --dry-run what would be removed.
 

@@ -10,8 +10,9 @@ from sandbox.cli.output import print_json
 from sandbox.errors import SandboxError, StateError, printable
 
 DESCRIPTION = """\
-Remove a persistent layer (layer:NAME), a named volume (volume:NAME), an unpacked archive (archive:NAME, or a prefix
-of its name), or the leftovers of an ended sandbox (its id, or a prefix of it).
+Remove a persistent layer (layer:NAME), a layer kept by `up --keep-changes` (changes:ID), a named volume
+(volume:NAME), an unpacked archive (archive:NAME, or a prefix of its name), or what an ended sandbox has left or kept
+(its id, or a prefix of it).
 
 An item that is in use is not removed, even if a sandbox of another machine that shares the state directory uses it.
 Files are removed under the ids that they belong to. There is no confirmation, and a layer or volume cannot be
@@ -26,7 +27,10 @@ exit status: 0, 125 if an item could not be removed; the other items are removed
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument(
-        "things", metavar="THING", nargs="+", help="layer:NAME, volume:NAME, archive:NAME or the id of a run"
+        "things",
+        metavar="THING",
+        nargs="+",
+        help="layer:NAME, changes:ID, volume:NAME, archive:NAME or the id of a run",
     )
     add_json(parser)
 

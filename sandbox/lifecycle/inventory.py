@@ -15,10 +15,17 @@ from sandbox.plan import IdPlan, LayerRecord
 from sandbox.state.layer_records import ids_from_json, read_record
 from sandbox.state.references import read_references
 from sandbox.state.runs import Run, list_runs
+from sandbox.state.stack_record import RecordedStack
 from sandbox.state.sweeping import directories_of
+from sandbox.state.trusted_files import read_json
 from unionfs._stdlib.dataclasses import replace
 
-BASES: dict[Kind, str] = {"layer": "sandboxes", "volume": "volumes", "archive": "layers"}
+BASES: dict[Kind, str] = {
+    "layer": "sandboxes",
+    "changes": "changes",
+    "volume": "volumes",
+    "archive": "layers",
+}
 """The directory of each kind in the state directory."""
 REMOVED = ".removed-"
 """The prefix of the name of an item that is being removed."""
@@ -27,7 +34,7 @@ _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 def list_names(state_directory: str, kind: Kind) -> list[str]:
     """Return the names of the items of *kind*; none if there are none, or no state directory."""
-    marks = {"layer": "state.json", "volume": "state.json", "archive": "tree"}
+    mark = "tree" if kind == "archive" else "state.json"
     base = os.path.join(state_directory, BASES[kind])
     try:
         names = sorted(os.listdir(base))
@@ -38,7 +45,7 @@ def list_names(state_directory: str, kind: Kind) -> list[str]:
         for name in names
         if not name.startswith(".")
         and not (kind == "archive" and name.endswith((".new", ".importing")))
-        and os.path.lexists(os.path.join(base, name, marks[kind]))
+        and os.path.lexists(os.path.join(base, name, mark))
     ]
 
 
@@ -61,6 +68,7 @@ def take(state_directory: str, *, sizes: bool = True) -> Inventory:
     runs = [run for run in list_runs(state_directory) if run.state != "ended"]
     items = [
         *(_layer(state_directory, name, runs) for name in list_names(state_directory, "layer")),
+        *(_changes(state_directory, name, runs) for name in list_names(state_directory, "changes")),
         *(_volume(state_directory, name, runs) for name in list_names(state_directory, "volume")),
     ]
     over: dict[str, list[str]] = {}
@@ -95,6 +103,26 @@ def _layer(state_directory: str, name: str, runs: Sequence[Run]) -> KeptItem:
         files=_files(record.file),
         in_use=_shown(run for run in runs if run.record is not None and run.record.layer == name),
         source=tuple(f"{kind}:{below}" for kind, below, _ in record.layers or ()),
+    )
+
+
+def _changes(state_directory: str, name: str, runs: Sequence[Run]) -> KeptItem:
+    path = os.path.join(state_directory, BASES["changes"], name)
+    try:
+        state = read_json(os.path.join(path, "state.json"))
+    except (OSError, ValueError):
+        state = {}
+    stack = RecordedStack.read(state)
+    file = state.get("file") if isinstance(state, dict) else None
+    return KeptItem(
+        kind="changes",
+        name=name,
+        path=path,
+        bytes=None,
+        used=_time(path, "state.json"),
+        files=_files(file if isinstance(file, str) else None),
+        in_use=_shown(run for run in runs if run.id == name),
+        source=() if stack is None else tuple(layer.shown() for layer in stack.layers),
     )
 
 

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Sequence
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import Any, Literal
 
-Kind = Literal["layer", "volume", "archive"]
+Kind = Literal["layer", "changes", "volume", "archive"]
 
-KINDS: tuple[Kind, ...] = ("layer", "volume", "archive")
+KINDS: tuple[Kind, ...] = ("layer", "changes", "volume", "archive")
 NAMES: dict[Kind, tuple[str, str]] = {
     "layer": ("persistent layer", "persistent layers"),
+    "changes": ("kept ephemeral layer", "kept ephemeral layers"),
     "volume": ("named volume", "named volumes"),
     "archive": ("unpacked archive", "unpacked archives"),
 }

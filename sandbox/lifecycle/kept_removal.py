@@ -8,7 +8,7 @@ from collections.abc import Callable
 from sandbox.errors import SandboxError, StateError
 from sandbox.images.layer_store import remove_interrupted_imports
 from sandbox.lifecycle.inventory import BASES, REMOVED, ids_of, interrupted_removals, list_names
-from sandbox.lifecycle.kept_items import NAMES, Kind
+from sandbox.lifecycle.kept_items import KINDS, NAMES, Kind
 from sandbox.state import sweeping
 from sandbox.state.locks import claim
 from sandbox.state.node import this_place
@@ -16,7 +16,7 @@ from sandbox.state.references import read_references
 from sandbox.state.removal import remove_directory
 from sandbox.state.runs import Run, list_runs, users_of
 
-_KINDS: dict[str, Kind] = {"layer": "layer", "volume": "volume", "archive": "archive"}
+_KINDS: dict[str, Kind] = {kind: kind for kind in KINDS}
 
 
 def find(state_directory: str, thing: str) -> tuple[Kind, str] | Run:
@@ -39,18 +39,21 @@ def find(state_directory: str, thing: str) -> tuple[Kind, str] | Run:
         raise StateError(f"there is no {NAMES[kind][0]} {name}", hint=hint)
     if colon:
         raise StateError(
-            f"{thing}: {prefix} is not one of layer, volume and archive",
-            hint="write layer:NAME, volume:NAME or archive:NAME",
+            f"{thing}: {prefix} is not one of layer, changes, volume and archive",
+            hint="write layer:NAME, changes:ID, volume:NAME or archive:NAME",
         )
     if not thing:  # the empty string is a prefix of every id
         raise StateError("the argument is empty", hint="`sandbox ls` lists layers, volumes and archives")
-    runs = [run for run in list_runs(state_directory) if run.id.startswith(thing)]
-    exact = [run for run in runs if run.id == thing] or runs
+    runs: dict[str, Run | None] = dict.fromkeys(list_names(state_directory, "changes"))
+    runs |= {run.id: run for run in list_runs(state_directory)}
+    matching = [name for name in runs if name.startswith(thing)]
+    exact = [thing] if thing in runs else matching
     if len(exact) == 1:
-        return exact[0]
+        # What a run has kept has the id of the run, which may not have ended.
+        return runs[exact[0]] or ("changes", exact[0])
     if exact:
         raise StateError(
-            f"{len(exact)} runs begin with {thing}: {', '.join(run.id for run in exact)}",
+            f"{len(exact)} runs begin with {thing}: {', '.join(sorted(exact))}",
             hint="write more characters of the id",
         )
     others = [f"{kind}:{thing}" for kind in BASES if thing in list_names(state_directory, kind)]

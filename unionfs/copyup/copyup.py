@@ -139,7 +139,8 @@ class CopyUp:
 
     def _note_below(self, parent: DirectoryInode, name: bytes, info: os.stat_result) -> None:
         """Record that the layers below have an object with *info* as *name* of *parent*, of which there is a copy now."""
-        self._upper.below_facts.note(self._inode_table.lower_path(parent) + b"/" + name, info)
+        if self._upper.below_facts is not None:
+            self._upper.note_below(self._inode_table.lower_path(parent) + b"/" + name, info)
 
     def file(
         self,

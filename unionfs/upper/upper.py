@@ -34,7 +34,13 @@ class Upper:
     """The writable layer and its work directory."""
 
     def __init__(
-        self, layer: Layer, work_fd: int, wanted: WantedFormat = ANY_FORMAT, *, single_id: bool | None = None
+        self,
+        layer: Layer,
+        work_fd: int,
+        wanted: WantedFormat = ANY_FORMAT,
+        *,
+        single_id: bool | None = None,
+        records_below: bool = True,
     ) -> None:
         """Prepare the work directory *work_fd* (borrowed) and determine which marks this file system can hold.
 
@@ -43,6 +49,7 @@ class Upper:
             work_fd: the work directory, on the same file system as the layer.
             wanted: the format to write; for None, the recorded format is used, or else one that works.
             single_id: whether this process owns a single id; None reads that from /proc.
+            records_below: record what the layers below have where this layer hides or copies it first.
 
         Raises:
             UnionError: the two are on different file systems, in use, or what is *wanted* does not work here.
@@ -61,8 +68,8 @@ class Upper:
                 )
             finally:
                 os.close(scratch)
-            #: Receives what the layers below have where this layer hides or copies it first.
-            self.below_facts = BelowFactsLog(self.workdir.home_fd)
+            #: The log of *records_below*.
+            self.below_facts = BelowFactsLog(self.workdir.home_fd) if records_below else None
             undo.pop_all()
         self.whiteouts = self._format.whiteouts
         self.marks: Marks = (
@@ -73,8 +80,14 @@ class Upper:
 
     def close(self) -> None:
         """Close the work directory. Another mount can then use it."""
-        self.below_facts.close()
+        if self.below_facts is not None:
+            self.below_facts.close()
         self.workdir.close()
+
+    def note_below(self, path: bytes, info: os.stat_result) -> None:
+        """Record that the layers below have an object with *info* at *path*, which begins with a slash."""
+        if self.below_facts is not None:
+            self.below_facts.note(path, info)
 
     def refuse_reserved(self, name: bytes) -> None:
         """Raise EPERM if *name* cannot be an entry of this layer, because it would be read as a mark.

@@ -82,9 +82,9 @@ class Removal:
 
         A copy to which the name led is recorded under the name that was copied.
         """
-        if not (inode.layer.writable or inode.layer.skeleton):
+        if self._upper.below_facts is not None and not (inode.layer.writable or inode.layer.skeleton):
             info = inode.info or inode.ref.info()
-            self._upper.below_facts.note(self._inode_table.lower_path(parent) + b"/" + name, info)
+            self._upper.note_below(self._inode_table.lower_path(parent) + b"/" + name, info)
 
     @contextmanager
     def kept_reachable(self, inode: Inode, parent: DirectoryInode, name: bytes) -> Iterator[None]:

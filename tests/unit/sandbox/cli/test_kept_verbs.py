@@ -90,7 +90,13 @@ def test_df_sums_what_ls_lists(
     assert sums["bytes"] == sum(one["bytes"] for one in items) == found["bytes"]
     assert sums["unreferenced_bytes"] == next(one["bytes"] for one in items if one["name"] == "old")
     _, out, _ = run(capsys, "df")
-    assert [line.split("\t")[0] for line in out.splitlines()] == ["layer", "volume", "archive", "leftover"]
+    assert [line.split("\t")[0] for line in out.splitlines()] == [
+        "layer",
+        "changes",
+        "volume",
+        "archive",
+        "leftover",
+    ]
 
 
 def test_rm_removes_what_is_named_and_nothing_else(
@@ -122,7 +128,7 @@ def test_rm_removes_what_is_named_and_nothing_else(
         ("layer:../db", "there is no persistent layer ../db", "`sandbox ls`"),
         ("layer:", "there is no persistent layer ", "`sandbox ls`"),
         ("archive:", "there is no unpacked archive ", "`sandbox ls`"),
-        ("image:x", "image:x: image is not one of layer, volume and archive", "volume:NAME"),
+        ("image:x", "image:x: image is not one of layer, changes, volume and archive", "volume:NAME"),
         ("db", "there is no run db", "did you mean layer:db or volume:db?"),
     ],
 )

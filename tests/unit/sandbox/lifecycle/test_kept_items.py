@@ -117,6 +117,7 @@ def test_sums_count_what_nobody_refers_to() -> None:
     )
     assert [tuple(one.values()) for one in found] == [
         ("layer", 2, 2048, 1024),
+        ("changes", 0, 0, 0),
         ("volume", 0, 0, 0),
         ("archive", 1, 0, 0),
         ("leftover", 1, 7, 7),
