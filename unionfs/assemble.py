@@ -72,6 +72,8 @@ class StackSource:
     form: WantedFormat = ANY_FORMAT
     ids: IdPolicy = SAME_IDS
     volatile: bool = False
+    #: Record what the layers below have where the upper layer hides or copies it first (upper/below_facts.py).
+    records_below: bool = True
     static_nlink: bool = False
     #: The maximum of bytes and objects in the upper layer; None: no limit.
     size: int | None = None
@@ -181,17 +183,18 @@ def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
             inode_table, ownership, None, static_nlink=source.static_nlink, acls=acls, layer_indexes=store
         )
     top = Layer(source.upper_fd, fds, writable=True)
-    upper = Upper(top, source.work_fd, source.form, single_id=source.single_id)
+    upper = Upper(
+        top, source.work_fd, source.form, single_id=source.single_id, records_below=source.records_below
+    )
     undo.callback(upper.close)
     lasting = [layer for layer, lower in zip(layers, source.lowers, strict=True) if not lower.skeleton]
     index = LinkIndex(top, upper.workdir.home_fd, fingerprint(lasting), upper.workdir.unpublished)
     undo.callback(index.close)
     upper.workdir.clear_leftovers()
     inode_table = _inode_table([top, *layers], index, [top.root, *roots], stacks)
-    if upper.below_facts.is_new and roots and not roots[0].layer.skeleton:
-        upper.below_facts.note(
-            b"/", roots[0].info()
-        )  # the root is never copied up: the layer begins with one
+    log = upper.below_facts
+    if log is not None and log.is_new and roots and not roots[0].layer.skeleton:
+        log.note(b"/", roots[0].info())  # the root is never copied up: the layer begins with one
     permissions = OverridePermissions() if top.policy.override_stat else NativePermissions()
     quota = None
     if source.size is not None or source.inodes is not None:
@@ -365,6 +368,8 @@ def source_from_options(options: Options, mountpoint: str | None) -> StackSource
         form=options.form,
         ids=options.ids,
         volatile=options.volatile,
+        # A layer that is not to outlast the mount is not written back.
+        records_below=not options.volatile,
         static_nlink=options.static_nlink,
         size=options.size,
         inodes=options.inodes,

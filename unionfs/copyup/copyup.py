@@ -230,7 +230,8 @@ class CopyUp:
                     transaction.mode = stat.S_IFMT(transaction.mode) | stat.S_IMODE(mode)
                 transaction.run(inode, steps, keep)
             if inode.names and not below.skeleton:
-                self._note_below(*inode.names[0], info)
+                directory, name = inode.names[0]
+                self._unfinished.append(lambda: self._note_below(directory, name, info))
         finally:
             if preallocated is not None:
                 preallocated.close()

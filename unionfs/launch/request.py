@@ -160,6 +160,7 @@ def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
         work_fd=take_optional(message["work"]),
         index_fd=take_optional(message.get("index")),
         volatile=bool(message["volatile"]),
+        records_below=not message["volatile"],
         size=_optional_count(message.get("size")),
         inodes=_optional_count(message.get("inodes")),
         hidden=tuple((int(device), int(inode)) for device, inode in message["hidden"]),

@@ -2,7 +2,8 @@
 
 Whoever writes the changes of a layer back to the directory below must know whether that directory has changed since. The
 server therefore appends a record to ``WORK/unionfs/below`` when the writable layer first gets an entry at a path where the
-layers below have one: a copy, a whiteout, or another object that replaces it. A path without a record had nothing below.
+layers below have one: a copy, a whiteout, or another object that replaces it. A path without a record had nothing below. A ``volatile`` mount, whose
+layer is not written back, makes no records: they cost 3 to 7 microseconds each.
 
 Each record is a line of text and a path, and begins and ends with a zero byte::
 
