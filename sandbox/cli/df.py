@@ -23,7 +23,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the sums; return the exit status."""
     from sandbox.cli.state_path import existing_state_directory
     from sandbox.lifecycle import inventory
-    from sandbox.lifecycle.kept_items import Inventory, human_size, sums, total
+    from sandbox.lifecycle.kept_items import Inventory, sums, total
+    from sandbox.sizes import human_size
 
     path = existing_state_directory()
     kinds = sums(Inventory() if path is None else inventory.take(path))

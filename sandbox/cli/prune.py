@@ -49,7 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Remove unreferenced items and leftovers; return the exit status."""
     from sandbox.cli.state_path import existing_state_directory
     from sandbox.lifecycle import inventory
-    from sandbox.lifecycle.kept_items import Inventory, human_size, to_prune, total
+    from sandbox.lifecycle.kept_items import Inventory, to_prune, total
+    from sandbox.sizes import human_size
 
     path = existing_state_directory()
     found = Inventory() if path is None else inventory.take(path)
@@ -79,7 +80,8 @@ def _confirmed(data: Sequence[KeptItem]) -> bool:
     Raises:
         SandboxError: standard input or standard error is not a terminal.
     """
-    from sandbox.lifecycle.kept_items import human_size, in_words, total
+    from sandbox.lifecycle.kept_items import in_words, total
+    from sandbox.sizes import human_size
 
     what = f"{in_words(data)} ({human_size(total(item.bytes for item in data))})"
     if not (sys.stdin.isatty() and sys.stderr.isatty()):

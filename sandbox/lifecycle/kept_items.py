@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 
+from sandbox.sizes import human_size
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import Any, Literal
 
@@ -135,16 +136,6 @@ def in_words(items: Sequence[KeptItem]) -> str:
 def total(sizes: Iterable[int | None]) -> int:
     """Return the sum of the known ones of *sizes*."""
     return sum(size for size in sizes if size is not None)
-
-
-def human_size(size: int | None) -> str:
-    """Return *size* in bytes as text: "1.5 GiB"; "?" for None."""
-    if size is None:
-        return "?"
-    for unit, bits in (("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)):
-        if size >> bits:
-            return f"{size / (1 << bits):.1f} {unit}"
-    return f"{size} B"
 
 
 def listing(items: Sequence[KeptItem]) -> list[tuple[str, str, str, str]]:

@@ -24,6 +24,7 @@ PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file
 SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "__init__": frozenset(),
     "errors": frozenset(),
+    "sizes": frozenset(),
     "spec": frozenset({"errors"}),
     "editing": frozenset({"errors", "spec"}),  # changes files without starting anything
     "kernel": frozenset(),  # takes plain values and raises OSError, so that it is usable without the rest
@@ -37,7 +38,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
         {"errors", "kernel", "plan"}
     ),  # runs a function as id 0 of a plan's id map
     "lifecycle": frozenset(
-        {"as_container_root", "errors", "images", "kernel", "plan", "state"}
+        {"as_container_root", "errors", "images", "kernel", "plan", "sizes", "state"}
     ),  # lists and removes layers, volumes and archives
     "state": frozenset(
         {"as_container_root", "errors", "kernel", "plan", "spec"}
@@ -72,6 +73,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
             "plan",
             "reference",
             "runtime",
+            "sizes",
             "spec",
             "state",
         }

@@ -12,7 +12,6 @@ from sandbox.lifecycle.kept_items import (
     Inventory,
     KeptItem,
     Leftover,
-    human_size,
     in_words,
     listing,
     short_names,
@@ -70,21 +69,6 @@ def test_names_of_archives_are_as_short_as_they_can_be() -> None:
         "ffffffffff": "ffffffff",
         "short": "short",
     }
-
-
-@pytest.mark.parametrize(
-    ("size", "shown"),
-    [
-        (None, "?"),
-        (0, "0 B"),
-        (1023, "1023 B"),
-        (1536, "1.5 KiB"),
-        (3 << 30, "3.0 GiB"),
-        (5 << 50, "5120.0 TiB"),
-    ],
-)
-def test_size_for_people(size: int | None, shown: str) -> None:
-    assert human_size(size) == shown
 
 
 def test_kinds_in_words() -> None:
