@@ -11,6 +11,9 @@ GROUPS: dict[str, dict[str, str]] = {
     "run": {
         "up": "start the sandbox of an environment file and wait for it",
     },
+    "review": {
+        "diff": "show what a sandbox has added, changed, deleted and moved",
+    },
     "keep": {
         "ls": "list persistent layers, named volumes and unpacked archives",
         "df": "print the disk space of layers, volumes and archives",

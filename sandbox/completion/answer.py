@@ -106,12 +106,16 @@ def _completer(action: argparse.Action, verb: str, words: Collection[str]) -> Co
     def things(**_: object) -> Candidates:
         return candidates.kept_things()
 
+    def files_and_sandboxes(prefix: str, **_: object) -> Candidates:
+        return {**candidates.paths(prefix, suffix=".toml"), **candidates.sandboxes()}
+
     if action.dest == "layer":
         return layers
     if "--profile" in action.option_strings:
         return profiles
     by_metavar: dict[object, Completer] = {
         "FILE": environment_files,
+        "FILE|NAME": files_and_sandboxes,
         "COMMAND": command,
         "KEY=VALUE": assignments,
         "KEY": keys,

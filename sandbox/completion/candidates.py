@@ -165,6 +165,20 @@ def kept_layers() -> Candidates:
     return found
 
 
+def sandboxes() -> Candidates:
+    """Return the names of sandboxes of which a record exists: persistent layers, and runs that are not persistent."""
+    from sandbox.state.runs import list_runs
+
+    try:
+        runs = list_runs(default_path(os.environ, os.geteuid()))
+    except (SandboxError, OSError):
+        runs = []
+    named = {
+        run.record.name: run.record.file or "" for run in runs if run.record is not None and run.record.name
+    }
+    return {**named, **kept_layers()}
+
+
 def kept_things() -> Candidates:
     """Return the arguments of `rm`: kept layers, volumes and archives with their files, and the remains of ended runs."""
     from sandbox.lifecycle.inventory import take

@@ -63,6 +63,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
         {
             "__init__",
             "as_container_root",
+            "changes",
             "completion",
             "doctor",
             "editing",

@@ -37,7 +37,7 @@ SHARED = {
 }
 
 #: Verbs whose result is for programs, too. (schema prints JSON and nothing else; up with --dry-run is asked for below.)
-PARSED = {"check", "config", "df", "doctor", "explain", "get", "ls", "prune", "rm"}
+PARSED = {"check", "config", "df", "diff", "doctor", "explain", "get", "ls", "prune", "rm"}
 
 each_verb = pytest.mark.parametrize("verb", VERBS)
 

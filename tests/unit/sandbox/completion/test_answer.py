@@ -17,13 +17,13 @@ from sandbox.completion.answer import complete
 def build(words):
     parser = argparse.ArgumentParser()
     verbs = parser.add_subparsers()
-    for verb in ("get", "set", "unset", "add", "reference", "run"):
+    for verb in ("get", "set", "unset", "add", "reference", "run", "diff"):
         inner = verbs.add_parser(verb)
         if verb not in words:
             inner.add_argument("arguments of verbs that are not on the line are not looked at")
             continue
         if verb != "reference":
-            inner.add_argument("file", metavar="FILE")
+            inner.add_argument("file", metavar="FILE|NAME" if verb == "diff" else "FILE")
         if verb == "add":
             inner.add_argument("list", metavar="LIST")
             inner.add_argument("words", metavar="ELEMENT", nargs="+")
@@ -32,6 +32,8 @@ def build(words):
             inner.add_argument("--template", metavar="TEMPLATE")
             inner.add_argument("--name", metavar="NAME", choices=("one", "two"))
             inner.add_argument("--directory", metavar="DIRECTORY")
+        elif verb == "diff":
+            inner.add_argument("paths", metavar="PATH", nargs="*")
         else:
             inner.add_argument("keys", metavar="KEY=VALUE" if verb == "set" else "KEY", nargs="+")
     return parser
@@ -57,6 +59,7 @@ def ask(directory: Path, line: str, point: int | None = None) -> list[str]:
         timeout=60,
         env={
             "HOME": str(directory.parent),
+            "SANDBOX_STATE_DIR": str(directory / ".state"),
             "PYTHONPATH": PROJECT,
             "_ARGCOMPLETE": "1",
             "_ARGCOMPLETE_IFS": "\n",
@@ -67,6 +70,15 @@ def ask(directory: Path, line: str, point: int | None = None) -> list[str]:
     )
     assert done.stderr == ""
     return done.stdout.split("\n") if done.stdout else []
+
+
+def test_a_file_or_a_sandbox_is_completed_with_both(directory: Path) -> None:
+    kept = directory / ".state" / "sandboxes" / "toolbox"
+    kept.mkdir(parents=True)
+    (kept / "state.json").write_text('{"file": "/srv/a.toml"}')
+    assert ask(directory, "tool diff ") == ["a.toml", "other/", "toolbox"]
+    assert ask(directory, "tool diff to") == ["toolbox"]
+    assert ask(directory, "tool diff toolbox o") == ["other/", "other.md"]
 
 
 @pytest.mark.parametrize(
