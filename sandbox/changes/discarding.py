@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from sandbox.changes.reader import start, state_directory
 from sandbox.changes.writable_layers import WritableLayer, find
@@ -12,6 +12,9 @@ from sandbox.errors import StateError
 from sandbox.state.locks import claim
 from sandbox.state.removal import remove_directory
 from sandbox.state.runs import users_of
+
+_DISCARDED = ".discarded-"
+"""The prefix of the names of directories that are being removed."""
 
 
 def discard(argument: str, paths: Sequence[str] = ()) -> WritableLayer:
@@ -34,12 +37,26 @@ def discard(argument: str, paths: Sequence[str] = ()) -> WritableLayer:
         elif layer.kind == "kept":
             remove_directory(layer.path, layer.ids)
         else:
-            for name in ("upper", "work"):
-                remove_directory(os.path.join(layer.stack.writable, name), layer.ids)
+            _empty(layer)
     finally:
         if fd >= 0:
             os.close(fd)
     return layer
+
+
+def _empty(layer: WritableLayer) -> None:
+    """Remove the contents of a persistent layer, whose next start makes its directories anew.
+
+    They are renamed first: a kill leaves the whole layer, or directories that the next call removes.
+    """
+    top = layer.stack.writable
+    for name in ("work", "upper"):
+        old, new = os.path.join(top, name), os.path.join(top, f"{_DISCARDED}{name}")
+        remove_directory(new, layer.ids)
+        with suppress(FileNotFoundError):
+            os.rename(old, new)
+    for name in ("work", "upper"):
+        remove_directory(os.path.join(top, f"{_DISCARDED}{name}"), layer.ids)
 
 
 def _users(layer: WritableLayer) -> bool:

@@ -13,6 +13,7 @@ from sandbox.errors import SandboxError, printable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import TextIO
 
     from sandbox.changes.rows import Change
 
@@ -58,6 +59,19 @@ def run(arguments: argparse.Namespace) -> int:
     for line in printed:
         print(line)
     return 0
+
+
+def print_changes(argument: str, stream: TextIO) -> None:
+    """Print the changes of the layer that *argument* selects to *stream*, one per line, for `up --diff`.
+
+    Raises:
+        SandboxError: they cannot be read.
+    """
+    from sandbox.changes import render
+    from sandbox.changes.reader import read_changes
+
+    for line in render.lines(read_changes(argument), color=use_colour(stream)):
+        print(line, file=stream)
 
 
 def _checked(path: str) -> str:

@@ -13,9 +13,10 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "review": {
         "diff": "show what a sandbox has added, changed, deleted and moved",
+        "discard": "remove the changes of a sandbox",
     },
     "keep": {
-        "ls": "list persistent layers, named volumes and unpacked archives",
+        "ls": "list kept layers, named volumes and unpacked archives",
         "df": "print the disk space of layers, volumes and archives",
         "rm": "remove a persistent layer, named volume or unpacked archive",
         "prune": "remove leftovers of ended sandboxes, and unreferenced archives",
