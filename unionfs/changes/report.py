@@ -46,7 +46,7 @@ def as_value(row: Row) -> dict[str, Any]:
 
 def shown(path: bytes) -> str:
     """Return *path* with a leading slash, as text."""
-    return "/" + os.fsdecode(path)
+    return "/" + path.decode(errors="surrogateescape")
 
 
 def type_of(entry: Entry) -> str:
