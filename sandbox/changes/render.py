@@ -63,7 +63,10 @@ def lines(changes: Sequence[Change], *, color: bool = False) -> Iterator[str]:
 
 
 def _line(change: Change, entries: int, *, color: bool, note: str | None = None) -> str:
-    """Return the line of *change*, a directory of which had *entries*, with *note* or the default text in parentheses."""
+    """Return the line of *change*, with *note* or the default text in parentheses.
+
+    *entries* is the number of rows that are folded into it.
+    """
     slash = "/" if change.type == "directory" and change.path != b"/" else ""
     moved = "" if change.from_path is None else f"{shown(change.from_path)}{slash} -> "
     notes = [note or _note(change, entries)]

@@ -148,10 +148,8 @@ def as_value(change: Change) -> dict[str, Any]:
 def _json_object(line: bytes) -> dict[str, Any]:
     try:
         value = json.loads(line.decode("ascii"))
-    except (
-        ValueError,
-        RecursionError,
-    ):  # UnicodeDecodeError is a ValueError, and so is a number with too many digits
+    except (ValueError, RecursionError):
+        # A ValueError is also raised for other encodings than ASCII, and for numbers with too many digits.
         raise _Malformed("it is not JSON") from None
     if not isinstance(value, dict):
         raise _Malformed("it is not a JSON object")
