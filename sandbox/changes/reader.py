@@ -56,6 +56,8 @@ def changes_of(
     layer: WritableLayer, paths: Sequence[str] = (), *, facts: bool = False, text: bool = False
 ) -> list[Change]:
     """Return the changes of *layer*. Arguments and errors are those of :func:`read_changes`."""
+    if not os.path.isdir(os.path.join(layer.stack.writable, "upper")):
+        return []  # discarded, and not used since
     options = ["--json", *(["--facts"] if facts else []), *(["--text"] if text else [])]
     with ExitStack() as undo:
         process = start(layer, options, paths, undo)
