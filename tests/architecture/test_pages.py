@@ -21,6 +21,13 @@ PAGES = [
     ),
 ]
 
+#: Every page, also those for users.
+EVERY_PAGE = sorted(
+    os.path.relpath(page, PROJECT)
+    for pattern in ("*.md", "configs/*.md", "docs/**/*.md", "unionfs/*.md", "sandbox/*.md")
+    for page in glob.glob(os.path.join(PROJECT, pattern), recursive=True)
+)
+
 #: Paths of a page are relative to one of these.
 ROOTS = ("", "sandbox", "unionfs")
 
@@ -198,3 +205,24 @@ def test_every_test_of_a_page_follows_its_module() -> None:
         text = text_of(page)
         checked = [name for _, names in named_tests(text) for name in names]
         assert sorted(re.findall(r"`(test_\w+)`", text)) == sorted(checked), page
+
+
+#: Commands that copy or list files, before a path in a directory `upper`.
+RAW_COPY = re.compile(
+    r"(?<![\w-])(?:cp|mv|rsync|tar|find|cat|diff|install|ls|cd|grep)(?![\w-])[^`\n]*/upper\b|--bind[^`\n]*/upper\b"
+)
+
+
+@pytest.mark.parametrize("page", EVERY_PAGE)
+def test_no_page_reads_a_raw_writable_layer(page: str) -> None:
+    """A copy of it loses data without an error: `sandbox diff`, `export` and `apply` read it."""
+    assert RAW_COPY.findall(text_of(page)) == []
+
+
+def test_a_page_that_copied_from_a_raw_layer_would_be_found() -> None:
+    for line in (
+        "cp -a $STATE/sandboxes/x/upper/. /",
+        "cd ~/.local/state/sandbox/sandboxes/x/upper",
+        "tar -C s/upper -c .",
+    ):
+        assert RAW_COPY.search(line)
