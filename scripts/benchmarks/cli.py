@@ -34,6 +34,7 @@ examples:
   scripts/bench --quick
   scripts/mkrootfs /tmp/debian.tar --include python3 && scripts/bench --root /tmp/debian.tar
   scripts/bench --on /dev/shm --on /var/tmp --json bench.json --plot bench.png
+  scripts/bench --from docs/unionfs/ratios.json --plot docs/unionfs/ratios.svg
   scripts/bench --only git --only "stat storm" --systems unionfs,fuse-overlayfs
 """
 LAYERED = tuple(workload for count in layers.COUNTS for workload in layers.workloads(count))
@@ -86,7 +87,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--python", default=find_python(), help="runs unionfs and sandbox (default: that of $VENV or .venv)")
     add("--json", metavar="FILE", help="write every measurement to FILE")
-    add("--plot", metavar="FILE.png", help="draw the ratios (needs matplotlib)")
+    add("--plot", metavar="FILE", help="draw the ratios, as .png or .svg (needs matplotlib)")
+    add("--from", dest="recorded", metavar="FILE", help="instead: print, and draw, what --json has written")
     add(
         "--growth", action="store_true", help="instead: how time grows with layers, entries, sizes, sandboxes"
     )
@@ -302,6 +304,19 @@ def write_json(path: str, value: object) -> None:
         file.write("\n")
 
 
+def show_recorded(arguments: argparse.Namespace) -> int:
+    """Print and draw the measurements in a file that --json has written."""
+    with open(arguments.recorded, encoding="utf-8") as file:
+        recorded = json.load(file)
+    places = [report.place_of(data) for data in recorded["places"]]
+    print(", ".join(f"{key} {value}" for key, value in recorded["about"].items()))
+    for place in places:
+        print(f"\n{report.text_of(place)}")
+    if arguments.plot:
+        plot.plot_ratios(places, arguments.plot)
+    return 0
+
+
 def tell(problems: Sequence[str]) -> int:
     """Print the problems, and return the exit status."""
     for problem in problems:
@@ -325,6 +340,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.list:
         print_list()
         return 0
+    if arguments.recorded:
+        return show_recorded(arguments)
     left_out: list[str] = []
     systems = choose_systems(
         arguments.systems, find_systems(arguments.python, durable=arguments.durable), left_out

@@ -1,4 +1,4 @@
-"""Draw the results as PNG files. Imports matplotlib, of the optional dependency group `bench`."""
+"""Draw the results as PNG or SVG files. Imports matplotlib, of the optional dependency group `bench`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,14 @@ def pyplot() -> Any:
     from matplotlib import pyplot as plt
 
     plt.switch_backend("agg")
+    plt.rcParams["svg.hashsalt"] = "sandbox"  # the same picture is the same file
     return plt
+
+
+def save(figure: Any, path: str) -> None:
+    """Write *figure* to *path*, without the date."""
+    figure.savefig(path, dpi=120, metadata={"Date": None} if path.endswith(".svg") else None)
+    pyplot().close(figure)
 
 
 def plot_ratios(places: Sequence[Place], path: str) -> None:
@@ -87,8 +94,7 @@ def plot_ratios(places: Sequence[Place], path: str) -> None:
         axis.set_xlabel(f"time as a share of {base}'s (less is faster)")
         axis.set_title(f"{place.directory} ({place.file_system}): {rows[0].group}", loc="left", fontsize=10)
         axis.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save(figure, path)
 
 
 def plot_growth(curves: Sequence[tuple[str, str, Sequence[Line]]], path: str) -> None:
@@ -112,5 +118,4 @@ def plot_growth(curves: Sequence[tuple[str, str, Sequence[Line]]], path: str) ->
         axis.set_ylabel("seconds")
         axis.grid(visible=True, which="major", color="#eeeeee")
         axis.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save(figure, path)

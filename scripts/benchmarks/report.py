@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from benchmarks.measuring import Row
 
@@ -90,6 +91,25 @@ def text_of(place: Place) -> str:
     return "\n".join(lines)
 
 
+def place_of(data: Mapping[str, Any]) -> Place:
+    """Return the place that :func:`data_of` has described."""
+    rows = [
+        Row(
+            name=row["name"],
+            group=row["group"],
+            subject=row["subject"],
+            baseline=row["baseline"],
+            seconds=row["seconds"],
+            server=row["server_cpu_seconds"],
+            problems=row["problems"],
+        )
+        for row in data["rows"]
+    ]
+    return Place(
+        directory=data["directory"], file_system=data["file_system"], rows=rows, left_out=data["left_out"]
+    )
+
+
 def data_of(place: Place) -> dict[str, object]:
     """Return the JSON object about a place."""
     return {
@@ -100,6 +120,7 @@ def data_of(place: Place) -> dict[str, object]:
             {
                 "name": row.name,
                 "group": row.group,
+                "subject": row.subject,
                 "baseline": row.baseline,
                 "seconds": row.seconds,
                 "server_cpu_seconds": row.server,

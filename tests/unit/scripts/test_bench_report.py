@@ -13,6 +13,7 @@ from benchmarks.report import (
     geometric_mean,
     geometric_means,
     groups,
+    place_of,
     ratios,
     slower,
     table,
@@ -172,3 +173,13 @@ def test_the_data_holds_every_measurement_and_can_be_written_as_json() -> None:
         }
     ]
     assert data["geometric_means"] == {"files": {"unionfs": 0.5, "fuse-overlayfs": 1.0}}
+
+
+def test_a_place_is_the_same_after_it_was_written_and_read() -> None:
+    place = Place(
+        directory="/dev/shm",
+        file_system="tmpfs",
+        rows=[row(unionfs=[1.0, 2.0], fuse_overlayfs=[2.0, 4.0]), row("start", group="start", unionfs=[3.0])],
+        left_out=["overlay: needs root"],
+    )
+    assert place_of(json.loads(json.dumps(data_of(place)))) == place
