@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.json and arguments.stat:
         raise SandboxError("--json has no summary", hint="leave out --stat or --json")
-    paths = [_checked(path) for path in arguments.paths]
+    paths = [checked(path) for path in arguments.paths]
     changes = read_changes(arguments.sandbox, paths, text=arguments.text)
     printed = _json(changes) if arguments.json else _text(arguments, changes)
     for line in printed:
@@ -74,7 +74,7 @@ def print_changes(argument: str, stream: TextIO) -> None:
         print(line, file=stream)
 
 
-def _checked(path: str) -> str:
+def checked(path: str) -> str:
     """Return *path*, a path of the sandbox, without a slash at the end.
 
     Raises:

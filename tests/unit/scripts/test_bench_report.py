@@ -165,6 +165,7 @@ def test_the_data_holds_every_measurement_and_can_be_written_as_json() -> None:
         {
             "name": "walk",
             "group": "files",
+            "subject": "unionfs",
             "baseline": "fuse-overlayfs",
             "seconds": {"unionfs": [1.0, 3.0], "fuse-overlayfs": [4.0, 4.0]},
             "server_cpu_seconds": {},
