@@ -205,7 +205,7 @@ def test_layer_that_a_bind_would_show_differently_is_served_and_walked_once(
     text = archive.add(name, kind=kind).spec()
     for _ in range(2):
         not_bound, mounted, served = how(launcher, text)
-        assert not_bound.startswith(f"+ not bound: tar:{archive.path} {reason}")
+        assert not_bound.startswith(f"+ no direct bind of the root: tar:{archive.path} {reason}")
         assert (mounted, served) == (
             "+ mount unionfs on / [read-only nosuid nodev]",
             "+ served by direct",

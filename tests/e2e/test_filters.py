@@ -218,7 +218,7 @@ def test_log_allows_the_call(launcher: Launcher) -> None:
 def test_a_filter_that_denies_starting_the_program_is_refused(launcher: Launcher, call: str) -> None:
     done = launcher.up(security(f'seccomp = {{ deny = ["{call}"] }}'), ["true"])
     assert done.status == 125
-    assert f"denies {call}, so that the program could not be started" in done.err
+    assert f"denies {call}, which is needed to start the program" in done.err
     assert launcher.runs() == []
 
 

@@ -69,7 +69,7 @@ def test_report_as_text_is_on_standard_error_only(launcher: Launcher) -> None:
     assert first.startswith("sandbox: report on test-")
     found = dict(line.strip().split("  ", 1) for line in lines)
     assert found["ended by"].strip() == "exit status 0"
-    assert found["limits.open_files"].strip() == "99, held by an rlimit of each process"
+    assert found["limits.open_files"].strip() == "99, enforced by an rlimit of each process"
     assert {"wall time", "cpu time", "memory", "measured by"} <= found.keys()
 
 

@@ -177,7 +177,7 @@ def test_time_runs_out_only_while_no_process_ends(monkeypatch: pytest.MonkeyPatc
         process._end(members, None, timeout=10)
         assert next(clock) > 40
     else:
-        with pytest.raises(TimeoutError, match="outlive SIGKILL: 4194304"):
+        with pytest.raises(TimeoutError, match="did not end after SIGKILL: 4194304"):
             process._end(members, None, timeout=10)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from sandbox.cli.main import main
 
-# A colour, a newline, a carriage return, a right-to-left mark, a zero-width space, a C1 control, a Unicode line separator.
+# A colour, a newline, a carriage return, a right-to-left override, a zero-width space, a C1 control, a Unicode line separator.
 HOSTILE = "\x1b[31mE\nFAKE: line\r\u202e\u200b\x9b\u2028"
 QUOTED = "".join(char if char.isprintable() else f"\\u{ord(char):04X}" for char in HOSTILE)
 FILES = {
