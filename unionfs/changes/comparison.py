@@ -235,7 +235,8 @@ class Comparison:
             new, old = row.new, row.old
             if row.kind == MOVED or new is None or new.is_dir or not isinstance(new.ref, PathRef):
                 continue
-            origin = self._union.origin(new)
+            copied = self._union.may_be_copy(new)
+            origin = self._union.origin(new) if copied else None
             if row.kind == CHANGED and old is not None and not old.is_dir:
                 if origin in (None, self._below.number(old.info)):
                     # A file that was written anew has no origin. Its old object may have moved all the same.
@@ -243,7 +244,8 @@ class Comparison:
                         sources.add(row)
                     continue
                 sources.add(row)
-            takers.append((row, origin))
+            if copied:
+                takers.append((row, origin))
         moved: list[Row] = []
         for row, origin in takers:
             assert row.new is not None

@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 
-from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.typing import NamedTuple
 from unionfs.formats.xattrs import shown_name, stored_name
 from unionfs.inode.numbers import InodeNumbers
 from unionfs.layer.directory import LayerDir
@@ -26,8 +26,7 @@ _LABELS = frozenset(("security.selinux", "security.apparmor", "security.SMACK64"
 _ACLS = frozenset(("system.posix_acl_access", "system.posix_acl_default"))
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One object of a merged tree. It owns no descriptor."""
 
     #: The topmost object with the name, or the copy to which the link index leads.
@@ -165,6 +164,21 @@ class MergedTree:
         if self._records is None or not entry.writable or not isinstance(entry.ref, PathRef):
             return None
         return self._records.origin(entry.ref, entry.info)
+
+    @staticmethod
+    def may_be_copy(entry: Entry) -> bool:
+        """Return whether the regular file *entry* has any extended attribute, as each copy has that knows what it is a copy of.
+
+        True for any other object.
+        """
+        if not entry.is_file:
+            return True
+        try:
+            return bool(os.listxattr(entry.ref.proc_path(), follow_symlinks=follows(entry.ref)))
+        except OSError as error:
+            if error.errno not in NO_XATTR:
+                raise
+            return False
 
     # -- contents ----------------------------------------------------------------------------------
 

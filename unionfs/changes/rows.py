@@ -7,8 +7,6 @@ object.
 
 from __future__ import annotations
 
-from unionfs._stdlib.dataclasses import dataclass
-
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,18 +17,28 @@ ADDED, CHANGED, DELETED, MOVED = "A", "C", "D", "R"
 ORDER = {DELETED: 0, MOVED: 1, ADDED: 2, CHANGED: 3}
 
 
-@dataclass(slots=True)
 class Row:
     """One change. Paths have no leading slash; that of the root is empty."""
 
-    kind: str
-    #: Where the union has the object; of a deleted one, where the layers below have it.
-    path: bytes
-    #: What the union shows at the path; None if the object is deleted.
-    new: Entry | None
-    #: Where the layers below have the object, and what they have there; None if it is new.
-    old_path: bytes | None
-    old: Entry | None
+    __slots__ = ("kind", "new", "old", "old_path", "path")
+
+    def __init__(
+        self, kind: str, path: bytes, new: Entry | None, old_path: bytes | None, old: Entry | None
+    ) -> None:
+        """Describe a change of *kind*.
+
+        Args:
+            kind: ADDED, CHANGED, DELETED or MOVED.
+            path: where the union has the object; of a deleted one, where the layers below have it.
+            new: what the union shows there; None if the object is deleted.
+            old_path: where the layers below have the object; None if it is new.
+            old: what they have there; None if it is new.
+        """
+        self.kind = kind
+        self.path = path
+        self.new = new
+        self.old_path = old_path
+        self.old = old
 
 
 class Moves:
