@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks import layers, start
+from benchmarks import changes, layers, start
 from benchmarks.measuring import Row, Trial, trial_of
 from benchmarks.systems import Stack, System
 from benchmarks.workload import Corpus, Work, Workload
@@ -115,8 +115,8 @@ def make_curves(
     os.mkdir(plain)
     stack = make_layer(plain, corpus.scale)
 
-    def trial(name: str, work: Work, on: Stack, *, cold: bool, changes: tuple[str, ...] | None) -> Trial:
-        workload = Workload(name, work, cold=cold, changes=changes)
+    def trial(name: str, work: Work, on: Stack, *, cold: bool, parts: tuple[str, ...] | None) -> Trial:
+        workload = Workload(name, work, cold=cold, changes=parts)
         return trial_of(workload, systems, on, corpus, group="growth")
 
     curves = [
@@ -124,7 +124,7 @@ def make_curves(
             f"{verb} a merged tree",
             "layers",
             [
-                (count, trial(f"{verb}, layers: {count}", work, on, cold=True, changes=None))
+                (count, trial(f"{verb}, layers: {count}", work, on, cold=True, parts=None))
                 for count, on in by_count
             ],
         )
@@ -142,14 +142,14 @@ def make_curves(
                         _listing(f"entries-{count}"),
                         stack,
                         cold=True,
-                        changes=None,
+                        parts=None,
                     ),
                 )
                 for count in ENTRIES
             ],
         )
     )
-    for name, make, changes in (("read", _read, None), ("append a byte to", _append, ("files",))):
+    for name, make, parts in (("read", _read, None), ("append a byte to", _append, ("files",))):
         points = [
             (
                 scaled(size, corpus.scale),
@@ -158,7 +158,7 @@ def make_curves(
                     make(str(size)),
                     stack,
                     cold=True,
-                    changes=changes,
+                    parts=parts,
                 ),
             )
             for size in BYTES
@@ -170,4 +170,5 @@ def make_curves(
             for count in AT_ONCE
         ]
         curves.append(Curve("start true", "sandboxes at once", points))
-    return curves
+    by_changes = changes.make_trials(corpus.python, os.path.join(directory, "changes"), corpus.scale)
+    return curves + [Curve(*curve) for curve in by_changes]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from unionfs.assemble import StackSource
 
 EXIT_FAILURE = 1
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 DESCRIPTION = """\
 Print what the writable layer of a union changes: A (added), C (changed), D (deleted), R (moved). Nothing is mounted or
 changed; a server may be using the layer meanwhile."""
@@ -123,7 +124,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _encoded(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+    return _ENCODER.encode(value).encode() + b"\n"
 
 
 def _line(value: dict[str, object]) -> bytes:

@@ -102,7 +102,7 @@ class Comparison:
     def _walk_name(self, pair: _Pair, upper: LayerDir, name: bytes) -> _Pair | None:
         path, old_path = joined(pair.path, name), joined(pair.old_path, name)
         old = self._below.find(pair.old_parts, name) if pair.old_parts else None
-        new = self._union.find(pair.entry.parts, name)
+        new = self._union.find_top(pair.entry.parts, name)
         if new is None:
             if old is not None:
                 self._gone.append(_Gone(old_path, old, path, None))

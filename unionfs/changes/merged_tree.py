@@ -18,7 +18,7 @@ from unionfs.layer.metacopy import find_contents, is_metacopy
 from unionfs.layer.objects import NO_XATTR, PathRef, follows
 from unionfs.layer.ownership import Ownership
 from unionfs.layer.resolve import merge, resolve
-from unionfs.types import Ino
+from unionfs.types import Ino, Mark
 from unionfs.upper.link_records import LinkRecords
 
 #: Labels of security modules: the host's policy sets them, not the program.
@@ -96,6 +96,17 @@ class MergedTree:
         """
         try:
             return self._find(parts, name)
+        except FileNotFoundError:
+            return None
+
+    def find_top(self, parts: Sequence[LayerDir], name: bytes) -> Entry | None:
+        """Return what :meth:`find` does, sooner if the topmost directory has the name and it is not that of a directory."""
+        mark = parts[0].mark(name)
+        if mark is not Mark.OTHER:
+            return self.find(parts, name)
+        try:
+            ref = parts[0].entry(name)
+            return self._entry(ref, ref.info(), below=tuple(parts[1:]))
         except FileNotFoundError:
             return None
 

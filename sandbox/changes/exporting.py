@@ -1,0 +1,90 @@
+"""Export files of a sandbox as it shows them: trees or changes, into an archive or a directory of the host.
+
+The members come from `unionfs changes --archive` (sandbox/changes/reader.py). An archive gets its name when it is complete.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+
+from sandbox.changes.reader import start, state_directory
+from sandbox.changes.writable_layers import WritableLayer, find
+from sandbox.errors import SandboxError
+
+_CHUNK = 1 << 20
+TAR = "tar:"
+"""Begins a destination that is an archive; `tar:-` is standard output."""
+
+
+def export_archive(argument: str, paths: Sequence[str], target: str, *, changes: bool) -> int:
+    """Write *paths* of the sandbox that *argument* selects to the archive *target*; return its size in bytes.
+
+    With *changes* the archive has the changes at and below *paths*, as a layer of an OCI image; without, whole trees. No paths
+    mean the whole root. *target* is a file, which is replaced when the archive is complete, or "-".
+
+    Raises:
+        SandboxError: the sandbox cannot be read, a path does not exist in it, or the archive cannot be written.
+    """
+    layer = find(state_directory(), argument)
+    options = [f"--archive={'layer' if changes else 'trees'}"]
+    wanted = list(paths) or ([] if changes else ["/"])
+    if target == "-":
+        return _copy(layer, options, wanted, sys.stdout.fileno(), "standard output")
+    with ExitStack() as undo:
+        directory, name = os.path.split(target)
+        if name in ("", ".", ".."):
+            raise SandboxError(f"{target} is not a file name", hint="write tar:FILE")
+        try:
+            directory_fd = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            undo.callback(os.close, directory_fd)
+            new = f".{name[:200]}.{os.urandom(4).hex()}"
+            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=directory_fd)
+            undo.callback(os.close, fd)
+        except OSError as error:
+            raise _failure(target, error) from None
+        try:
+            size = _copy(layer, options, wanted, fd, target)
+            os.fsync(fd)
+            _refuse_special(name, directory_fd, target)
+            os.rename(new, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+        except BaseException as error:
+            with suppress(OSError):
+                os.unlink(new, dir_fd=directory_fd)
+            if isinstance(error, OSError):
+                raise _failure(target, error) from None
+            raise
+    return size
+
+
+def _refuse_special(name: str, directory_fd: int, target: str) -> None:
+    """Refuse to replace what is not a regular file, such as /dev/null or a directory."""
+    try:
+        info = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(info.st_mode):
+        raise SandboxError(f"{target} exists and is not a regular file", hint="choose another name")
+
+
+def _copy(layer: WritableLayer, options: Sequence[str], paths: Sequence[str], fd: int, target: str) -> int:
+    size = 0
+    with ExitStack() as undo:
+        process = start(layer, options, paths, undo)
+        while data := os.read(process.output_fd, _CHUNK):
+            size += len(data)
+            view = memoryview(data)
+            while view:
+                try:
+                    view = view[os.write(fd, view) :]
+                except OSError as error:
+                    raise _failure(target, error) from None
+        process.finish()
+    return size
+
+
+def _failure(target: str, error: OSError) -> SandboxError:
+    return SandboxError(f"{target}: {(error.strerror or str(error)).lower()}")

@@ -1,0 +1,73 @@
+"""`sandbox export`: copy files out of a sandbox, as it shows them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from sandbox.cli.options import add_json
+from sandbox.cli.output import print_json
+from sandbox.errors import SandboxError, printable
+
+DESCRIPTION = """\
+Copy files out of a sandbox as it shows them: whole files, and whole directories with what all layers contribute. The
+sandbox may be running, or have ended and kept its writable layer. It may have any kind of layers.
+
+DEST is tar:FILE, an archive, or an existing directory of this machine. An archive has the paths as the sandbox shows
+them; without PATH it has the whole root file system. A directory gets each PATH under its last name, as with cp(1).
+Files are replaced one by one, each atomically, and never through a symbolic link."""
+EPILOG = """examples:
+  sandbox export toolbox /usr/local/bin/tool .
+  sandbox export toolbox tar:root.tar
+  sandbox export toolbox --changes tar:layer.tar
+
+exit status: 0, 125 if something could not be copied"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument(
+        "sandbox",
+        metavar="FILE|NAME",
+        help="an environment file (it contains / or ends in .toml), or the name of a sandbox",
+    )
+    parser.add_argument(
+        "paths", metavar="PATH", nargs="*", help="copy this file or directory; its path begins with a slash"
+    )
+    parser.add_argument("destination", metavar="DEST", help="tar:FILE, tar:- (standard output), or a directory")
+    parser.add_argument(
+        "--changes",
+        action="store_true",
+        help="copy only what the sandbox has added or changed; with tar: as a layer of an OCI image, with marks for "
+        "deleted files",
+    )
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Copy the files; return the exit status."""
+    from sandbox.changes.exporting import TAR, export_archive, export_directory
+    from sandbox.cli.diff import checked
+
+    paths = [checked(path) for path in arguments.paths]
+    destination: str = arguments.destination
+    if destination.startswith(TAR):
+        target = destination.removeprefix(TAR)
+        if target == "-" and arguments.json:
+            raise SandboxError("tar:- uses standard output", hint="leave --json out, or name a file")
+        size = export_archive(arguments.sandbox, paths, target, changes=arguments.changes)
+        result = {"destination": destination, "bytes": size}
+        text = f"wrote {target}"
+    else:
+        if not paths:
+            raise SandboxError(
+                "the whole root file system is exported into an archive only", hint="name a PATH, or use tar:FILE"
+            )
+        count = export_directory(arguments.sandbox, paths, destination, changes=arguments.changes)
+        result = {"destination": destination, "files": count}
+        text = f"copied {count} file{'s' * (count != 1)} to {destination}"
+    if arguments.json:
+        print_json(result)
+    else:
+        print(printable(text), file=sys.stderr)
+    return 0
