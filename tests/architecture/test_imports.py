@@ -103,7 +103,7 @@ PURE = frozenset(
     (
         "_stdlib.dataclasses _stdlib.typing types formats.acl formats.whiteout "
         "formats.xattrs layer.resolve layer_index.format inode.numbers inode.directory_offsets copyup.plan vfs.rename_plan "
-        "fuse.protocol fuse.busy_poll"
+        "fuse.protocol fuse.busy_poll changes.pax"
     ).split()
 )
 

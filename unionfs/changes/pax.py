@@ -1,11 +1,13 @@
 """Headers of tar archives in the pax interchange format (pax(1), "pax Interchange Format"). Pure.
 
 Values that do not fit into the old header are pax records. Extended attributes are ``SCHILY.xattr.NAME`` (as of GNU tar and Go),
-files with holes are in GNU's format 1.0 ("Storing Sparse Files", GNU tar manual), which GNU tar, Go and libarchive read.
+files with holes are in GNU's format 1.0 ("Storing Sparse Files", GNU tar manual), which GNU tar, Go and libarchive read. Names
+are bytes, which GNU tar and Go take them for; ``hdrcharset=BINARY`` tells other readers if one is not UTF-8.
 """
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Mapping, Sequence
 
@@ -21,6 +23,8 @@ _TYPES = {
     stat.S_IFBLK: b"4", stat.S_IFDIR: b"5", stat.S_IFIFO: b"6",
 }  # fmt: skip
 _HARD_LINK = b"1"
+#: A ``%`` that GNU tar's decoding would take for the beginning of a code.
+_DECODED = re.compile(rb"%(?=3D|25)")
 _EXTENDED = b"x"
 
 #: Offset and length of a range with data.
@@ -43,7 +47,7 @@ class Member:
     link: bytes = b""
     hard_link: bool = False
     device: tuple[int, int] = (0, 0)
-    xattrs: Mapping[str, bytes] = field(default_factory=dict)
+    xattrs: Mapping[bytes, bytes] = field(default_factory=dict)
     #: The ranges with data of a file with holes; None for a file that is written whole.
     ranges: Sequence[Range] | None = None
 
@@ -58,20 +62,21 @@ def header(member: Member) -> bytes:
     records: list[tuple[bytes, bytes]] = []
     path = member.path + b"/" if stat.S_ISDIR(member.mode) else member.path
     size = 0 if member.hard_link or not stat.S_ISREG(member.mode) else member.size
-    sparse_map = b""
+    sparse_map, sparse = b"", []
     if member.ranges is not None and not member.hard_link:
-        sparse_map = _map(member.ranges)
+        sparse_map = _map(member.ranges, member.size)
         size = len(sparse_map) + sum(length for _, length in member.ranges)
-        records += [(b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"), (b"GNU.sparse.name", path)]
-        records.append((b"GNU.sparse.realsize", b"%d" % member.size))
+        sparse = [(b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"), (b"GNU.sparse.name", path)]
+        sparse.append((b"GNU.sparse.realsize", b"%d" % member.size))
         directory, _, name = path.rpartition(b"/")
         path = b"/".join(filter(None, (directory, b"GNUSparseFile.0", name)))
     if not (_is_utf8(path) and _is_utf8(member.link)):
-        records.insert(0, (b"hdrcharset", b"BINARY"))
+        records.append((b"hdrcharset", b"BINARY"))
     if len(path) > _MOST_NAME or not path.isascii():
         records.append((b"path", path))
     if len(member.link) > _MOST_NAME or not member.link.isascii():
         records.append((b"linkpath", member.link))
+    records += sparse  # after "path", which replaces GNU.sparse.name in Python's tarfile
     for key, number, most in (
         (b"uid", member.uid, _MOST_ID),
         (b"gid", member.gid, _MOST_ID),
@@ -81,7 +86,7 @@ def header(member: Member) -> bytes:
             records.append((key, b"%d" % number))
     if member.mtime_ns % 10**9 or not 0 <= member.mtime_ns <= _MOST_SIZE * 10**9:
         records.append((b"mtime", _time(member.mtime_ns)))
-    records += [(b"SCHILY.xattr." + name.encode(), value) for name, value in sorted(member.xattrs.items())]
+    records += [(_xattr_key(name), value) for name, value in sorted(member.xattrs.items())]
     kind = _HARD_LINK if member.hard_link else _TYPES[stat.S_IFMT(member.mode)]
     main = _block(path, kind, member, size)
     if not records:
@@ -96,9 +101,22 @@ def padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % BLOCK)
 
 
-def _map(ranges: Sequence[Range]) -> bytes:
+def _map(ranges: Sequence[Range], size: int) -> bytes:
+    if not ranges or sum(ranges[-1]) < size:
+        # GNU tar takes the end of the last range for the end of the file (sparse.c, sparse_extract_region).
+        ranges = [*ranges, (size, 0)]
     numbers = [len(ranges), *(number for each in ranges for number in each)]
     return padded(b"".join(b"%d\n" % number for number in numbers))
+
+
+def _xattr_key(name: bytes) -> bytes:
+    """Return the key of the record of the attribute *name*.
+
+    A key ends at the first ``=``, so GNU tar writes and reads ``%3D`` for it (xattrs.c, xattr_encode_keyword). A ``%`` stays,
+    for readers that decode nothing, unless what follows would be decoded.
+    """
+    key = _DECODED.sub(b"%25", name).replace(b"=", b"%3D")
+    return b"SCHILY.xattr." + key
 
 
 def _record(key: bytes, value: bytes) -> bytes:

@@ -191,7 +191,7 @@ class Stream:
                 member.hard_link, member.link = True, first
                 self._output.write(pax.header(member))
                 return
-        member.xattrs = self._union.attributes(entry)
+        member.xattrs = {os.fsencode(name): value for name, value in self._union.attributes(entry).items()}
         if stat.S_ISLNK(entry.mode):
             member.link = self._union.target(entry)
         elif stat.S_ISCHR(entry.mode) or stat.S_ISBLK(entry.mode):
