@@ -40,8 +40,10 @@ class InodeTable:
         #: Called with the numbers of all inodes when attributes that replies contained may be wrong.
         self.on_attributes_invalid: Callable[[list[Ino]], None] | None = None
         self.numbers = InodeNumbers()
+        # Not the skeleton, which each mount has in another place: it must not change numbers that the link index records.
         for layer in reversed(layers):
-            self.numbers.announce(layer.device)
+            if not layer.skeleton:
+                self.numbers.announce(layer.device)
         self._by_ino: dict[Ino, Inode] = {}
         #: Copied-up files, and others whose number differs from the number of the object on disk, by the latter.
         self._renumbered: dict[Ino, FileInode] = {}

@@ -16,6 +16,9 @@ import pytest
 from tests.support.tree import Dir, File, Node, Opaque, Tree, Whiteout, make_tree
 from tests.unit.unionfs.support import Union
 from unionfs.formats.whiteout import TRUSTED_MARKS, WhiteoutFormat
+from unionfs.inode.table import InodeTable
+from unionfs.layer.directory import Layer
+from unionfs.layer.fd_cache import FdCache
 from unionfs.layer_index import build
 from unionfs.layer_index.merged_directory import MergedDirectory
 
@@ -281,3 +284,25 @@ def _plain_kinds(plain: Path) -> dict[str, bytes | None]:
         is_dir = stat.S_ISDIR(path.lstat().st_mode)
         found[f"/{path.relative_to(plain)}"] = None if is_dir else path.read_bytes()
     return found
+
+
+# -- inode numbers -------------------------------------------------------------------------------------
+
+
+def test_the_file_system_of_the_skeleton_changes_no_inode_number(tmp_path: Path) -> None:
+    """The link index records numbers of layers, and outlasts the skeleton."""
+    fds = FdCache(4)
+    lower = Layer(os.open(tmp_path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), fds)
+    skeleton = Layer(os.open(tmp_path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), fds, skeleton=True)
+    try:
+        skeleton.device = lower.device + 1  # as in a run directory on a file system of its own
+        with_skeleton, without = InodeTable([lower, skeleton], None), InodeTable([lower], None)
+        of_lower, of_skeleton = (lower.device, 5), (skeleton.device, 5)
+        number = with_skeleton.numbers.number(of_skeleton)
+        assert with_skeleton.numbers.number(of_lower) == without.numbers.number(of_lower)
+        assert number != with_skeleton.numbers.number(of_lower)
+        assert with_skeleton.numbers.lasts(with_skeleton.numbers.number(of_lower))
+        assert not with_skeleton.numbers.lasts(number)
+    finally:
+        lower.close()
+        skeleton.close()
