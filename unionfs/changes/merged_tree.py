@@ -15,7 +15,7 @@ from unionfs.formats.xattrs import shown_name, stored_name
 from unionfs.inode.numbers import InodeNumbers
 from unionfs.layer.directory import LayerDir
 from unionfs.layer.metacopy import find_contents, is_metacopy
-from unionfs.layer.objects import NO_XATTR, PathRef, follows
+from unionfs.layer.objects import NO_XATTR, PathRef, birth_time_ns, follows
 from unionfs.layer.ownership import Ownership
 from unionfs.layer.resolve import merge, resolve
 from unionfs.types import Ino, Mark
@@ -120,8 +120,10 @@ class MergedTree:
         ref = parts[top].entry(name)
         info = ref.info()
         if not ref.layer.writable and info.st_nlink > 1 and self._records is not None:
-            copy = self._records.find(self.number(info))
-            if copy is not None:
+            number = self.number(info)
+            copy = self._records.find(number)
+            # A file that was made in the layer since may have the number of the one that was copied.
+            if copy is not None and self._records.is_about(number, lambda: birth_time_ns(ref)):
                 ref, info, top = copy, copy.stat(), -1
         return self._entry(ref, info, below=tuple(parts[top + 1 :]))
 
