@@ -79,6 +79,8 @@ class MergedTree:
         self._records = records
         self._acls = acls
         self.root = self._directory(tuple(roots))
+        #: The names of the path that :meth:`at` has last looked up, and what was found.
+        self._trail: list[tuple[bytes, Entry]] = []
 
     # -- names -------------------------------------------------------------------------------------
 
@@ -86,7 +88,7 @@ class MergedTree:
         """Return the names in the directory that *parts* contribute to, sorted; none if it cannot be read."""
         try:
             return sorted(merge(parts))
-        except PermissionError:
+        except (FileNotFoundError, PermissionError):
             return []
 
     def find(self, parts: Sequence[LayerDir], name: bytes) -> Entry | None:
@@ -143,28 +145,55 @@ class MergedTree:
         return Entry(ref, info, uid, gid, mode, parts, below)
 
     def at(self, path: bytes) -> Entry | None:
-        """Return the object at *path*, which has no leading slash; None if there is none. No symbolic link is followed."""
-        entry: Entry | None = self.root
-        for name in filter(None, path.split(b"/")):
-            if entry is None or not entry.is_dir:
+        """Return the object at *path*, which has no leading slash; None if there is none. No symbolic link is followed.
+
+        The directories of the last path are kept, so that they are not read again for the next path in them.
+        """
+        names = [name for name in path.split(b"/") if name]
+        known = 0
+        for name, (kept, _) in zip(names[:-1], self._trail, strict=False):
+            if name != kept:
+                break
+            known += 1
+        del self._trail[known:]
+        entry = self._trail[-1][1] if self._trail else self.root
+        for name in names[known:]:
+            found = self.find(entry.parts, name) if entry.is_dir else None
+            if found is None:
                 return None
-            entry = self.find(entry.parts, name)
+            entry = found
+            self._trail.append((name, entry))
         return entry
 
-    def walk(self, top: Entry, path: bytes) -> Iterator[tuple[bytes, Entry]]:
-        """Yield every object below the directory *top*, which is at *path*, with its path; a directory before its entries."""
+    def walk(self, top: Entry, path: bytes, *, complete: bool = False) -> Iterator[tuple[bytes, Entry]]:
+        """Yield every object below the directory *top*, which is at *path*, with its path; a directory before its entries.
+
+        Raises:
+            PermissionError: *complete* is requested, and a directory cannot be read.
+        """
         pending = [(path, top)]
         while pending:
             at, entry = pending.pop()
             if entry is not top:
                 yield at, entry
             if entry.is_dir:
-                children = [
-                    (joined(at, name), child)
-                    for name in self.names(entry.parts)
-                    if (child := self.find(entry.parts, name)) is not None
-                ]
-                pending += reversed(children)
+                pending += reversed(self._children(entry, at, complete=complete))
+
+    def _children(self, entry: Entry, path: bytes, *, complete: bool) -> list[tuple[bytes, Entry]]:
+        at, found = path, []
+        try:
+            names = sorted(merge(entry.parts))
+            for name in names:
+                at = joined(path, name)
+                child = self.find(entry.parts, name)
+                if child is not None:
+                    found.append((at, child))
+        except FileNotFoundError:
+            return []  # removed meanwhile
+        except PermissionError as error:
+            if complete:
+                raise PermissionError(error.errno, error.strerror, os.fsdecode(b"/" + at)) from None
+        return found
 
     # -- identity ----------------------------------------------------------------------------------
 
