@@ -12,7 +12,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from unionfs.errors import UnionError, explain
 
@@ -68,11 +68,20 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command. Return the exit status: 0, 1 for a failure, 2 for a wrong command line."""
-    arguments = parser().parse_args(argv)
+    made = parser()
+    arguments = made.parse_args(argv)
+    if (arguments.facts or arguments.text) and not arguments.json:
+        made.error("--facts and --text need --json")
+    if arguments.archive in {"trees", "members"} and not arguments.paths and arguments.paths_fd is None:
+        made.error(f"--archive {arguments.archive} needs a PATH, / for the root")
+    if any(b".." in os.fsencode(path).split(b"/") for path in arguments.paths):
+        made.error("a PATH is a path of the union, without ..")
     try:
         _run(arguments)
+    except BrokenPipeError:
+        return EXIT_FAILURE  # the reader wants no more
     except (UnionError, OSError) as error:
-        print(f"unionfs: {explain(error)}", file=sys.stderr)
+        print(f"unionfs: {_printable(explain(error))}", file=sys.stderr)
         return EXIT_FAILURE
     return 0
 
@@ -86,41 +95,42 @@ def _run(arguments: argparse.Namespace) -> None:
 
     if arguments.text:
         import difflib  # noqa: F401
-
-    chosen = [
-        path.strip(b"/") for path in (*map(os.fsencode, arguments.paths), *_paths_in(arguments.paths_fd))
-    ]
-    if arguments.request_fd is not None:
-        source = _receive(arguments.request_fd)
-    else:
-        from unionfs.assemble import source_from_options
-        from unionfs.options import parse_options
-
-        source = source_from_options(parse_options(arguments.options), None)
-    stack = open_stack_to_compare(source)
+    if sys.stdout is None:  # else a layer might get the descriptor 1
+        raise UnionError("standard output is closed")
+    chosen = _chosen_paths(arguments)
+    stack = open_stack_to_compare(_source(arguments))
     try:
         with open(sys.stdout.fileno(), "wb", closefd=False, buffering=1 << 16) as output:
-            if arguments.archive is not None:
-                stream = Stream(stack, output)
-                if arguments.archive == "layer":
-                    stream.layer(chosen)
-                elif arguments.archive == "trees":
-                    stream.trees(chosen)
-                else:
-                    stream.members(chosen)
-                return
-            rows = [row for row in Comparison(stack).rows() if not chosen or _is_chosen(row.path, chosen)]
-            if not arguments.json:
-                output.writelines(_line(report.as_value(row)) for row in rows)
-                return
-            value_of = report.Facts(stack).of if arguments.facts else report.as_value
-            add: Callable[..., dict[str, object]] = (
-                text.TextDiffs(stack).of if arguments.text else lambda _: {}
-            )
-            output.writelines(_encoded(value_of(row) | add(row)) for row in rows)
-            output.write(_encoded({"version": report.VERSION, "rows": len(rows)}))
+            if arguments.archive == "layer":
+                Stream(stack, output).layer(chosen)
+            elif arguments.archive == "trees":
+                Stream(stack, output).trees(chosen or ())
+            elif arguments.archive == "members":
+                Stream(stack, output).members(chosen or ())
+            else:
+                rows = [row for row in Comparison(stack).rows() if chosen is None or _is_in(row.path, chosen)]
+                if not arguments.json:
+                    output.writelines(_line(report.as_value(row)) for row in rows)
+                    return
+                value_of = report.Facts(stack).of if arguments.facts else report.as_value
+                add: Callable[..., dict[str, object]] = (
+                    text.TextDiffs(stack).of if arguments.text else lambda _: {}
+                )
+                output.writelines(_encoded(value_of(row) | add(row)) for row in rows)
+                output.write(_encoded({"version": report.VERSION, "rows": len(rows)}))
     finally:
         stack.close()
+
+
+def _source(arguments: argparse.Namespace) -> StackSource:
+    if arguments.request_fd is not None:
+        return _receive(arguments.request_fd)
+    from unionfs._stdlib.dataclasses import replace
+    from unionfs.assemble import source_from_options
+    from unionfs.options import parse_options
+
+    # The index of a mount is not used, so this account need not be able to write it.
+    return source_from_options(replace(parse_options(arguments.options), index_dir=None), None)
 
 
 def _encoded(value: object) -> bytes:
@@ -137,15 +147,34 @@ def _printable(path: object) -> str:
     return "".join(each if each.isprintable() and each != "\\" else ascii(each)[1:-1] for each in str(path))
 
 
-def _is_chosen(path: bytes, chosen: Iterable[bytes]) -> bool:
-    return any(not top or path == top or path.startswith(top + b"/") for top in chosen)
+def _chosen_paths(arguments: argparse.Namespace) -> dict[bytes, None] | None:
+    """Return the given paths, in order and each once, without leading slashes; None if none were given.
+
+    Raises:
+        UnionError: one of them has a component "..".
+    """
+    if not arguments.paths and arguments.paths_fd is None:
+        return None
+    given = list(map(os.fsencode, arguments.paths))
+    if arguments.paths_fd is not None:
+        with open(arguments.paths_fd, "rb") as file:
+            given += file.read().split(b"\0")[:-1]
+    chosen: dict[bytes, None] = {}
+    for path in given:
+        names = [name for name in path.split(b"/") if name not in {b"", b"."}]
+        if b".." in names:
+            raise UnionError(f"{os.fsdecode(path)}: a path of the union has no ..")
+        chosen[b"/".join(names)] = None
+    return chosen
 
 
-def _paths_in(fd: int | None) -> list[bytes]:
-    if fd is None:
-        return []
-    with open(fd, "rb") as file:
-        return file.read().split(b"\0")[:-1]
+def _is_in(path: bytes, chosen: Container[bytes]) -> bool:
+    """Return whether *path* is one of *chosen* or below one of them."""
+    while path not in chosen:
+        if not path:
+            return False
+        path = path.rpartition(b"/")[0]
+    return True
 
 
 def _receive(fd: int) -> StackSource:

@@ -1,32 +1,32 @@
 """Writes objects of the union as members of a tar archive, whole: contents, owner, mode, times, attributes, holes, hard links.
 
-:meth:`Stream.layer` writes what the writable layer adds, as a layer of an OCI image (image-spec, layer.md): deleted names are
-``.wh.NAME``, a directory that hides the one below has ``.wh..wh..opq``. None of our own marks is in it. :meth:`Stream.trees`
-writes what the sandbox shows, :meth:`Stream.members` single objects. Sockets are left out: an archive cannot hold them.
+:meth:`Stream.layer` writes what the writable layer adds, as a layer of an OCI image. :meth:`Stream.trees` writes what the sandbox
+shows, :meth:`Stream.members` single objects. Sockets are left out: an archive cannot hold them.
+
+A server may be changing the layer meanwhile. An object that disappears is left out, and one that is replaced is written as the
+old or the new one.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from unionfs._stdlib.typing import Protocol
 from unionfs.changes import pax
 from unionfs.changes.compared_stack import ComparedStack
-from unionfs.changes.equality import Equality
-from unionfs.changes.merged_tree import Entry, joined
-from unionfs.formats.whiteout import WH_OPAQUE, WH_PREFIX
-from unionfs.formats.xattrs import parse_redirect
-from unionfs.layer.directory import LayerDir
+from unionfs.changes.layer_members import ROOT, LayerMembers
+from unionfs.changes.merged_tree import Entry
+from unionfs.formats.xattrs import is_private
 
 _CHUNK = 1 << 20
 #: A hole of fewer bytes is not worth a map.
 _LEAST_HOLES = 1 << 16
-
-
-#: The path of a member, the directory that it is in, the object (None: a whiteout), and what the layers below have at the path.
-_Changed = tuple[bytes, Entry, Entry | None, Entry | None]
+#: How often another file may get the name of a file before that is opened.
+_MOST_REPLACEMENTS = 16
 
 
 class Output(Protocol):
@@ -41,193 +41,170 @@ class Stream:
 
     def __init__(self, stack: ComparedStack, output: Output) -> None:
         """Write objects of *stack* to *output*."""
+        self._stack = stack
         self._union = stack.union
-        self._below = stack.below
-        self._records = stack.records
         self._output = output
-        self._equality = Equality(stack.union, stack.below)
         #: The first path of each file with several names, by identity on disk.
         self._first_names: dict[tuple[int, int], bytes] = {}
         self._written: set[bytes] = set()
+        #: Whether attributes are left out that are named like marks of a layer.
+        self._without_marks = False
 
     # -- selections --------------------------------------------------------------------------------
 
-    def layer(self, within: Iterable[bytes] = ()) -> None:
-        """Write what the writable layer adds to the layers below; with *within*, only at and below these paths."""
-        chosen = tuple(within)
-        root = self._union.root
-        for path, entry in [*self._changed(root), *self._other_names()]:
-            if chosen and not any(_is_at_or_below(path, top) for top in chosen):
-                continue
+    def layer(self, paths: Iterable[bytes] | None = None) -> None:
+        """Write what turns the layers below the writable one into the union; with *paths*, only at and below these.
+
+        An attribute that a program has named like a mark of a layer is left out, because readers would take it for one.
+
+        Raises:
+            UnionError: an object has a name that a layer cannot contain.
+            OSError: an object cannot be read.
+        """
+        self._without_marks = True
+        for path, entry in LayerMembers(self._stack).of(paths):
             if entry is None:
-                self._write_mark(path)
+                self._output.write(pax.header(pax.Member(path=path, mode=stat.S_IFREG | 0o600)))
             else:
                 self._write(path, entry)
-        self._end()
+        self._output.write(pax.END)
 
     def trees(self, paths: Iterable[bytes]) -> None:
         """Write the objects at *paths*, directories with all that is below them.
 
         Raises:
-            FileNotFoundError: there is none at one of the paths.
+            OSError: ENOENT if there is none at one of the paths; others if an object cannot be read.
         """
         for path in paths:
             entry = self._at(path)
-            if path:
-                self._write(path, entry)
+            self._write(path or ROOT, entry)
             if entry.is_dir:
-                for below, child in self._union.walk(entry, path):
+                for below, child in self._union.walk(entry, path, complete=True):
                     self._write(below, child)
-        self._end()
+        self._output.write(pax.END)
 
     def members(self, paths: Iterable[bytes]) -> None:
         """Write the objects at *paths*, of directories themselves only.
 
         Raises:
-            FileNotFoundError: there is none at one of the paths.
+            OSError: as :meth:`trees`.
         """
         for path in paths:
-            self._write(path, self._at(path))
-        self._end()
+            self._write(path or ROOT, self._at(path))
+        self._output.write(pax.END)
 
     def _at(self, path: bytes) -> Entry:
         entry = self._union.at(path)
         if entry is None:
-            raise FileNotFoundError(2, os.strerror(2), os.fsdecode(b"/" + path))
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fsdecode(b"/" + path))
         return entry
 
-    # -- the layer ---------------------------------------------------------------------------------
-
-    def _changed(self, root: Entry) -> Iterator[tuple[bytes, Entry | None]]:
-        """Yield the members of the layer, sorted within each directory; None for a whiteout or an opaque mark."""
-        if root.is_dir and self._below.root.parts and not self._equality.equal(root, self._below.root):
-            yield b".", root
-        # Depth first, as programs that unpack set the times of a directory when they leave it.
-        pending = self._changed_in(b"", root, self._below.root)[::-1]
-        while pending:
-            path, parent, entry, old = pending.pop()
-            if entry is None:
-                yield path, None
-                continue
-            yield path, entry
-            if not entry.is_dir:
-                continue
-            if old is not None and old.is_dir and self._merges(parent, path, entry):
-                pending += self._changed_in(path, entry, old)[::-1]
-                continue
-            if old is not None and old.is_dir:
-                yield joined(path, WH_OPAQUE), None
-            yield from self._union.walk(entry, path)
-
-    def _changed_in(self, path: bytes, entry: Entry, old: Entry) -> list[_Changed]:
-        """Return what the writable layer adds in the directory *entry*, which merges with *old*."""
-        found: list[_Changed] = []
-        for name in self._names(entry, old):
-            child = self._union.find(entry.parts, name)
-            below = self._below.find(old.parts, name)
-            if child is None:
-                if below is not None:
-                    found.append((joined(path, WH_PREFIX + name), entry, None, None))
-            elif child.writable and (child.is_dir or self._adds(child, below)):
-                found.append((joined(path, name), entry, child, below))
-        return found
-
-    def _names(self, entry: Entry, old: Entry) -> list[bytes]:
-        upper = entry.ref
-        assert isinstance(upper, LayerDir)
-        try:
-            names = set(upper.names())
-        except (FileNotFoundError, PermissionError):
-            return []
-        if len(entry.parts) == 1:
-            names.update(self._below.names(old.parts))
-        return sorted(names)
-
-    def _adds(self, child: Entry, below: Entry | None) -> bool:
-        """Return whether the non-directory *child* differs from *below*, or has other names that are to be its links."""
-        return below is None or child.info.st_nlink > 1 or not self._equality.equal(child, below)
-
-    @staticmethod
-    def _merges(parent: Entry, path: bytes, child: Entry) -> bool:
-        """Return whether the directory *child* merges with the old directory at the same *path*."""
-        if len(child.parts) == 1:
-            return False
-        upper = parent.ref
-        assert isinstance(upper, LayerDir)
-        redirect = upper.redirect(path.rpartition(b"/")[2])
-        if redirect is None:
-            return True
-        absolute, names = parse_redirect(redirect)
-        return absolute and b"/".join(names) == path
-
-    def _other_names(self) -> Iterator[tuple[bytes, Entry]]:
-        """Yield the names of changed hard links that are in no directory of the writable layer."""
-        records = self._records
-        if records is None or not any(names for _, names, _ in records.copies()):
-            return
-        for path, old in self._below.walk(self._below.root, b""):
-            if old.is_dir or old.info.st_nlink < 2 or records.find(self._below.number(old.info)) is None:
-                continue
-            new = self._union.at(path)
-            if new is not None and records.is_entry(new.ref):
-                yield path, new
-
     # -- members -----------------------------------------------------------------------------------
-
-    def _write_mark(self, path: bytes) -> None:
-        self._output.write(pax.header(pax.Member(path=path, mode=stat.S_IFREG | 0o600)))
 
     def _write(self, path: bytes, entry: Entry) -> None:
         if not pax.is_supported(entry.mode) or path in self._written:
             return
-        self._written.add(path)
         info = entry.info
+        identity = info.st_dev, info.st_ino
+        has_links = info.st_nlink > 1 and not entry.is_dir
         member = pax.Member(
             path=path, mode=entry.mode, uid=entry.uid, gid=entry.gid, mtime_ns=info.st_mtime_ns
         )
-        if not entry.is_dir and (info.st_nlink > 1 or self._records is not None):
-            first = self._first_names.setdefault((info.st_dev, info.st_ino), path)
-            if first != path:
-                member.hard_link, member.link = True, first
+        try:
+            if has_links and identity in self._first_names:
+                member.hard_link, member.link = True, self._first_names[identity]
                 self._output.write(pax.header(member))
-                return
-        member.xattrs = {os.fsencode(name): value for name, value in self._union.attributes(entry).items()}
+            elif entry.is_file:
+                self._write_file(path, entry)
+            else:
+                with _naming(path):
+                    self._describe(member, entry)
+                self._output.write(pax.header(member))
+        except FileNotFoundError:
+            return  # removed meanwhile
+        self._written.add(path)
+        if has_links:
+            self._first_names.setdefault(identity, path)
+
+    def _describe(self, member: pax.Member, entry: Entry) -> None:
+        """Add to *member* what is read of an object that is no regular file."""
+        member.xattrs = self._attributes(entry)
         if stat.S_ISLNK(entry.mode):
             member.link = self._union.target(entry)
         elif stat.S_ISCHR(entry.mode) or stat.S_ISBLK(entry.mode):
-            member.device = os.major(info.st_rdev), os.minor(info.st_rdev)
-        if entry.is_file:
-            self._write_file(member, entry)
-        else:
-            self._output.write(pax.header(member))
+            member.device = os.major(entry.info.st_rdev), os.minor(entry.info.st_rdev)
 
-    def _write_file(self, member: pax.Member, entry: Entry) -> None:
-        fd = self._union.open(entry)
+    def _attributes(self, entry: Entry) -> dict[bytes, bytes]:
+        return {
+            os.fsencode(name): value
+            for name, value in self._union.attributes(entry).items()
+            if not (self._without_marks and is_private(name))
+        }
+
+    def _write_file(self, path: bytes, entry: Entry) -> None:
+        with _naming(path):
+            member, fd = self._opened(path, entry)
         try:
-            size = os.fstat(fd).st_size
-            member.size = size
-            ranges = _data_ranges(fd, size)
-            if size - sum(length for _, length in ranges) >= _LEAST_HOLES:
+            with _naming(path):
+                ranges = _data_ranges(fd, member.size)
+            if member.size - sum(length for _, length in ranges) >= _LEAST_HOLES:
                 member.ranges = ranges
             else:
-                ranges = [(0, size)]
+                ranges = [(0, member.size)]
             self._output.write(pax.header(member))
-            written = sum(self._write_range(fd, start, length) for start, length in ranges)
+            written = sum(self._write_range(path, fd, start, length) for start, length in ranges)
             self._output.write(bytes(-written % pax.BLOCK))
         finally:
             os.close(fd)
 
-    def _write_range(self, fd: int, start: int, length: int) -> int:
+    def _opened(self, path: bytes, entry: Entry) -> tuple[pax.Member, int]:
+        """Return the member for the regular file *entry*, and its contents, which the caller closes.
+
+        All of it is about one file, also if another one is renamed to *path* meanwhile.
+        """
+        for _ in range(_MOST_REPLACEMENTS):
+            xattrs = self._attributes(entry)
+            contents = self._union.metadata_copy_of(entry)
+            fd = self._union.open(entry) if contents is None else contents.open(os.O_RDONLY)
+            info = os.fstat(fd)
+            mtime_ns = info.st_mtime_ns if contents is None else entry.info.st_mtime_ns
+            if contents is not None or (info.st_dev, info.st_ino) == (entry.info.st_dev, entry.info.st_ino):
+                member = pax.Member(
+                    path=path,
+                    mode=entry.mode,
+                    uid=entry.uid,
+                    gid=entry.gid,
+                    mtime_ns=mtime_ns,
+                    size=info.st_size,
+                    xattrs=xattrs,
+                )
+                return member, fd
+            os.close(fd)
+            found = self._union.at(path)
+            if found is None or not found.is_file:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            entry = found
+        raise OSError(errno.ESTALE, "the file is replaced again and again")
+
+    def _write_range(self, path: bytes, fd: int, start: int, length: int) -> int:
         """Write *length* bytes; a file that became shorter meanwhile ends in zeros."""
         left = length
         while left:
-            data = os.pread(fd, min(left, _CHUNK), start + length - left) or bytes(min(left, _CHUNK))
+            with _naming(path):
+                data = os.pread(fd, min(left, _CHUNK), start + length - left)
+            data = data or bytes(min(left, _CHUNK))
             self._output.write(data)
             left -= len(data)
         return length
 
-    def _end(self) -> None:
-        self._output.write(pax.END)
+
+@contextmanager
+def _naming(path: bytes) -> Iterator[None]:
+    """Give errors of reading the object at *path* its path, which those of writing the archive do not have."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fsdecode(b"/" + path)) from None
 
 
 def _data_ranges(fd: int, size: int) -> list[pax.Range]:
@@ -238,14 +215,14 @@ def _data_ranges(fd: int, size: int) -> list[pax.Range]:
         try:
             start = os.lseek(fd, at, os.SEEK_DATA)
             end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
-        except OSError:  # ENXIO: only a hole follows
-            break
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # only a hole follows
+                break
+            if error.errno == errno.EINVAL:  # the file system does not tell
+                return [(0, size)]
+            raise
         if start >= size:
             break
         found.append((start, end - start))
         at = end
     return found
-
-
-def _is_at_or_below(path: bytes, top: bytes) -> bool:
-    return not top or path == top or path.startswith(top + b"/")

@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from sandbox.images import tar as images
+from tests.unit.unionfs.changes.archives import data_ranges
 from unionfs.changes import pax
 from unionfs.changes.pax import Member
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
 EXAMPLES = settings(
@@ -401,21 +401,6 @@ def check_unpacked(path: bytes, member: Member, contents: bytes) -> None:
     if stat.S_ISREG(info.st_mode):
         with open(path, "rb") as file:
             assert file.read() == contents
-
-
-def data_ranges(path: Path) -> Sequence[tuple[int, int]]:
-    """Return the ranges of *path* that have data."""
-    found = []
-    with open(path, "rb") as file:
-        at, size = 0, os.fstat(file.fileno()).st_size
-        while at < size:
-            try:
-                start = os.lseek(file.fileno(), at, os.SEEK_DATA)
-            except OSError:
-                break
-            at = os.lseek(file.fileno(), start, os.SEEK_HOLE)
-            found.append((start, at - start))
-    return found
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import stat
 import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tests.unit.unionfs.client import Client
 from unionfs.assemble import LayerSource, StackSource
 from unionfs.changes import report
 from unionfs.changes.compared_stack import open_stack_to_compare
@@ -85,8 +86,6 @@ def shown_by(union: Union) -> dict[bytes, Facts]:
         inode = union.inode(path)
         shown = union.fs.attributes.of(inode)
         is_dir, is_file = stat.S_ISDIR(shown.mode), stat.S_ISREG(shown.mode)
-        if is_dir:
-            pending += [f"{path}/{name}" for name in union.names(path)]
         names = union.fs.xattrs.list(inode.ino)
         found[os.fsencode(path.lstrip("/"))] = Facts(
             mode=shown.mode,
@@ -99,7 +98,10 @@ def shown_by(union: Union) -> dict[bytes, Facts]:
             rdev=shown.rdev,
             xattrs=tuple((name, union.fs.xattrs.get(inode.ino, name)) for name in names),
         )
-    union.end_request()  # type: ignore[attr-defined]
+        if is_dir:
+            pending += [f"{path}/{name}" for name in union.names(path)]
+    if isinstance(union, Client):
+        union.end_request()
     return found
 
 

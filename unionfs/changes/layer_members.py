@@ -1,0 +1,232 @@
+"""Lists the members of an OCI layer (image-spec, layer.md) that turns the layers below the writable one into the union.
+
+A member is an object of the union, or a mark: ``.wh.NAME`` deletes NAME of the layers below, and ``.wh..wh..opq`` all names in
+its directory. :class:`unionfs.changes.stream.Stream` writes the members.
+
+A directory of the writable layer that merges with the one below at the same path has members for what the writable layer has.
+Any other directory (new, moved, opaque, or in place of something else) is listed whole, with a mark if it hides a directory
+below. The members are in depth-first order, because programs that unpack set the times of a directory when they leave it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+
+from unionfs._stdlib.typing import NamedTuple
+from unionfs.changes.compared_stack import ComparedStack
+from unionfs.changes.equality import Equality
+from unionfs.changes.merged_tree import Entry, joined
+from unionfs.changes.pax import is_supported
+from unionfs.errors import UnionError
+from unionfs.formats.whiteout import WH_OPAQUE, WH_PREFIX
+from unionfs.formats.xattrs import parse_redirect
+from unionfs.layer.directory import LayerDir
+
+#: The path of the root as a member.
+ROOT = b"."
+
+
+class LayerMember(NamedTuple):
+    """One member. Its path has no leading slash."""
+
+    path: bytes
+    #: None for a mark.
+    entry: Entry | None
+
+
+class _Pair(NamedTuple):
+    """What the union and the layers below have at one path; None for nothing."""
+
+    path: bytes
+    #: The directory that *new* is in, if it merges with the one below; None if all of it is listed.
+    parent: Entry | None
+    new: Entry | None
+    old: Entry | None
+
+
+class LayerMembers:
+    """Lists the members of one layer. It borrows the stack."""
+
+    def __init__(self, stack: ComparedStack) -> None:
+        """List the members of a layer with the changes of *stack*."""
+        self._union = stack.union
+        self._below = stack.below
+        self._records = stack.records
+        self._equality = Equality(stack.union, stack.below)
+        #: Names of changed hard links that no directory of the writable layer has, by the path of their directory.
+        self._other_names: dict[bytes, dict[bytes, Entry]] = {}
+
+    def of(self, paths: Iterable[bytes] | None = None) -> Iterator[LayerMember]:
+        """Yield the members; with *paths*, only those for what is at and below them. A member may occur twice.
+
+        Raises:
+            UnionError: an object has a name that a layer cannot contain.
+            PermissionError: a directory cannot be read.
+        """
+        tops = [b""] if paths is None else _outermost(paths)
+        self._find_other_names(tops)
+        for member in self._unchecked(tops):
+            checked = member.path if member.entry is not None else member.path.rpartition(b"/")[0]
+            if b"/" + WH_PREFIX in b"/" + checked:
+                raise UnionError(
+                    f"/{os.fsdecode(checked)} cannot be in a layer of an image, where names that begin with .wh. are marks: "
+                    "rename it, or select other paths"
+                )
+            if member.entry is None or is_supported(member.entry.mode):
+                yield member
+
+    def _unchecked(self, tops: Iterable[bytes]) -> Iterator[LayerMember]:
+        for top in tops:
+            pairs = [self._pair_at(top)]
+            if not top:
+                root = pairs[0]
+                if root.new is not None and root.old is not None:
+                    if not self._equality.equal(root.new, root.old):
+                        yield LayerMember(ROOT, root.new)
+                    pairs = self._entries(root.path, root.new, root.old)
+            yield from self._expanded(pairs)
+        for directory, names in sorted(self._other_names.items()):
+            for name in sorted(names):
+                yield LayerMember(joined(directory, name), names[name])
+
+    # -- pairs -------------------------------------------------------------------------------------
+
+    def _pair_at(self, top: bytes) -> _Pair:
+        """Return the pair at the path *top*."""
+        root = self._union.root
+        pair = _Pair(b"", root, root, self._below.root)
+        for name in filter(None, top.split(b"/")):
+            # All below a directory that does not merge is listed.
+            parent = pair.new if self._merges(pair) else None
+            new = self._union.find(pair.new.parts, name) if pair.new is not None and pair.new.is_dir else None
+            old = self._below.find(pair.old.parts, name) if pair.old is not None and pair.old.is_dir else None
+            pair = _Pair(joined(pair.path, name), parent, new, old)
+        return pair
+
+    def _merges(self, pair: _Pair) -> bool:
+        """Return whether what is in *pair* is both in a directory of the union and in the one below that merges with it."""
+        path, parent, new, old = pair
+        if new is None or old is None or not (new.is_dir and old.is_dir):
+            return False
+        if not path:
+            return True
+        if parent is None:
+            return False
+        if not new.writable:
+            return True
+        if len(new.parts) == 1:
+            return False
+        redirect = _upper(parent).redirect(path.rpartition(b"/")[2])
+        if redirect is None:
+            return True
+        absolute, names = parse_redirect(redirect)
+        return absolute and b"/".join(names) == path
+
+    def _entries(self, path: bytes, new: Entry, old: Entry) -> list[_Pair]:
+        """Return the pairs in the directory *new* of the writable layer, which merges with *old*."""
+        try:
+            names = set(_upper(new).names())
+        except FileNotFoundError:
+            return []  # removed meanwhile
+        except PermissionError as error:
+            raise PermissionError(error.errno, error.strerror, os.fsdecode(b"/" + path)) from None
+        if len(new.parts) == 1:  # the root, which hides all layers below
+            names.update(self._below.names(old.parts))
+        others = self._other_names.pop(path, {})
+        found = []
+        for name in sorted(names | others.keys()):
+            at = joined(path, name)
+            if name in others:
+                found.append(_Pair(at, None, others[name], None))
+            else:
+                there, below = self._union.find(new.parts, name), self._below.find(old.parts, name)
+                found.append(_Pair(at, new, there, below))
+        return found
+
+    # -- from pairs to members ---------------------------------------------------------------------
+
+    def _expanded(self, pairs: Sequence[_Pair]) -> Iterator[LayerMember]:
+        """Yield the members for *pairs* and all below them."""
+        pending = list(reversed(pairs))
+        while pending:
+            pair = pending.pop()
+            path, parent, new, old = pair
+            if new is None or not is_supported(new.mode):
+                if old is not None and (new is None or stat.S_IFMT(new.mode) != stat.S_IFMT(old.mode)):
+                    yield from _whiteout(path)
+            elif parent is not None and not new.writable:
+                continue  # only the layers below have it
+            elif not new.is_dir:
+                if parent is None or self._adds(new, old):
+                    yield LayerMember(path, new)
+            else:
+                yield LayerMember(path, new)
+                if old is not None and self._merges(pair):
+                    pending += reversed(self._entries(path, new, old))
+                    continue
+                if old is not None and old.is_dir:
+                    yield LayerMember(joined(path, WH_OPAQUE), None)
+                for below, entry in self._union.walk(new, path, complete=True):
+                    yield LayerMember(below, entry)
+
+    def _adds(self, new: Entry, old: Entry | None) -> bool:
+        """Return whether a layer must have the non-directory *new*, as it or its links differ from *old*.
+
+        Whether other names of a file are in the layer is not known, so a file with several names always counts.
+        """
+        if old is None or new.info.st_nlink > 1 or old.info.st_nlink > 1:
+            return True
+        try:
+            return not self._equality.equal(new, old)
+        except FileNotFoundError:
+            return True  # removed or replaced meanwhile
+
+    def _find_other_names(self, tops: Iterable[bytes]) -> None:
+        records = self._records
+        left = sum(names for _, names, _ in records.copies()) if records is not None else 0
+        if records is None or not left:
+            return
+        for path, old in self._below_in(tops):
+            if old.is_dir or old.info.st_nlink < 2 or records.find(self._below.number(old.info)) is None:
+                continue
+            new = self._union.at(path)
+            if new is not None and records.is_entry(new.ref):
+                directory, _, name = path.rpartition(b"/")
+                self._other_names.setdefault(directory, {})[name] = new
+                left -= 1
+                if not left:
+                    return
+
+    def _below_in(self, tops: Iterable[bytes]) -> Iterator[tuple[bytes, Entry]]:
+        """Yield what the layers below have at and below *tops*."""
+        for top in tops:
+            entry = self._below.at(top)
+            if entry is not None:
+                yield top, entry
+                yield from self._below.walk(entry, top)
+
+
+def _upper(entry: Entry) -> LayerDir:
+    """Return the directory *entry* in the writable layer, which has it."""
+    assert isinstance(entry.ref, LayerDir)
+    return entry.ref
+
+
+def _whiteout(path: bytes) -> Iterator[LayerMember]:
+    directory, _, name = path.rpartition(b"/")
+    if not name.startswith(WH_PREFIX):  # which no layer of an image has
+        yield LayerMember(joined(directory, WH_PREFIX + name), None)
+
+
+def _outermost(paths: Iterable[bytes]) -> list[bytes]:
+    """Return *paths*, sorted, without those that are below another one."""
+    chosen = set(paths)
+    return [path for path in sorted(chosen) if not any(above in chosen for above in _directories_of(path))]
+
+
+def _directories_of(path: bytes) -> Iterator[bytes]:
+    while path:
+        path = path.rpartition(b"/")[0]
+        yield path
