@@ -17,11 +17,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from unionfs._stdlib.typing import NamedTuple
 from unionfs.changes.compared_stack import ComparedStack
 from unionfs.changes.equality import Equality
-from unionfs.changes.merged_tree import Entry, joined
+from unionfs.changes.merged_tree import Entry, joined, naming
 from unionfs.changes.pax import is_supported
 from unionfs.errors import UnionError
 from unionfs.formats.whiteout import WH_OPAQUE, WH_PREFIX
 from unionfs.formats.xattrs import parse_redirect
+from unionfs.inode.numbers import Identity
 from unionfs.layer.directory import LayerDir
 
 #: The path of the root as a member.
@@ -57,6 +58,8 @@ class LayerMembers:
         self._equality = Equality(stack.union, stack.below)
         #: Names of changed hard links that no directory of the writable layer has, by the path of their directory.
         self._other_names: dict[bytes, dict[bytes, Entry]] = {}
+        #: How many names are not yet listed of files with several names that moved with a directory, by identity on disk.
+        self._unlisted: dict[Identity, int] = {}
 
     def of(self, paths: Iterable[bytes] | None = None) -> Iterator[LayerMember]:
         """Yield the members; with *paths*, only those for what is at and below them. A member may occur twice.
@@ -83,13 +86,16 @@ class LayerMembers:
             if not top:
                 root = pairs[0]
                 if root.new is not None and root.old is not None:
-                    if not self._equality.equal(root.new, root.old):
+                    with naming(b""):
+                        is_equal = self._equality.equal(root.new, root.old)
+                    if not is_equal:
                         yield LayerMember(ROOT, root.new)
                     pairs = self._entries(root.path, root.new, root.old)
             yield from self._expanded(pairs)
         for directory, names in sorted(self._other_names.items()):
             for name in sorted(names):
                 yield LayerMember(joined(directory, name), names[name])
+        yield from self._links_of_moved(tops)
 
     # -- pairs -------------------------------------------------------------------------------------
 
@@ -100,9 +106,11 @@ class LayerMembers:
         for name in filter(None, top.split(b"/")):
             # All below a directory that does not merge is listed.
             parent = pair.new if self._merges(pair) else None
-            new = self._union.find(pair.new.parts, name) if pair.new is not None and pair.new.is_dir else None
-            old = self._below.find(pair.old.parts, name) if pair.old is not None and pair.old.is_dir else None
-            pair = _Pair(joined(pair.path, name), parent, new, old)
+            at = joined(pair.path, name)
+            with naming(at):
+                new = self._union.find(pair.new.parts, name) if pair.new is not None else None
+                old = self._below.find(pair.old.parts, name) if pair.old is not None else None
+            pair = _Pair(at, parent, new, old)
         return pair
 
     def _merges(self, pair: _Pair) -> bool:
@@ -118,7 +126,8 @@ class LayerMembers:
             return True
         if len(new.parts) == 1:
             return False
-        redirect = _upper(parent).redirect(path.rpartition(b"/")[2])
+        with naming(path):
+            redirect = _upper(parent).redirect(path.rpartition(b"/")[2])
         if redirect is None:
             return True
         absolute, names = parse_redirect(redirect)
@@ -127,11 +136,10 @@ class LayerMembers:
     def _entries(self, path: bytes, new: Entry, old: Entry) -> list[_Pair]:
         """Return the pairs in the directory *new* of the writable layer, which merges with *old*."""
         try:
-            names = set(_upper(new).names())
+            with naming(path):
+                names = set(_upper(new).names())
         except FileNotFoundError:
             return []  # removed meanwhile
-        except PermissionError as error:
-            raise PermissionError(error.errno, error.strerror, os.fsdecode(b"/" + path)) from None
         if len(new.parts) == 1:  # the root, which hides all layers below
             names.update(self._below.names(old.parts))
         others = self._other_names.pop(path, {})
@@ -141,7 +149,8 @@ class LayerMembers:
             if name in others:
                 found.append(_Pair(at, None, others[name], None))
             else:
-                there, below = self._union.find(new.parts, name), self._below.find(old.parts, name)
+                with naming(at):
+                    there, below = self._union.find(new.parts, name), self._below.find(old.parts, name)
                 found.append(_Pair(at, new, there, below))
         return found
 
@@ -159,7 +168,7 @@ class LayerMembers:
             elif parent is not None and not new.writable:
                 continue  # only the layers below have it
             elif not new.is_dir:
-                if parent is None or self._adds(new, old):
+                if parent is None or self._adds(path, new, old):
                     yield LayerMember(path, new)
             else:
                 yield LayerMember(path, new)
@@ -169,9 +178,24 @@ class LayerMembers:
                 if old is not None and old.is_dir:
                     yield LayerMember(joined(path, WH_OPAQUE), None)
                 for below, entry in self._union.walk(new, path, complete=True):
+                    if not (entry.is_dir or entry.writable) and entry.info.st_nlink > 1:
+                        identity = _identity(entry)
+                        self._unlisted[identity] = self._unlisted.get(identity, entry.info.st_nlink) - 1
                     yield LayerMember(below, entry)
 
-    def _adds(self, new: Entry, old: Entry | None) -> bool:
+    def _links_of_moved(self, tops: Iterable[bytes]) -> Iterator[LayerMember]:
+        """Yield the other names of files that moved with a directory. Nothing else about these has changed, but a layer that
+        has one name must have all.
+        """
+        if not any(left > 0 for left in self._unlisted.values()):
+            return
+        for path, old in self._below_in(tops):
+            if not old.is_dir and self._unlisted.get(_identity(old), 0) > 0:
+                new = self._union.at(path)
+                if new is not None and _identity(new) == _identity(old):
+                    yield LayerMember(path, new)
+
+    def _adds(self, path: bytes, new: Entry, old: Entry | None) -> bool:
         """Return whether a layer must have the non-directory *new*, as it or its links differ from *old*.
 
         Whether other names of a file are in the layer is not known, so a file with several names always counts.
@@ -179,9 +203,10 @@ class LayerMembers:
         if old is None or new.info.st_nlink > 1 or old.info.st_nlink > 1:
             return True
         try:
-            return not self._equality.equal(new, old)
-        except FileNotFoundError:
-            return True  # removed or replaced meanwhile
+            with naming(path):
+                return not self._equality.equal(new, old)
+        except FileNotFoundError:  # removed or replaced meanwhile
+            return True
 
     def _find_other_names(self, tops: Iterable[bytes]) -> None:
         records = self._records
@@ -206,6 +231,10 @@ class LayerMembers:
             if entry is not None:
                 yield top, entry
                 yield from self._below.walk(entry, top)
+
+
+def _identity(entry: Entry) -> Identity:
+    return entry.info.st_dev, entry.info.st_ino
 
 
 def _upper(entry: Entry) -> LayerDir:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from unionfs._stdlib.typing import NamedTuple
 from unionfs.formats.xattrs import shown_name, stored_name
@@ -280,3 +281,12 @@ class MergedTree:
 def joined(path: bytes, name: bytes) -> bytes:
     """Return the path of *name* in the directory at *path*; paths have no leading slash, that of the root is empty."""
     return path + b"/" + name if path else name
+
+
+@contextmanager
+def naming(path: bytes) -> Iterator[None]:
+    """Give errors of reading the object at *path* this path: they have that of a layer, or none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), os.fsdecode(b"/" + path)) from None

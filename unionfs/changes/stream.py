@@ -12,14 +12,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 from unionfs._stdlib.typing import Protocol
 from unionfs.changes import pax
 from unionfs.changes.compared_stack import ComparedStack
 from unionfs.changes.layer_members import ROOT, LayerMembers
-from unionfs.changes.merged_tree import Entry
+from unionfs.changes.merged_tree import Entry, naming
 from unionfs.formats.xattrs import is_private
 
 _CHUNK = 1 << 20
@@ -106,7 +105,8 @@ class Stream:
             return
         info = entry.info
         identity = info.st_dev, info.st_ino
-        has_links = info.st_nlink > 1 and not entry.is_dir
+        # A copy may have several names that are all in the layers below, and a single one on disk: that in the link index.
+        has_links = not entry.is_dir and (info.st_nlink > 1 or self._is_indexed(entry))
         member = pax.Member(
             path=path, mode=entry.mode, uid=entry.uid, gid=entry.gid, mtime_ns=info.st_mtime_ns
         )
@@ -117,7 +117,7 @@ class Stream:
             elif entry.is_file:
                 self._write_file(path, entry)
             else:
-                with _naming(path):
+                with naming(path):
                     self._describe(member, entry)
                 self._output.write(pax.header(member))
         except FileNotFoundError:
@@ -125,6 +125,10 @@ class Stream:
         self._written.add(path)
         if has_links:
             self._first_names.setdefault(identity, path)
+
+    def _is_indexed(self, entry: Entry) -> bool:
+        records = self._stack.records
+        return records is not None and records.is_entry(entry.ref)
 
     def _describe(self, member: pax.Member, entry: Entry) -> None:
         """Add to *member* what is read of an object that is no regular file."""
@@ -142,10 +146,10 @@ class Stream:
         }
 
     def _write_file(self, path: bytes, entry: Entry) -> None:
-        with _naming(path):
+        with naming(path):
             member, fd = self._opened(path, entry)
         try:
-            with _naming(path):
+            with naming(path):
                 ranges = _data_ranges(fd, member.size)
             if member.size - sum(length for _, length in ranges) >= _LEAST_HOLES:
                 member.ranges = ranges
@@ -190,21 +194,12 @@ class Stream:
         """Write *length* bytes; a file that became shorter meanwhile ends in zeros."""
         left = length
         while left:
-            with _naming(path):
+            with naming(path):
                 data = os.pread(fd, min(left, _CHUNK), start + length - left)
             data = data or bytes(min(left, _CHUNK))
             self._output.write(data)
             left -= len(data)
         return length
-
-
-@contextmanager
-def _naming(path: bytes) -> Iterator[None]:
-    """Give errors of reading the object at *path* its path, which those of writing the archive do not have."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, os.fsdecode(b"/" + path)) from None
 
 
 def _data_ranges(fd: int, size: int) -> list[pax.Range]:

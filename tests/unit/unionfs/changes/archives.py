@@ -128,6 +128,8 @@ def unpack_layer(archive: bytes, target: Path) -> None:
             else:
                 for attribute in os.listxattr(at):
                     os.removexattr(at, attribute)
+                # GNU tar does not notice the set-group-ID bit that a new directory gets from the one that it is in.
+                os.chmod(at, 0o700)
         else:
             _remove(os.path.join(root, path))
     unpack(archive, target)

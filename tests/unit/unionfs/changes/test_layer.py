@@ -151,6 +151,14 @@ def test_every_name_of_a_changed_hard_link_is_in_the_layer(union: Union, layer: 
     assert [members[path].linkname for path in (b"h2", b"hd/h3")] == ["h1", "h1"]
 
 
+def test_a_changed_file_may_have_no_name_in_the_writable_layer(union: Union, layer: Layer) -> None:
+    union.write("h1", b"THREE")
+    union.unlink("h1")
+    members = layer(union)
+    assert names(members) == [".wh.h1", "h2", "hd/h3"]
+    assert members[b"hd/h3"].linkname == "h2"
+
+
 def test_names_of_hard_links_come_while_their_directory_is_written(union: Union, layer: Layer) -> None:
     """Programs that unpack set the mode and the times of a directory when they leave it."""
     union.write("h1", b"THREE")
@@ -178,6 +186,13 @@ def test_hard_links_in_a_moved_directory_are_links(union: Union, layer: Layer) -
     members = layer(union)
     assert names(members) == ["h1", "h2", ".wh.hd", "moved", "moved/h3"]
     assert members[b"moved/h3"].linkname == "h1"
+
+
+def test_hard_links_into_a_moved_directory_are_links(union: Union, layer: Layer) -> None:
+    union.rename("hd", "moved")
+    members = layer(union)
+    assert names(members) == [".wh.hd", "moved", "moved/h3", "h1", "h2"]
+    assert [members[path].linkname for path in (b"h1", b"h2")] == ["moved/h3"] * 2
 
 
 def test_hard_links_of_symbolic_links_and_fifos_are_links(union: Union, layer: Layer) -> None:
