@@ -382,6 +382,7 @@ PROBES: dict[str, Probe] = {
     "clang": _program("clang-19", "clang-19 lld-19 llvm-19"),
     "pjdfstest": probe_pjdfstest,
     "podman": probe_podman,
+    "umoci": _program("umoci", "umoci"),
     "vm": probe_vm,
     "unionmount_testsuite": probe_unionmount_testsuite,
     "xfstests": probe_xfstests,
