@@ -220,10 +220,10 @@ def links_in(union: Union, paths: Iterable[bytes]) -> set[frozenset[bytes]]:
     """Return the names of each file with several names among *paths* of *union*."""
     found: dict[int, set[bytes]] = {}
     for path in paths:
-        node = union.node(os.fsdecode(path))
-        mode = union.fs.attributes.of(node).mode
+        inode = union.inode(os.fsdecode(path))
+        mode = union.fs.attributes.of(inode).mode
         if not stat.S_ISDIR(mode) and not stat.S_ISSOCK(mode):
-            found.setdefault(node.ino, set()).add(path)
+            found.setdefault(inode.ino, set()).add(path)
     return {frozenset(names) for names in found.values() if len(names) > 1}
 
 
