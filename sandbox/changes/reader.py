@@ -134,6 +134,7 @@ def _spawn(options: Sequence[str], paths: Sequence[str], request: socket.socket,
 
         null = opened(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
         wanted = opened(_memfd(b"".join(os.fsencode(path) + b"\0" for path in paths)))
+        listed = [f"--paths-fd={_PATHS}"] if paths else []  # an empty list would select nothing
         errors = os.memfd_create("errors", os.MFD_CLOEXEC)
         reader, writer = os.pipe()
         opened(writer)
@@ -146,7 +147,7 @@ def _spawn(options: Sequence[str], paths: Sequence[str], request: socket.socket,
         try:
             pid = os.posix_spawn(
                 sys.executable,
-                [*command, f"--paths-fd={_PATHS}", *options],
+                [*command, *listed, *options],
                 os.environ,
                 file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(moved)],
             )

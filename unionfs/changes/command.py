@@ -12,7 +12,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 
 from unionfs.errors import UnionError, explain
 
@@ -52,6 +52,12 @@ def parser() -> argparse.ArgumentParser:
         help="write a tar archive to standard output: the changes as a layer of an OCI image; the trees at each PATH as the union "
         "shows them; or the objects at each PATH alone",
     )
+    form.add_argument(
+        "--applied",
+        action="store_true",
+        help="instead of printing: the changes at each PATH have been written to a layer below; adapt the marks and records of "
+        "the writable layer",
+    )
     made.add_argument(
         "--facts", action="store_true", help="with --json: add what is needed to write the changes back"
     )
@@ -72,6 +78,8 @@ def main(argv: Sequence[str]) -> int:
     arguments = made.parse_args(argv)
     if (arguments.facts or arguments.text) and not arguments.json:
         made.error("--facts and --text need --json")
+    if arguments.applied and not arguments.paths and arguments.paths_fd is None:
+        made.error("--applied needs a PATH")
     if arguments.archive in {"trees", "members"} and not arguments.paths and arguments.paths_fd is None:
         made.error(f"--archive {arguments.archive} needs a PATH, / for the root")
     if any(b".." in os.fsencode(path).split(b"/") for path in arguments.paths):
@@ -98,6 +106,9 @@ def _run(arguments: argparse.Namespace) -> None:
     if sys.stdout is None:  # else a layer might get the descriptor 1
         raise UnionError("standard output is closed")
     chosen = _chosen_paths(arguments)
+    if arguments.applied:
+        _adapt(arguments, chosen or ())
+        return
     stack = open_stack_to_compare(_source(arguments))
     try:
         with open(sys.stdout.fileno(), "wb", closefd=False, buffering=1 << 16) as output:
@@ -122,9 +133,25 @@ def _run(arguments: argparse.Namespace) -> None:
         stack.close()
 
 
+def _adapt(arguments: argparse.Namespace, paths: Iterable[bytes]) -> None:
+    from unionfs.changes.compared_stack import open_home, open_stack_to_compare
+    from unionfs.changes.renewal import renew
+
+    source = _source(arguments)
+    home_fd = None if source.work_fd is None else open_home(source.work_fd)
+    stack = open_stack_to_compare(source)
+    try:
+        if home_fd is not None:
+            renew(stack, home_fd, paths)
+    finally:
+        stack.close()
+        if home_fd is not None:
+            os.close(home_fd)
+
+
 def _source(arguments: argparse.Namespace) -> StackSource:
     if arguments.request_fd is not None:
-        return _receive(arguments.request_fd)
+        return _receive(arguments.request_fd, writes=arguments.applied)
     from unionfs._stdlib.dataclasses import replace
     from unionfs.assemble import source_from_options
     from unionfs.options import parse_options
@@ -177,7 +204,7 @@ def _is_in(path: bytes, chosen: Container[bytes]) -> bool:
     return True
 
 
-def _receive(fd: int) -> StackSource:
+def _receive(fd: int, *, writes: bool) -> StackSource:
     from unionfs.assemble import with_process_facts
     from unionfs.launch.confine import enter_user_namespace, restrict_files
     from unionfs.launch.request import receive
@@ -192,6 +219,6 @@ def _receive(fd: int) -> StackSource:
         os.close(request.user_namespace_fd)
     source = with_process_facts(request.stack)
     read = [lower.fd for lower in source.lowers]
-    read += [each for each in (source.upper_fd, source.work_fd) if each is not None]
-    restrict_files(read, [])
+    writable = [each for each in (source.upper_fd, source.work_fd) if each is not None]
+    restrict_files([*read, *writable], writable if writes else [])
     return source

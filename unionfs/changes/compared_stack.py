@@ -76,7 +76,7 @@ def open_stack_to_compare(source: StackSource) -> ComparedStack:
                 part.layer.below = tuple(parts[position + 1 :])
         ownership = Ownership(source.ids)
         records = facts = None
-        home_fd = _open_home(source.work_fd)
+        home_fd = open_home(source.work_fd)
         if home_fd is not None:
             undo.callback(os.close, home_fd)
             records = LinkRecords.read(top, home_fd, fingerprint(lowers))
@@ -93,7 +93,7 @@ def open_stack_to_compare(source: StackSource) -> ComparedStack:
     return ComparedStack(union, below, [top, *lowers], records, facts)
 
 
-def _open_home(work_fd: int) -> int | None:
+def open_home(work_fd: int) -> int | None:
     """Open our directory in the work directory; None if no server of ours has used it."""
     try:
         return os.open(HOME, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=work_fd)
