@@ -11,7 +11,12 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 
-from sandbox.changes.reader import start, state_directory
+from sandbox.as_container_root import run_with_ids, with_own_id
+from sandbox.changes.applying import owners_of
+from sandbox.changes.extract import extract
+from sandbox.changes.host_attributes import Owners
+from sandbox.changes.host_tree import HostTree
+from sandbox.changes.reader import Process, changes_of, start, state_directory
 from sandbox.changes.writable_layers import WritableLayer, find
 from sandbox.errors import SandboxError
 
@@ -88,3 +93,50 @@ def _copy(layer: WritableLayer, options: Sequence[str], paths: Sequence[str], fd
 
 def _failure(target: str, error: OSError) -> SandboxError:
     return SandboxError(f"{target}: {(error.strerror or str(error)).lower()}")
+
+
+def export_directory(argument: str, paths: Sequence[str], destination: str, *, changes: bool) -> int:
+    """Copy *paths* of the sandbox that *argument* selects to the existing directory *destination*, each under its last name.
+
+    With *changes* only what the sandbox has added, changed or moved there. Return the number of objects written.
+
+    Raises:
+        SandboxError: the sandbox cannot be read, a path does not exist in it, or something cannot be written.
+    """
+    layer = find(state_directory(), argument)
+    with ExitStack() as undo:
+        try:
+            root_fd = os.open(destination, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _failure(destination, error) from None
+        undo.callback(os.close, root_fd)
+        count = 0
+        for path in paths:
+            for kind, wanted in _selected(layer, path, changes=changes):
+                process = start(layer, [f"--archive={kind}"], wanted, undo)
+                count += _extract(layer, process, root_fd, destination, path)
+                process.finish()
+    return count
+
+
+def _selected(layer: WritableLayer, path: str, *, changes: bool) -> list[tuple[str, list[str]]]:
+    """Return the archives to request of *path*: their kinds, and the paths in each."""
+    if not changes:
+        return [("trees", [path])]
+    rows = changes_of(layer, [path])
+    single = [os.fsdecode(row.path) for row in rows if row.kind in "AC"]
+    moved = [os.fsdecode(row.path) for row in rows if row.kind == "R"]
+    return [(kind, wanted) for kind, wanted in (("trees", moved), ("members", single)) if wanted]
+
+
+def _extract(layer: WritableLayer, process: Process, root_fd: int, destination: str, path: str) -> int:
+    strip = os.fsencode(os.path.dirname(path.rstrip("/")))
+
+    def write(owners: Owners) -> str:
+        tree = HostTree(root_fd, destination, keep_acls=layer.ids.single)
+        with open(process.output_fd, "rb", closefd=False) as stream:
+            return str(extract(stream, tree, strip=strip, owners=owners).entries)
+
+    if os.geteuid() == 0:
+        return int(write(owners_of(layer.ids)))
+    return int(run_with_ids(with_own_id(layer.ids), lambda: write(lambda uid, gid: (uid, gid))))

@@ -102,10 +102,10 @@ def test_run_directory_that_cannot_be_removed_does_not_replace_the_programs_stat
 ) -> None:
     script = (
         "import sys\n"
-        "from sandbox.state import directory\n"
+        "from sandbox.state import sandbox_directory\n"
         "from sandbox.cli.main import main\n"
-        "def refuse(path, ids): raise directory.StateError(f'cannot remove {path}')\n"
-        "directory.remove_directory = refuse\n"
+        "def refuse(path, ids): raise sandbox_directory.StateError(f'cannot remove {path}')\n"
+        "sandbox_directory.remove_directory = refuse\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     command = [sys.executable, "-c", script, *launcher.arguments(HOST_ROOT, ["sh", "-c", "exit 9"])[3:]]
