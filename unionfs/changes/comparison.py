@@ -94,7 +94,10 @@ class Comparison:
             names.update(self._below.names(pair.old_parts))
         found = []
         for name in names:
-            below = self._walk_name(pair, upper, name)
+            try:
+                below = self._walk_name(pair, upper, name)
+            except FileNotFoundError:
+                continue  # removed meanwhile
             if below is not None:
                 found.append(below)
         return found
@@ -267,9 +270,12 @@ class Comparison:
 
     def _redirect(self, new: Entry) -> bytes | None:
         """Return the path of the contents of the metadata-only copy *new* in the layers below; None for another object."""
-        if self._union.metadata_copy_of(new) is None or not isinstance(new.ref, PathRef):
-            return None
-        return (redirect_of(new.ref) or b"").removeprefix(b"/") or None
+        try:
+            if self._union.metadata_copy_of(new) is None or not isinstance(new.ref, PathRef):
+                return None
+            return (redirect_of(new.ref) or b"").removeprefix(b"/") or None
+        except FileNotFoundError:
+            return None  # removed meanwhile
 
 
 @dataclass(slots=True)

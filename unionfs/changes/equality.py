@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
-from unionfs.changes.merged_tree import Entry, MergedTree
+from unionfs.changes.merged_tree import GONE, Entry, MergedTree
 from unionfs.layer.objects import PathRef
 
 _CHUNK = 1 << 18
@@ -24,7 +24,15 @@ class Equality:
         self._below = below
 
     def equal(self, new: Entry, old: Entry) -> bool:
-        """Return whether *new*, of the union, equals *old*."""
+        """Return whether *new*, of the union, equals *old*. It does not if it was removed or replaced meanwhile."""
+        try:
+            return self._equal(new, old)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            return False
+
+    def _equal(self, new: Entry, old: Entry) -> bool:
         if (new.mode, new.uid, new.gid) != (old.mode, old.uid, old.gid):
             return False
         if not new.is_dir:

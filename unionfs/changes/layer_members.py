@@ -202,11 +202,8 @@ class LayerMembers:
         """
         if old is None or new.info.st_nlink > 1 or old.info.st_nlink > 1:
             return True
-        try:
-            with naming(path):
-                return not self._equality.equal(new, old)
-        except FileNotFoundError:  # removed or replaced meanwhile
-            return True
+        with naming(path):
+            return not self._equality.equal(new, old)
 
     def _find_other_names(self, tops: Iterable[bytes]) -> None:
         records = self._records

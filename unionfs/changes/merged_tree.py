@@ -6,6 +6,7 @@ no table of inodes: it reads each object once, and a walk of millions of objects
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,8 @@ from unionfs.upper.link_records import LinkRecords
 
 #: Labels of security modules: the host's policy sets them, not the program.
 _LABELS = frozenset(("security.selinux", "security.apparmor", "security.SMACK64"))
+#: Errors of an object that its server has removed, or replaced by one of another type, since it was found.
+GONE = frozenset((errno.ENOENT, errno.ESTALE))
 _ACLS = frozenset(("system.posix_acl_access", "system.posix_acl_default"))
 
 
@@ -206,7 +209,10 @@ class MergedTree:
         """Return the inode number that *entry* had before its copy-up; None if it is not known to be a copy."""
         if self._records is None or not entry.writable or not isinstance(entry.ref, PathRef):
             return None
-        return self._records.origin(entry.ref, entry.info)
+        try:
+            return self._records.origin(entry.ref, entry.info)
+        except FileNotFoundError:
+            return None  # removed meanwhile
 
     @staticmethod
     def may_be_copy(entry: Entry) -> bool:
@@ -236,7 +242,7 @@ class MergedTree:
             return None
         found = find_contents(ref, [part for part in entry.below if not part.skeleton])
         if found is None:
-            raise OSError(5, "the contents of this metadata-only copy are missing", ref.name)
+            raise OSError(errno.EIO, "the contents of this metadata-only copy are missing", ref.name)
         return found
 
     def open(self, entry: Entry) -> int:

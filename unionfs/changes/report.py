@@ -71,11 +71,17 @@ class Facts:
         assert entry is not None
         value |= {"mode": stat.S_IMODE(entry.mode), "uid": entry.uid, "gid": entry.gid}
         if row.kind != DELETED and entry.is_file:
-            value["capabilities"] = _CAPABILITY in self._union.attributes(entry)
+            value["capabilities"] = self._has_capabilities(entry)
         old = self._old(row)
         if old is not None:
             value["old"] = old
         return value
+
+    def _has_capabilities(self, entry: Entry) -> bool:
+        try:
+            return _CAPABILITY in self._union.attributes(entry)
+        except FileNotFoundError:
+            return False  # removed meanwhile
 
     def _old(self, row: Row) -> dict[str, Any] | None:
         if row.old is None or row.old_path is None:

@@ -18,7 +18,7 @@ from unionfs._stdlib.typing import Protocol
 from unionfs.changes import pax
 from unionfs.changes.compared_stack import ComparedStack
 from unionfs.changes.layer_members import ROOT, LayerMembers
-from unionfs.changes.merged_tree import Entry, naming
+from unionfs.changes.merged_tree import GONE, Entry, naming
 from unionfs.formats.xattrs import is_private
 
 _CHUNK = 1 << 20
@@ -120,8 +120,10 @@ class Stream:
                 with naming(path):
                     self._describe(member, entry)
                 self._output.write(pax.header(member))
-        except FileNotFoundError:
-            return  # removed meanwhile
+        except OSError as error:
+            if error.errno in GONE:
+                return
+            raise
         self._written.add(path)
         if has_links:
             self._first_names.setdefault(identity, path)
@@ -188,7 +190,7 @@ class Stream:
             if found is None or not found.is_file:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             entry = found
-        raise OSError(errno.ESTALE, "the file is replaced again and again")
+        raise OSError(errno.EBUSY, "the file is replaced again and again")
 
     def _write_range(self, path: bytes, fd: int, start: int, length: int) -> int:
         """Write *length* bytes; a file that became shorter meanwhile ends in zeros."""

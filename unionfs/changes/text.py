@@ -6,7 +6,7 @@ import os
 
 from unionfs._stdlib.typing import Any
 from unionfs.changes.compared_stack import ComparedStack
-from unionfs.changes.merged_tree import Entry, MergedTree
+from unionfs.changes.merged_tree import GONE, Entry, MergedTree
 from unionfs.changes.rows import ADDED, CHANGED, DELETED, MOVED, Row
 
 #: Larger files (in bytes) are reported as such: comparing them line by line may take minutes.
@@ -27,7 +27,12 @@ class TextDiffs:
         old = row.old if row.kind in (CHANGED, DELETED) and row.old is not None and row.old.is_file else None
         if row.kind == MOVED or (new is None and old is None):
             return {}
-        after, before = _contents(self._union, new), _contents(self._below, old)
+        try:
+            after, before = _contents(self._union, new), _contents(self._below, old)
+        except OSError as error:
+            if error.errno in GONE:
+                return {}
+            raise
         if after is None or before is None:
             return {"contents": "large"}
         if b"\0" in after or b"\0" in before:
