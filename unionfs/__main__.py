@@ -7,6 +7,7 @@ from unionfs.cli import main
 
 status = main()
 # Exit without interpreter shutdown: its tables may be large, and the launcher waits for this process.
-sys.stdout.flush()
-sys.stderr.flush()
+for stream in (sys.stdout, sys.stderr):
+    if stream is not None:  # it is if its descriptor is closed
+        stream.flush()
 os._exit(status)

@@ -89,9 +89,16 @@ def main(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         return EXIT_FAILURE  # the reader wants no more
     except (UnionError, OSError) as error:
-        print(f"unionfs: {_printable(explain(error))}", file=sys.stderr)
+        print(f"unionfs: {_printable(_explain(error))}", file=sys.stderr)
         return EXIT_FAILURE
     return 0
+
+
+def _explain(error: UnionError | OSError) -> str:
+    """Return *error* as one line, also an error of writing the output, which has no path."""
+    if isinstance(error, OSError) and error.filename is None and error.strerror:
+        return error.strerror
+    return explain(error)
 
 
 def _run(arguments: argparse.Namespace) -> None:
