@@ -50,6 +50,14 @@ class Header:
         if self.size < 0:
             raise MalformedError("a negative size")
 
+    def device(self) -> tuple[int, int] | None:
+        """Return the major and minor number of a device; None if the fields are invalid, as in old formats."""
+        try:
+            major, minor = number(self.block[329:337]), number(self.block[337:345])
+        except MalformedError:
+            return None
+        return (major, minor) if 0 <= major < 1 << 12 and 0 <= minor < 1 << 20 else None
+
 
 def padded(size: int) -> int:
     return (size + BLOCK - 1) // BLOCK * BLOCK

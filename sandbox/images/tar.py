@@ -85,6 +85,9 @@ class Member:
     xattrs: dict[bytes, bytes] = field(default_factory=dict)  # those that `attributes.is_unpacked` takes
     left_out: tuple[bytes, ...] = ()  # names of the other extended attributes
     extents: tuple[tuple[int, int], ...] | None = None  # of a sparse file: offset and length of its data
+    device: tuple[int, int] | None = (
+        None  # major and minor number of a device; None if the header has no valid ones
+    )
 
 
 class Archive(Protocol):
@@ -350,6 +353,7 @@ class TarStream:
             xattrs=xattrs,
             left_out=left_out,
             extents=extents,
+            device=header.device() if kind in (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE) else None,
         )
 
     def _sparse(

@@ -135,9 +135,16 @@ def pivot_root(new_root: str, put_old: str) -> None:
         _raise_errno("pivot_root", new_root)
 
 
-def renameat2(source: str, target: str, flags: int) -> None:
-    """Rename *source* to *target* with RENAME_* flags."""
-    if _libc.renameat2(constants.AT_FDCWD, _bytes(source), constants.AT_FDCWD, _bytes(target), flags) < 0:
+def renameat2(
+    source: str,
+    target: str,
+    flags: int,
+    *,
+    source_fd: int = constants.AT_FDCWD,
+    target_fd: int = constants.AT_FDCWD,
+) -> None:
+    """Rename *source* in the directory *source_fd* to *target* in *target_fd*, with RENAME_* flags."""
+    if _libc.renameat2(source_fd, _bytes(source), target_fd, _bytes(target), flags) < 0:
         _raise_errno("renameat2", source)
 
 

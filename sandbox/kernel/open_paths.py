@@ -15,6 +15,9 @@ from sandbox.kernel import _libc, constants
 # openat2(2) fails with EAGAIN if something on the machine is renamed during the walk. systemd tries as often.
 _EAGAIN_TRIES = 128
 
+# Bytes of a path that are given to one call; it takes up to 4095 (limits.h, PATH_MAX).
+_PART = 4000
+
 
 def open_in_root(root_fd: int, path: str, *, directory: bool = False, links: bool = True) -> int:
     """Open *path*, absolute or relative, as a process with the root *root_fd* resolves it.
@@ -48,6 +51,28 @@ def open_within(top_fd: int, path: str) -> int:
     """
     resolve = constants.RESOLVE_BENEATH | constants.RESOLVE_NO_SYMLINKS | constants.RESOLVE_NO_XDEV
     return _open_path(top_fd, path, resolve, directory=True)
+
+
+def open_directory_beneath(top_fd: int, path: bytes) -> int:
+    """Open the directory at the relative *path*, of any length, below the directory *top_fd*; b"" is that directory itself.
+
+    Mounts are crossed. Each component must be a real directory.
+
+    Raises:
+        OSError: ELOOP for a symbolic link; EXDEV for ``..`` that leads out; ENOENT, ENOTDIR, EACCES.
+    """
+    resolve = constants.RESOLVE_BENEATH | constants.RESOLVE_NO_SYMLINKS | constants.RESOLVE_NO_MAGICLINKS
+    fd = _open_path(top_fd, ".", resolve, directory=True)
+    rest = path
+    while rest:
+        cut = len(rest) if len(rest) <= _PART else rest.rfind(b"/", 0, _PART + 1)
+        part, rest = (rest, b"") if cut <= 0 else (rest[:cut], rest[cut + 1 :])
+        try:
+            inner = _open_path(fd, os.fsdecode(part), resolve, directory=True)
+        finally:
+            os.close(fd)
+        fd = inner
+    return fd
 
 
 def open_real(path: str, *, directory: bool = False) -> int:

@@ -1,10 +1,11 @@
 """Create and remove directory trees by descriptors, without following links, at any depth, with two more descriptors.
 
-The module also has two kinds of rename that not every file system supports, and functions that flush to disk.
+The module also has the kinds of rename that not every file system supports, and functions that flush to disk.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Collection, Iterable
@@ -22,6 +23,38 @@ def exchange(one: str, other: str) -> None:
         OSError: EINVAL if the file system does not support it.
     """
     _libc.renameat2(one, other, constants.RENAME_EXCHANGE)
+
+
+def exchange_at(source_fd: int, source: bytes, target_fd: int, target: bytes) -> None:
+    """Exchange the names *source* and *target* in the directories *source_fd* and *target_fd*, as :func:`exchange` does.
+
+    Raises:
+        OSError: EINVAL if the file system does not support it.
+    """
+    names = os.fsdecode(source), os.fsdecode(target)
+    _libc.renameat2(*names, constants.RENAME_EXCHANGE, source_fd=source_fd, target_fd=target_fd)
+
+
+def rename_to_new_name(source_fd: int, source: bytes, target_fd: int, target: bytes) -> None:
+    """Rename *source* in the directory *source_fd* to *target* in *target_fd*, which must not exist.
+
+    On a file system without RENAME_NOREPLACE (rename(2)), an object that appears during the call is replaced.
+
+    Raises:
+        OSError: EEXIST if *target* exists.
+    """
+    names = os.fsdecode(source), os.fsdecode(target)
+    try:
+        _libc.renameat2(*names, constants.RENAME_NOREPLACE, source_fd=source_fd, target_fd=target_fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        try:
+            os.lstat(target, dir_fd=target_fd)
+        except FileNotFoundError:
+            os.rename(source, target, src_dir_fd=source_fd, dst_dir_fd=target_fd)
+        else:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from None
 
 
 def rename_leaving_whiteout(source: str, target: str) -> None:

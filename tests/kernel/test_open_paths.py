@@ -97,6 +97,39 @@ def test_a_source_is_opened_without_following_a_link_that_replaced_it(tree):
         assert refusal(open_paths.open_real, f"{os.path.realpath(tree)}/{path}") == "ELOOP"
 
 
+def test_a_directory_beneath_is_opened_at_any_depth_and_never_through_a_link(tmp_path):
+    (tmp_path / "real" / "inner").mkdir(parents=True)
+    (tmp_path / "real" / "link").symlink_to("inner")
+    (tmp_path / "file").touch()
+    names = [b"d" * 200] * 40
+    top = os.open(tmp_path, os.O_PATH)
+    try:
+        for path, error in (
+            (b"real/link", "ELOOP"),
+            (b"real/link/x", "ELOOP"),
+            (b"..", "EXDEV"),
+            (b"file", "ENOTDIR"),
+            (b"absent", "ENOENT"),
+        ):
+            assert refusal(open_paths.open_directory_beneath, top, path) == error, path
+        here = os.dup(top)
+        for name in names:
+            os.mkdir(name, dir_fd=here)
+            below = os.open(name, os.O_PATH, dir_fd=here)
+            os.close(here)
+            here = below
+        found = open_paths.open_directory_beneath(top, b"/".join(names))
+        assert os.path.samestat(os.fstat(found), os.fstat(here))
+        os.close(found)
+        os.close(here)
+        found = open_paths.open_directory_beneath(top, b"")
+        assert os.path.samestat(os.fstat(found), os.fstat(top))
+        os.close(found)
+        trees.remove_contents(top)
+    finally:
+        os.close(top)
+
+
 def test_a_path_that_is_swapped_for_a_link_meanwhile_never_leads_out(tree):
     """A path string would lose this race: the exchange happens between the check and the open."""
     os.mkdir(f"{tree}/root/inside")

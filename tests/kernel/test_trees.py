@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
 
-from sandbox.kernel import trees
+from sandbox.kernel import _libc, trees
 from tests.kernel.support import refusal
 
 
@@ -41,3 +42,36 @@ def test_directories_are_made_where_they_are_missing_and_never_through_a_link(tm
     finally:
         os.close(top)
     assert os.listdir(tmp_path / "elsewhere") == []
+
+
+def test_names_in_open_directories_are_exchanged_and_never_replaced_unasked(tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "one" / "file").write_text("1")
+    (tmp_path / "other" / "directory").mkdir()
+    one, other = (os.open(tmp_path / name, os.O_PATH) for name in ("one", "other"))
+    try:
+        trees.exchange_at(one, b"file", other, b"directory")
+        assert (tmp_path / "other" / "directory").read_text() == "1"
+        assert refusal(trees.rename_to_new_name, other, b"directory", one, b"file") == "EEXIST"
+        trees.rename_to_new_name(other, b"directory", one, b"new\xff")
+        assert sorted(os.listdir(os.fsencode(tmp_path / "one"))) == [b"file", b"new\xff"]
+    finally:
+        os.close(one)
+        os.close(other)
+
+
+def test_a_file_system_that_cannot_refuse_to_replace_is_asked_whether_the_name_exists(tmp_path, monkeypatch):
+    def unsupported(*_: object, **__: object) -> None:
+        raise OSError(errno.EINVAL, "unsupported")
+
+    monkeypatch.setattr(_libc, "renameat2", unsupported)
+    (tmp_path / "one").write_text("1")
+    (tmp_path / "other").write_text("2")
+    top = os.open(tmp_path, os.O_PATH)
+    try:
+        assert refusal(trees.rename_to_new_name, top, b"one", top, b"other") == "EEXIST"
+        trees.rename_to_new_name(top, b"one", top, b"new")
+    finally:
+        os.close(top)
+    assert sorted(os.listdir(tmp_path)) == ["new", "other"]

@@ -9,6 +9,8 @@ import pytest
 from sandbox.images.names import printable
 from sandbox.images.tar import RECORD_LIMIT, Kind, Member
 from tests.unit.sandbox.images.tars import (
+    BLOCK,
+    CHARACTER,
     DIRECTORY,
     GNU,
     LONG,
@@ -56,6 +58,21 @@ def test_a_file_whose_name_ends_in_a_slash_is_a_directory_as_in_v7() -> None:
 def test_a_size_of_what_has_no_data_is_ignored() -> None:
     data = tar(*(header(b"x", flag=b"%d" % flag, size=999, link=b"y") for flag in range(1, 7)), file(b"next"))
     assert members(data)[-1].name == b"next"
+
+
+def test_a_device_has_its_numbers_if_they_are_valid() -> None:
+    def device_of(block: bytes) -> tuple[int, int] | None:
+        return only(tar(block)).device
+
+    assert device_of(header(b"x", flag=CHARACTER, device=(5, 1))) == (5, 1)
+    assert device_of(header(b"x", flag=BLOCK, device=(4095, 1048575))) == (4095, 1048575)
+    assert device_of(header(b"x", flag=BLOCK, device=(4096, 0))) is None
+    assert device_of(header(b"x", device=(5, 1))) is None
+    block = bytearray(header(b"x", flag=CHARACTER))
+    block[329:337] = b"invalid\0"
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    assert device_of(bytes(block)) is None
 
 
 def test_the_prefix_of_ustar_continues_the_name() -> None:
