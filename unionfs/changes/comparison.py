@@ -76,7 +76,7 @@ class Comparison:
             pending += self._walk(pending.pop())
         self._add_other_names()
         rows = self._settled()
-        rows = self._with_moved_files(rows, self._deleted())
+        rows = self._with_moved_files(rows, self._deleted(rows))
         rows.sort(key=lambda row: (row.path, ORDER[row.kind]))
         return rows
 
@@ -196,20 +196,29 @@ class Comparison:
 
     # -- step 3: entries of directories that are gone ----------------------------------------------
 
-    def _deleted(self) -> list[Row]:
-        """Return a row for each old object that is gone, also below deleted and replaced directories."""
+    def _deleted(self, others: list[Row]) -> list[Row]:
+        """Return a row for each old object that is gone, also below deleted and replaced directories.
+
+        Those that a moved directory replaces, and that have no row, are added to its row, which is among *others*.
+        """
         rows: list[Row] = []
+        moved = {row.path: row for row in others if row.kind == MOVED}
         for gone in self._gone:
             # An object that moved is compared at its new place, with all below it.
             if gone.old_path in self.moves or self.moves.new_path(gone.old_path) != gone.path:
                 continue
+            replaced: list[tuple[bytes, Entry]] = []
             if gone.new is None:
                 rows.append(Row(DELETED, gone.old_path, None, gone.old_path, gone.old))
+            elif gone.path in moved:
+                replaced = moved[gone.path].replaced
+                replaced.append((gone.old_path, gone.old))
             if gone.old.is_dir:
-                rows += self._deleted_below(gone)
+                rows += self._deleted_below(gone, replaced)
         return rows
 
-    def _deleted_below(self, gone: _Gone) -> list[Row]:
+    def _deleted_below(self, gone: _Gone, replaced: list[tuple[bytes, Entry]]) -> list[Row]:
+        """Return a row for each object that was below *gone*; add those to *replaced* at whose path is another one now."""
         rows: list[Row] = []
         pending = [(gone.old_path, gone.old, gone.new)]
         while pending:
@@ -222,6 +231,8 @@ class Comparison:
                 present = self._union.find(new_parts, name) if new_parts else None
                 if present is None:
                     rows.append(Row(DELETED, child_path, None, child_path, child))
+                else:
+                    replaced.append((child_path, child))
                 if child.is_dir:
                     pending.append((child_path, child, present))
         return rows
@@ -256,8 +267,13 @@ class Comparison:
             if source is None:
                 continue
             self.moves.add(source.path, row.path)
+            if row.kind == CHANGED and row.old_path is not None and row.old is not None:
+                row.replaced.append((row.old_path, row.old))
             row.kind, row.old_path, row.old = MOVED, source.path, source.old
             moved.append(row)
+        for row in moved:
+            if id(row) in sources.taken:
+                row.replaced.clear()  # what was there has moved itself
         for row in rows:
             if row.kind == CHANGED and id(row) in sources.taken:
                 row.kind, row.old_path, row.old = ADDED, None, None

@@ -12,6 +12,9 @@ as the mount shows them, whether the object has ``capabilities``, and ``old``, t
   status change time differs; "changed"; "unknown" if the work directory has no records.
 
 An old object that is gone by now has ``since`` "gone" and nothing else but its path.
+
+A moved object also has ``replaced`` if the layers below have another object at its path: a list of values like ``old``, of that
+object and, if it is a directory, of everything below it that has no row of its own.
 """
 
 from __future__ import annotations
@@ -75,6 +78,8 @@ class Facts:
         old = self._old(row)
         if old is not None:
             value["old"] = old
+        if row.replaced:
+            value["replaced"] = [self._facts(path, entry) for path, entry in row.replaced]
         return value
 
     def _has_capabilities(self, entry: Entry) -> bool:
@@ -89,16 +94,19 @@ class Facts:
             # An object that the layers below still have at the path has moved in the union.
             gone = recorded and self._below.at(row.path) is None
             return {"path": shown(row.path), "since": "gone"} if gone else None
-        info = row.old.info
+        return self._facts(row.old_path, row.old)
+
+    def _facts(self, path: bytes, entry: Entry) -> dict[str, Any]:
+        info = entry.info
         return {
-            "path": shown(row.old_path),
-            "layer": self._layers[id(row.old.ref.layer)],
+            "path": shown(path),
+            "layer": self._layers[id(entry.ref.layer)],
             "ino": info.st_ino,
             "mode": info.st_mode,
             "size": info.st_size,
             "mtime": info.st_mtime_ns,
             "ctime": info.st_ctime_ns,
-            "since": self._since(row.old_path, info),
+            "since": self._since(path, info),
         }
 
     def _since(self, path: bytes, info: os.stat_result) -> str:

@@ -20,7 +20,7 @@ ORDER = {DELETED: 0, MOVED: 1, ADDED: 2, CHANGED: 3}
 class Row:
     """One change. Paths have no leading slash; that of the root is empty."""
 
-    __slots__ = ("kind", "new", "old", "old_path", "path")
+    __slots__ = ("kind", "new", "old", "old_path", "path", "replaced")
 
     def __init__(
         self, kind: str, path: bytes, new: Entry | None, old_path: bytes | None, old: Entry | None
@@ -39,6 +39,8 @@ class Row:
         self.new = new
         self.old_path = old_path
         self.old = old
+        #: Of a moved object: the path and object of the layers below that it replaces, and what was below that and has no row.
+        self.replaced: list[tuple[bytes, Entry]] = []
 
 
 class Moves:

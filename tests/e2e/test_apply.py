@@ -1,0 +1,265 @@
+"""Changes of a sandbox are written to the host directory that is its layer, or copied out of the sandbox."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.support import Launcher, first_line, sandbox, wait_for
+from tests.e2e.test_changes import CHANGE, ROWS, layer, over, rows  # noqa: F401 - a fixture
+from tests.support.tree import snapshot
+
+
+def kept(launcher: Launcher, layer: Path, script: str = CHANGE) -> None:  # noqa: F811
+    """Run *script* over *layer*, and keep what it changes."""
+    done = launcher.shell(script, over(layer), options=["--keep-changes"])
+    assert done.status == 0, done.err
+
+
+def copy_of(directory: Path) -> Path:
+    """Copy *directory*, with hard links and times, and return the copy."""
+    target = directory.with_name(f"{directory.name}-copy")
+    subprocess.run(["cp", "-a", str(directory), str(target)], check=True)
+    return target
+
+
+def comparable(directory: Path) -> dict[bytes, object]:
+    """Return the tree below *directory* without times, which differ between two runs."""
+    return {
+        path: (seen.kind, seen.mode, seen.data, seen.target)
+        for path, seen in snapshot(directory, nlink=False).items()
+    }
+
+
+def changed_by_hand(directory: Path) -> Path:
+    """Return a copy of *directory* in which the host has run CHANGE itself."""
+    copy = copy_of(directory)
+    script = CHANGE.replace("/data", str(copy / "data"))
+    subprocess.run(["sh", "-c", script], check=True)
+    return copy
+
+
+def test_all_changes_make_the_directory_what_the_program_would_have_made_of_it(
+    launcher: Launcher,
+    layer: Path,  # noqa: F811
+) -> None:
+    expected = changed_by_hand(layer)
+    kept(launcher, layer)
+    done = sandbox(launcher, "apply", "box", "--yes")
+    assert done.status == 0, (done.out, done.err)
+    assert comparable(layer) == comparable(expected)
+    assert os.stat(layer / "data/name").st_ino == os.stat(layer / "data/other").st_ino
+    assert rows(sandbox(launcher, "diff", "box", "--json")) == set()
+
+
+def test_selected_changes_are_applied_and_the_rest_stays_in_diff(
+    launcher: Launcher,
+    layer: Path,  # noqa: F811
+) -> None:
+    kept(launcher, layer)
+    done = sandbox(launcher, "apply", "box", "/data/new", "/data/changed", "/data/elsewhere", "--yes")
+    assert done.status == 0, (done.out, done.err)
+    assert (layer / "data/new/file").read_text() == "1\n"
+    assert (layer / "data/elsewhere/kept").read_text() == "old moved/kept\n"
+    assert not (layer / "data/moved").exists()
+    assert (layer / "data/deleted").exists()
+    left = rows(sandbox(launcher, "diff", "box", "--json"))
+    assert left == {
+        row for row in ROWS if not row[1].startswith(("/data/new", "/data/changed", "/data/elsewhere", "/data/moved"))
+    }
+    done = sandbox(launcher, "apply", "box", "--exclude", "name", "--exclude", "other", "--yes")
+    assert done.status == 0, (done.out, done.err)
+    left = rows(sandbox(launcher, "diff", "box", "--json"))
+    assert left == {("C", "/data/name", None), ("C", "/data/other", None)}
+
+
+def test_what_the_host_changed_since_is_a_conflict_and_nothing_is_changed(
+    launcher: Launcher,
+    layer: Path,  # noqa: F811
+) -> None:
+    kept(launcher, layer)
+    (layer / "data/changed").write_text("changed on the host\n")
+    (layer / "data/deleted").unlink()
+    (layer / "data/deleted").write_text("another file\n")
+    before = comparable(layer)
+    done = sandbox(launcher, "apply", "box", "--yes")
+    assert done.status == 125
+    assert "/data/changed" in done.err
+    assert "/data/deleted" in done.err
+    assert comparable(layer) == before
+    assert ("C", "/data/changed", None) in rows(sandbox(launcher, "diff", "box", "--json"))
+    done = sandbox(launcher, "apply", "box", "/data/new", "--yes")
+    assert done.status == 0, (done.out, done.err)
+    assert (layer / "data/new/file").exists()
+
+
+def test_without_a_terminal_the_command_asks_for_a_decision(
+    launcher: Launcher,
+    layer: Path,  # noqa: F811
+) -> None:
+    kept(launcher, layer)
+    before = comparable(layer)
+    shown = sandbox(launcher, "apply", "box", "--dry-run")
+    assert shown.status == 0
+    assert "A /data/new/\n" in shown.out
+    refused = sandbox(launcher, "apply", "box")
+    assert refused.status == 125
+    assert "--yes" in refused.err
+    assert comparable(layer) == before
+    value = json.loads(sandbox(launcher, "apply", "box", "--dry-run", "--json").out)
+    assert value["directory"] == "/" or value["directory"] == str(layer)
+
+
+def test_a_second_look_is_asked_for_set_id_bits(
+    launcher: Launcher,
+    layer: Path,  # noqa: F811
+) -> None:
+    kept(launcher, layer, "cp /bin/true /data/tool; chmod 4755 /data/tool")
+    shown = sandbox(launcher, "apply", "box", "--dry-run")
+    assert "look at /data/tool: set-user-ID" in shown.out
+
+
+def test_a_symbolic_link_in_the_way_is_not_followed(
+    launcher: Launcher,
+    layer: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    kept(launcher, layer, "echo 1 > /data/gone/new")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    os.rename(layer / "data/gone", layer / "data/away")
+    (layer / "data/gone").symlink_to(outside)
+    done = sandbox(launcher, "apply", "box", "--yes")
+    assert done.status == 125
+    assert list(outside.iterdir()) == []
+
+
+def test_a_running_sandbox_is_applied_but_for_what_moved(
+    launcher: Launcher,
+    layer: Path,  # noqa: F811
+) -> None:
+    with launcher.start(
+        over(layer), ["sh", "-c", f"{CHANGE}\necho ready; sleep 60"], options=["--keep-changes"]
+    ) as supervisor:
+        assert first_line(supervisor) == "ready"
+        refused = sandbox(launcher, "apply", "box", "--yes")
+        assert refused.status == 125
+        assert "has ended" in refused.err
+        done = sandbox(launcher, "apply", "box", "/data/new", "/data/deleted", "--yes")
+        assert done.status == 0, (done.out, done.err)
+        assert (layer / "data/new/file").exists()
+        assert not (layer / "data/deleted").exists()
+        left = rows(sandbox(launcher, "diff", "box", "--json"))
+        assert left == {row for row in ROWS if not row[1].startswith(("/data/new", "/data/deleted"))}
+
+
+def test_a_change_after_applying_is_no_conflict(
+    launcher: Launcher,
+    layer: Path,  # noqa: F811
+) -> None:
+    spec = over(layer, 'writable = "persistent"\n')
+    assert launcher.shell(CHANGE, spec).status == 0
+    assert sandbox(launcher, "apply", "box", "--yes").status == 0
+    again = "echo 3 > /data/changed; echo 4 > /data/elsewhere/kept; chmod 700 /data/new; rm /data/mode; echo 5 > /data/name"
+    assert launcher.shell(again, spec).status == 0
+    done = sandbox(launcher, "apply", "box", "--yes")
+    assert done.status == 0, (done.out, done.err)
+    assert (layer / "data/elsewhere/kept").read_text() == "4\n"
+    assert (layer / "data/other").read_text() == "5\n"
+    assert not (layer / "data/mode").exists()
+    assert rows(sandbox(launcher, "diff", "box", "--json")) == set()
+
+
+def test_killed_at_any_moment_each_file_is_old_or_new_and_the_same_command_resumes(
+    launcher: Launcher,
+    layer: Path,  # noqa: F811
+) -> None:
+    big = "for i in $(seq 200); do echo new > /data/gone/f$i; done; echo new > /data/changed; rm /data/deleted; mv /data/moved /data/elsewhere"
+    kept(launcher, layer, big)
+    command = [sys.executable, "-m", "sandbox", "apply", "box", "--yes"]
+    for milliseconds in (150, 200, 250, 300, 350, 400):
+        with subprocess.Popen(
+            command,
+            env=launcher.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as process:
+            time.sleep(milliseconds / 1000)
+            os.killpg(process.pid, signal.SIGKILL)
+        for path in (layer / "data/gone").glob("f*"):
+            assert path.read_text() == "new\n"
+        assert (layer / "data/changed").read_text() in ("old changed\n", "new\n")
+    wait_for(lambda: sandbox(launcher, "apply", "box", "--yes").status == 0, "the same command resumes")
+    assert len(list((layer / "data/gone").glob("f*"))) == 200
+    assert (layer / "data/elsewhere/kept").exists()
+    assert not (layer / "data/moved").exists()
+    assert not (layer / "data/deleted").exists()
+    assert [path for path in (layer / "data").rglob("*") if "sandbox-new" in path.name] == []
+    assert rows(sandbox(launcher, "diff", "box", "--json")) == set()
+
+
+def test_files_are_copied_out_as_the_sandbox_shows_them(
+    launcher: Launcher,
+    layer: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    kept(launcher, layer)
+    target = tmp_path / "target"
+    target.mkdir()
+    done = sandbox(launcher, "export", "box", "/data/elsewhere", "/data/mode", str(target))
+    assert done.status == 0, done.err
+    assert (target / "elsewhere/kept").read_text() == "old moved/kept\n"
+    assert (target / "elsewhere/added").read_text() == "2\n"
+    assert not (target / "elsewhere/inside").exists()
+    assert (target / "mode").read_text() == "x" * 100_000
+    assert (target / "mode").stat().st_mode & 0o777 == 0o600
+    missing = sandbox(launcher, "export", "box", "/data/deleted", str(target))
+    assert missing.status == 125
+    assert "/data/deleted" in missing.err
+
+
+def test_changes_alone_are_copied_out(
+    launcher: Launcher,
+    layer: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    kept(launcher, layer)
+    target = tmp_path / "target"
+    target.mkdir()
+    done = sandbox(launcher, "export", "box", "/data", str(target), "--changes")
+    assert done.status == 0, done.err
+    assert (target / "data/changed").read_text() == "changed\n"
+    assert (target / "data/elsewhere/kept").exists()
+    assert not (target / "data/gone").exists()
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_archives_have_whole_files_and_the_marks_of_a_layer(
+    launcher: Launcher,
+    layer: Path,  # noqa: F811
+    tmp_path: Path,
+    changes: bool,
+) -> None:
+    kept(launcher, layer)
+    path = tmp_path / "out.tar"
+    options = ["--changes"] if changes else ["/data"]
+    done = sandbox(launcher, "export", "box", *options, f"tar:{path}")
+    assert done.status == 0, done.err
+    with tarfile.open(path) as archive:
+        names = archive.getnames()
+        member = archive.extractfile("data/mode")
+        assert member is not None
+        assert member.read() == b"x" * 100_000
+    assert ("data/.wh.deleted" in names) == changes
+    assert ("data/elsewhere/kept" in names)
+    assert [name for name in tmp_path.iterdir() if name.name.startswith(".out")] == []
