@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
+
+from tests.support.tree import Tree
 from tests.unit.unionfs.changes.trees import below_of, check, compare, shown_by
+from tests.unit.unionfs.client import Client
 from unionfs.changes.rows import DELETED, MOVED
-
-if TYPE_CHECKING:
-    from tests.unit.unionfs.conftest import MakeUnion
-    from tests.unit.unionfs.support import Union
+from unionfs.formats.whiteout import WhiteoutFormat
+from unionfs.upper.format import WantedFormat
 
 
-def replaced_by_moves(union: Union) -> dict[bytes, list[bytes]]:
+@pytest.fixture(autouse=True)
+def _no_umask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def union_over(base: Path, lower: Tree) -> Client:
+    return Client(base, [lower], WantedFormat(whiteouts=WhiteoutFormat.OVERLAY))
+
+
+def replaced_by_moves(union: Client) -> dict[bytes, list[bytes]]:
     rows = compare(union)
     check(rows, below_of(union), shown_by(union))
     return {row.path: sorted(path for path, _ in row.replaced) for row in rows if row.kind == MOVED}
 
 
-def test_a_moved_directory_replaces_a_directory_with_entries_of_the_same_names(make_union: MakeUnion) -> None:
+def test_a_moved_directory_replaces_a_directory_with_entries_of_the_same_names(tmp_path: Path) -> None:
     tree = {
         "new": {"same": b"1", "both": {"x": b"2"}},
         "old": {"same": b"3", "both": {"x": b"4", "y": b"5"}, "gone": b"6"},
     }
-    union = make_union(tree, upper={})
+    union = union_over(tmp_path, tree)
     for path in ("same", "both/x", "both/y", "gone"):
         union.unlink(f"/old/{path}")
     for path in ("both", ""):
@@ -31,12 +46,14 @@ def test_a_moved_directory_replaces_a_directory_with_entries_of_the_same_names(m
     union.rename("/new", "/old")
     assert replaced_by_moves(union) == {b"old": [b"old", b"old/both", b"old/both/x", b"old/same"]}
     assert {row.path for row in compare(union) if row.kind == DELETED} == {b"old/both/y", b"old/gone"}
+    union.close()
 
 
-def test_a_moved_file_replaces_a_file_and_two_that_swap_replace_none(make_union: MakeUnion) -> None:
-    union = make_union({"a": b"1", "b": b"2", "c": b"3", "d": b"4"}, upper={})
+def test_a_moved_file_replaces_a_file_and_two_that_swap_replace_none(tmp_path: Path) -> None:
+    union = union_over(tmp_path, {"a": b"1", "b": b"2", "c": b"3", "d": b"4"})
     union.rename("/a", "/b")
     union.rename("/c", "/swap")
     union.rename("/d", "/c")
     union.rename("/swap", "/d")
     assert replaced_by_moves(union) == {b"b": [b"b"], b"c": [], b"d": []}
+    union.close()
