@@ -114,8 +114,8 @@ def export_directory(argument: str, paths: Sequence[str], destination: str, *, c
         for path in paths:
             for kind, wanted in _selected(layer, path, changes=changes):
                 process = start(layer, [f"--archive={kind}"], wanted, undo)
-                count += _extract(layer, process, root_fd, destination, path)
-                process.finish()
+                with process.explaining():
+                    count += _extract(layer, process, root_fd, destination, path)
     return count
 
 

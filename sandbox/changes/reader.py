@@ -93,6 +93,26 @@ class Process:
                 hint=None if reason else "run again with --debug",
             )
 
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Wait for the end of the process after the body of the ``with`` statement, which reads its output.
+
+        Raises:
+            SandboxError: the process failed, which may be why the body did.
+        """
+        try:
+            yield
+        except SandboxError:
+            self._finish_if_ended()
+            raise
+        self.finish()
+
+    def _finish_if_ended(self) -> None:
+        """Raise the error of the process if it has failed already, or is about to."""
+        with open(self.output_fd, "rb", closefd=False) as rest:
+            if rest.read(1) == b"":
+                self.finish()
+
     def end(self) -> None:
         """Kill the process if it still runs, and close the descriptors."""
         if self._pid:

@@ -78,6 +78,8 @@ class Change:
     #: Whether the file has capabilities; None also for deleted objects and for other types.
     capabilities: bool | None = None
     old: OldObject | None = None
+    #: Of a moved object, with facts: what it replaces, with everything below that which has no row.
+    replaced: tuple[OldObject, ...] = ()
     #: The lines of a unified diff without its header; None without texts, and for what has no text.
     diff: tuple[str, ...] | None = None
     #: Why there is no diff.
@@ -190,6 +192,7 @@ def _change(value: dict[str, Any]) -> Change:
         old=_old_object(value["old"], path if from_path is None else from_path, kind)
         if "old" in value
         else None,
+        replaced=_replaced(value["replaced"], kind) if "replaced" in value else (),
         diff=diff,
         contents=contents,
     )
@@ -204,6 +207,14 @@ def _from_path(value: dict[str, Any], kind: Kind) -> bytes | None:
     if path == b"/":
         raise _Malformed('from "/": the root cannot be moved')
     return path
+
+
+def _replaced(value: object, kind: Kind) -> tuple[OldObject, ...]:
+    """Return the objects in *value* that a moved object replaces."""
+    if kind != "R" or not isinstance(value, list):
+        raise _Malformed(f"kind {kind} with replaced {_shown(value)}")
+    # The kind C allows any path.
+    return tuple(_old_object(each, b"", "C") for each in value)
 
 
 def _old_object(value: object, expected: bytes, kind: Kind) -> OldObject:

@@ -34,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "paths", metavar="PATH", nargs="*", help="copy this file or directory; its path begins with a slash"
     )
-    parser.add_argument("destination", metavar="DEST", help="tar:FILE, tar:- (standard output), or a directory")
+    parser.add_argument(
+        "destination", metavar="DEST", help="tar:FILE, tar:- (standard output), or a directory"
+    )
     parser.add_argument(
         "--changes",
         action="store_true",
@@ -61,7 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         if not paths:
             raise SandboxError(
-                "the whole root file system is exported into an archive only", hint="name a PATH, or use tar:FILE"
+                "the whole root file system is exported into an archive only",
+                hint="name a PATH, or use tar:FILE",
             )
         count = export_directory(arguments.sandbox, paths, destination, changes=arguments.changes)
         result = {"destination": destination, "files": count}

@@ -13,6 +13,8 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "review": {
         "diff": "show what a sandbox has added, changed, deleted and moved",
+        "apply": "write changes to the directory that is the sandbox's layer",
+        "export": "copy files out of a sandbox, to a directory or an archive",
         "discard": "remove the changes of a sandbox",
     },
     "keep": {

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterable
 
 from unionfs.changes.compared_stack import ComparedStack
-from unionfs.changes.merged_tree import MergedTree, joined
+from unionfs.changes.merged_tree import Entry, MergedTree, joined
 from unionfs.formats.xattrs import METACOPY_XATTRS, REDIRECT_XATTRS
 from unionfs.layer.directory import LayerDir
 from unionfs.layer.objects import NO_XATTR, at_path
@@ -47,14 +47,22 @@ class _Renewal:
         self._log = log
 
     def at(self, union: MergedTree, path: bytes) -> None:
-        old = self._below.at(path)
-        self._log.renew(b"/" + path, None if old is None else old.info)
+        self._record(path)
         top = union.root.ref
         assert isinstance(top, LayerDir)
         parent, _, name = path.rpartition(b"/")
         directory = _descend(top, parent)
         if directory is not None and path:
             self._entry(directory, name, path)
+
+    def _record(self, path: bytes) -> Entry | None:
+        """Renew the record of *path*, and return what is there below; None for nothing, and in a directory that is closed to us."""
+        try:
+            old = self._below.at(path)
+        except PermissionError:
+            return None
+        self._log.renew(b"/" + path, None if old is None else old.info)
+        return old
 
     def _entry(self, directory: LayerDir, name: bytes, path: bytes) -> None:
         """Mend *name* of *directory* in the writable layer, and renew the records of everything below it."""
@@ -64,8 +72,7 @@ class _Renewal:
             mark = directory.mark(name)
             if mark in (None, Mark.WHITEOUT):
                 continue
-            old = self._below.at(path)
-            self._log.renew(b"/" + path, None if old is None else old.info)
+            old = self._record(path)
             if mark is Mark.OTHER:
                 if old is not None and old.is_file:
                     _lead_to(directory, name, path)

@@ -151,15 +151,12 @@ def check(rows: Sequence[Row], before: dict[bytes, Facts], after: dict[bytes, Fa
     expected = {(DELETED, old) for old in before if followed(old)[0] not in after}
     expected |= {(ADDED, new) for new in after if new not in best}
     expected |= {(MOVED, new) for new in moves.values()}
-    expected |= {
-        (CHANGED, new) for new, (_, old) in best.items() if _differ(before[old], after[new])
-    }
+    expected |= {(CHANGED, new) for new, (_, old) in best.items() if _differ(before[old], after[new])}
     replaced = [old for row in rows for old, _ in row.replaced]
     assert all(row.kind == MOVED for row in rows if row.replaced)
     assert len(set(replaced)) == len(replaced), "an object is replaced twice"
-    assert set(replaced) == {
-        old for old in before if (new := followed(old)[0]) in after and best[new][1] != old
-    }
+    displaced = {old for old in before if followed(old)[0] in after and best[followed(old)[0]][1] != old}
+    assert set(replaced) == displaced
     found = [(row.kind, row.path) for row in rows]
     assert len(set(found)) == len(found), "a row occurs twice"
     assert set(found) == expected, (sorted(set(found) - expected), sorted(expected - set(found)))

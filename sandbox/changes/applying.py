@@ -1,0 +1,209 @@
+"""Apply the changes of a sandbox to the host directory that is a layer of it: choose the layer, plan, and execute the plan.
+
+The plan is made by sandbox/changes/apply_plan.py and executed by sandbox/changes/apply.py. Files are written where their owners can
+be set: by real root with the ids of the host, and otherwise in the user namespace of the sandbox's ids.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
+
+from sandbox.as_container_root import run_with_ids, with_own_id
+from sandbox.changes import apply, apply_plan
+from sandbox.changes.apply_plan import Conflict, Plan, Rules
+from sandbox.changes.host_tree import HostTree
+from sandbox.changes.reader import changes_of, start, state_directory
+from sandbox.changes.rows import Change
+from sandbox.changes.writable_layers import WritableLayer, find
+from sandbox.errors import SandboxError, StateError
+from sandbox.kernel import idmaps, open_paths
+from sandbox.plan import IdPlan
+from sandbox.state import locks
+from sandbox.state.stack_record import RecordedLayer
+from unionfs._stdlib.dataclasses import dataclass, replace
+
+_MOVED = "an object that moved can be applied only when the sandbox has ended"
+_LOCK = "changes.lock"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Application:
+    """What is about to be applied, and where."""
+
+    layer: WritableLayer
+    #: The `dir:` layer whose directory is written.
+    target: RecordedLayer
+    plan: Plan
+
+
+def prepare(
+    argument: str, paths: Sequence[str] = (), *, exclude: Sequence[str] = (), to: str | None = None
+) -> Application:
+    """Plan the changes at and below *paths* (all, if there are none) of the sandbox that *argument* selects.
+
+    *exclude* are patterns of paths that are left out. *to* is the directory of the layer that is written, needed if there are
+    several.
+
+    Raises:
+        StateError: there is no such sandbox, or no such layer.
+        SandboxError: the changes cannot be read.
+    """
+    layer = find(state_directory(), argument)
+    position, target = choose_layer(layer, to)
+    rules = Rules(
+        layer=position,
+        paths=tuple(os.fsencode(path) for path in paths),
+        exclude=tuple(exclude),
+        is_own=_owned_places(target.path),
+        is_own_id=_own_ids(layer.ids),
+    )
+    plan = apply_plan.make(changes_of(layer, facts=True), rules)
+    if layer.in_use:
+        moved = tuple(Conflict(row, row.path, _MOVED) for row in plan.changes if row.kind == "R")
+        plan = replace(plan, conflicts=(*plan.conflicts, *moved))
+    return Application(layer=layer, target=target, plan=plan)
+
+
+def choose_layer(layer: WritableLayer, to: str | None) -> tuple[int, RecordedLayer]:
+    """Return the `dir:` layer that is written, and its position; 0 is the topmost of the layers below the writable one.
+
+    Raises:
+        StateError: there is none, or *to* is needed or names none of them.
+    """
+    below = layer.stack.layers[::-1]
+    found = [(position, one) for position, one in enumerate(below) if one.kind == "dir"]
+    shown = ", ".join(one.path for _, one in found)
+    if not found:
+        kinds = ", ".join(one.shown() for one in below)
+        raise StateError(
+            f"the layers of {layer.id} are no directories of the host: {kinds}",
+            hint=f"copy files out of it: sandbox export {layer.id} PATH... DEST",
+        )
+    if to is None:
+        if len(found) > 1:
+            raise StateError(
+                f"{layer.id} has several directory layers: {shown}", hint="choose one with --to DIR"
+            )
+        return found[0]
+    for position, one in found:
+        if os.path.realpath(to) == os.path.realpath(one.path):
+            return position, one
+    raise StateError(f"{to} is not a layer of {layer.id}", hint=f"its directory layers: {shown}")
+
+
+def execute(application: Application) -> list[str]:
+    """Write the planned changes; return notices about what could not be set.
+
+    Raises:
+        StateError: another command is applying changes of this layer.
+        SandboxError: the host has changed since the plan was made, or something cannot be written.
+    """
+    layer, plan, target = application.layer, application.plan, application.target
+    with ExitStack() as undo:
+        _lock(layer, undo)
+        root_fd = open_paths.open_real(target.path, directory=True)
+        undo.callback(os.close, root_fd)
+        members = [os.fsdecode(path) for path in plan.members]
+        process = start(layer, ["--archive=members"], members, undo) if members else None
+
+        def write(owners: Callable[[int, int], tuple[int, int]]) -> str:
+            tree = HostTree(root_fd, target.path, keep_acls=layer.ids.single)
+            if process is None:
+                done = apply.execute(plan, tree, None, owners)
+            else:
+                with open(process.output_fd, "rb", closefd=False) as stream:
+                    done = apply.execute(plan, tree, stream, owners)
+            return "\n".join(one.text() for one in done.left_out)
+
+        with nullcontext() if process is None else process.explaining():
+            if os.geteuid() == 0:
+                said = write(owners_of(layer.ids))
+            else:
+                said = run_with_ids(with_own_id(layer.ids), lambda: write(lambda uid, gid: (uid, gid)))
+        _renew(layer, plan, undo)
+    return [f"{notice}: the attribute was left out" for notice in said.splitlines()]
+
+
+def owners_of(ids: IdPlan) -> Callable[[int, int], tuple[int, int]]:
+    """Return the function that gives the owner on the host for one of the sandbox, as a layer of the host's directories shows it.
+
+    Such a layer shows root of the host as root of the sandbox.
+
+    Raises (the function):
+        SandboxError: an id is not mapped.
+    """
+
+    def outside(id_map: tuple[idmaps.IdMap, ...], inside: int) -> int:
+        if inside == 0:
+            return 0
+        found = idmaps.lookup(id_map, inside)
+        if found is None:
+            raise SandboxError(f"the id {inside} of the sandbox is not mapped to one of the host")
+        return found
+
+    return lambda uid, gid: (outside(ids.uid_map, uid), outside(ids.gid_map, gid))
+
+
+def _lock(layer: WritableLayer, undo: ExitStack) -> None:
+    """Lock the changes of *layer*, and the layer itself if no sandbox uses it."""
+    names = [_LOCK] if layer.in_use else [_LOCK, "lock"]
+    for name in names:
+        fd = locks.take(os.path.join(layer.path, name), wait=False)
+        if fd is None:
+            raise StateError(
+                f"the changes of {layer.id} are in use by another command or sandbox",
+                hint="wait for it to end, and run the command again",
+            )
+        undo.callback(os.close, fd)
+
+
+def _renew(layer: WritableLayer, plan: Plan, undo: ExitStack) -> None:
+    """Let the writable layer follow what is below it now."""
+    paths = sorted({path for row in plan.changes for path in _paths_of(row)})
+    if paths:
+        process = start(layer, ["--applied"], paths, undo)
+        process.finish()
+
+
+def _paths_of(row: Change) -> list[str]:
+    found = [row.path] if row.from_path is None else [row.path, row.from_path]
+    return [os.fsdecode(path) for path in found]
+
+
+def _owned_places(top: str) -> Callable[[bytes], bool]:
+    """Return whether the directory of a path belongs to this user: the nearest one that exists below *top*."""
+    known: dict[bytes, bool] = {}
+
+    def is_own(path: bytes) -> bool:
+        directory = path.rstrip(b"/").rpartition(b"/")[0]
+        if directory not in known:
+            known[directory] = _belongs_to_user(os.fsencode(top), directory)
+        return known[directory]
+
+    return is_own
+
+
+def _belongs_to_user(top: bytes, directory: bytes) -> bool:
+    while True:
+        try:
+            info = os.lstat(top + b"/" + directory)
+        except OSError:
+            if not directory:
+                return False
+            directory = directory.rpartition(b"/")[0]
+            continue
+        return stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid()
+
+
+def _own_ids(ids: IdPlan) -> Callable[[int, int], bool]:
+    """Return whether a user of the sandbox is this user on the host."""
+
+    def is_own_id(uid: int, _gid: int) -> bool:
+        if uid == 0 and os.geteuid() == 0:
+            return True
+        return idmaps.lookup(ids.uid_map, uid) == os.geteuid()
+
+    return is_own_id
