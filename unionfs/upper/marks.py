@@ -216,7 +216,12 @@ def is_device(directory: LayerDir, name: bytes) -> bool:
 
 
 def remove_aufs_whiteout(directory: LayerDir, name: bytes) -> None:
-    """Remove the whiteout of *name* in the form of a file, which a layer of either format may have."""
+    """Remove the whiteout of *name* in the form of a file, which a layer of either format may have.
+
+    Where such names are ordinary ones, there is none.
+    """
+    if not directory.layer.policy.aufs:
+        return
     try:
         os.unlink(_whiteout_name(name), dir_fd=directory.fd())
     except OSError:

@@ -154,6 +154,22 @@ def test_a_file_made_where_one_was_deleted_replaces_the_whiteout(
     assert union.read("f") == b"new"
 
 
+def test_an_ordinary_file_with_the_name_of_a_mark_stays_when_its_namesake_is_made_anew(
+    make_union: MakeUnion,
+) -> None:
+    union = make_union({"a": b"old", "d": {}, "e": {}}, whiteouts=OVERLAY)
+    for name in ("a", "d", "e"):
+        union.create(f".wh.{name}", b"mine")
+    union.unlink("a")
+    union.rmdir("d")
+    union.rmdir("e")
+    union.create("a", b"new")
+    union.mkdir("d")
+    union.rename("d", "e")
+    union.reopen()
+    assert union.names() == [".wh.a", ".wh.d", ".wh.e", "a", "e"]
+
+
 def test_a_directory_made_where_one_was_deleted_is_opaque(
     make_union: MakeUnion, whiteouts: WhiteoutFormat
 ) -> None:
