@@ -24,7 +24,7 @@ from unionfs.types import Ino, Mark
 from unionfs.upper.link_records import LinkRecords
 
 #: Labels of security modules: the host's policy sets them, not the program.
-_LABELS = frozenset(("security.selinux", "security.apparmor", "security.SMACK64"))
+LABELS = frozenset(("security.selinux", "security.apparmor", "security.SMACK64"))
 #: Errors of an object that its server has removed, or replaced by one of another type, since it was found.
 GONE = frozenset((errno.ENOENT, errno.ESTALE))
 _ACLS = frozenset(("system.posix_acl_access", "system.posix_acl_default"))
@@ -82,6 +82,7 @@ class MergedTree:
         self._ownership = ownership
         self._records = records
         self._acls = acls
+        self._fds = roots[0].layer.fds
         self.root = self._directory(tuple(roots))
         #: The names of the path that :meth:`at` has last looked up, and what was found.
         self._trail: list[tuple[bytes, Entry]] = []
@@ -100,6 +101,7 @@ class MergedTree:
 
         An object that disappears meanwhile, because its server runs, does not exist either.
         """
+        self._fds.trim()  # no descriptor is in use between two names
         try:
             return self._find(parts, name)
         except FileNotFoundError:
@@ -272,7 +274,7 @@ class MergedTree:
             return found
         for name in stored:
             shown = shown_name(name, override=override)
-            if shown is None or shown in _LABELS or (shown in _ACLS and not self._acls):
+            if shown is None or shown in LABELS or (shown in _ACLS and not self._acls):
                 continue
             try:
                 found[shown] = os.getxattr(
