@@ -101,7 +101,7 @@ class MergedTree:
 
         An object that disappears meanwhile, because its server runs, does not exist either.
         """
-        self._fds.trim()  # no descriptor is in use between two names
+        self._fds.trim()  # no descriptor is in use between two calls
         try:
             return self._find(parts, name)
         except FileNotFoundError:
@@ -109,6 +109,7 @@ class MergedTree:
 
     def find_top(self, parts: Sequence[LayerDir], name: bytes) -> Entry | None:
         """Return what :meth:`find` does, sooner if the topmost directory has the name and it is not that of a directory."""
+        self._fds.trim()
         mark = parts[0].mark(name)
         if mark is not Mark.OTHER:
             return self.find(parts, name)
@@ -211,6 +212,7 @@ class MergedTree:
         """Return the inode number that *entry* had before its copy-up; None if it is not known to be a copy."""
         if self._records is None or not entry.writable or not isinstance(entry.ref, PathRef):
             return None
+        self._fds.trim()
         try:
             return self._records.origin(entry.ref, entry.info)
         except FileNotFoundError:
@@ -224,6 +226,7 @@ class MergedTree:
         """
         if not entry.is_file:
             return True
+        entry.ref.layer.fds.trim()
         try:
             return bool(os.listxattr(entry.ref.proc_path(), follow_symlinks=follows(entry.ref)))
         except OSError as error:
@@ -250,6 +253,7 @@ class MergedTree:
     def open(self, entry: Entry) -> int:
         """Open the contents of the regular file *entry* for reading; the caller closes the descriptor."""
         assert isinstance(entry.ref, PathRef)
+        self._fds.trim()
         return (self.metadata_copy_of(entry) or entry.ref).open(os.O_RDONLY)
 
     @staticmethod
@@ -262,6 +266,7 @@ class MergedTree:
 
     def attributes(self, entry: Entry) -> dict[str, bytes]:
         """Return the extended attributes that the mount shows of *entry*, without labels of security modules."""
+        self._fds.trim()
         ref = entry.ref
         path, follow = ref.proc_path(), follows(ref)
         override = ref.layer.policy.override_stat
