@@ -68,13 +68,10 @@ def run(arguments: argparse.Namespace) -> int:
             print_json(_as_value(application, applied=False))
         return 0
     if plan.conflicts:
+        count = len(plan.conflicts)
+        told = "; ".join(printable(one.text()) for one in plan.conflicts)
         raise SandboxError(
-            "\n".join(
-                [
-                    f"nothing was applied: {len(plan.conflicts)} conflicts",
-                    *(printable(one.text()) for one in plan.conflicts),
-                ]
-            ),
+            f"nothing was applied, because of {count} conflict{'s' * (count != 1)}: {told}",
             hint="select other paths, or leave these out with --exclude",
         )
     if plan.changes and not arguments.yes and not _confirmed(len(plan.changes), application.target.path):
