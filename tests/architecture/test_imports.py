@@ -46,6 +46,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "images": frozenset(
         {"as_container_root", "errors", "host", "kernel", "plan", "state"}
     ),  # archives and their unpacked layers
+    "changes": frozenset({"errors", "images", "kernel"}),  # what a writable layer changes, and what is done with it
     "runtime": frozenset(
         {"as_container_root", "errors", "host", "images", "kernel", "plan", "seccomp", "spec", "state"}
     ),
