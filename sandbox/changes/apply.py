@@ -154,6 +154,8 @@ class _Execution:
             if not has_attributes(here, attributes):
                 raise self._conflict(step.path)
             self._tree.discard_leftover(step.path)
+            if stat.S_IMODE(here.st_mode) != attributes.mode:
+                self._tree.set_directory_attributes(step.path, attributes)
             self._made.append((step.path, attributes))
             return False
         check = self._check(step.path, step.old)

@@ -41,10 +41,16 @@ def is_old(here: os.stat_result | None, old: OldObject | None) -> bool:
 
 
 def has_attributes(here: os.stat_result, wanted: Attributes) -> bool:
-    """Return whether an object with the status *here* has the wanted owner and mode."""
+    """Return whether an object with the status *here* has the wanted owner and mode.
+
+    A directory may also have all permissions for its owner, as HostTree grants them for single calls.
+    """
     if (here.st_uid, here.st_gid) != (wanted.uid, wanted.gid):
         return False
-    return stat.S_ISLNK(here.st_mode) or stat.S_IMODE(here.st_mode) == wanted.mode
+    mode = stat.S_IMODE(here.st_mode)
+    if stat.S_ISLNK(here.st_mode) or mode == wanted.mode:
+        return True
+    return stat.S_ISDIR(here.st_mode) and mode == wanted.mode | stat.S_IRWXU
 
 
 class Places:

@@ -10,6 +10,7 @@ import pytest
 
 from sandbox.changes.host_tree import HostTree
 from tests.support.tree import make_tree, snapshot
+from tests.unit.sandbox.changes.applying import LOWER, Sandbox, sandbox_over
 
 CANARY = b"nobody may change me"
 
@@ -34,3 +35,10 @@ def tree(root: Path) -> Iterator[HostTree]:
     fd = os.open(root, os.O_PATH | os.O_DIRECTORY)
     yield HostTree(fd, "/shown")
     os.close(fd)
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """A sandbox over a directory with `LOWER`."""
+    with sandbox_over(LOWER) as made:
+        yield made
