@@ -46,12 +46,11 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "images": frozenset(
         {"as_container_root", "errors", "host", "kernel", "plan", "state"}
     ),  # archives and their unpacked layers
-    "changes": frozenset({"errors", "images", "kernel"}),  # what a writable layer changes, and what is done with it
     "runtime": frozenset(
         {"as_container_root", "errors", "host", "images", "kernel", "plan", "seccomp", "spec", "state"}
     ),
     "changes": frozenset(
-        {"as_container_root", "errors", "host", "kernel", "plan", "sizes", "state"}
+        {"as_container_root", "errors", "host", "images", "kernel", "plan", "sizes", "state"}
     ),  # what a sandbox changed, read through the command `unionfs changes`
     "reference": frozenset({"errors", "spec"}),  # documentation of the keys
     "completion": frozenset(
