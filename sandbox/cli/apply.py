@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--to", metavar="DIR", help="the dir: layer to write to, if there are several")
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the changes and conflicts, and do nothing"
+        "--dry-run", action="store_true", help="print the operations, in order, and do nothing"
     )
     parser.add_argument("--yes", action="store_true", help="do not ask")
     add_json(parser)
