@@ -9,7 +9,6 @@ import resource
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from unionfs import _libc
 from unionfs._stdlib.dataclasses import dataclass, replace
 from unionfs.copyup.copyup import CopyUp
 from unionfs.errors import UnionError
@@ -18,6 +17,7 @@ from unionfs.inode.numbers import Identity
 from unionfs.inode.table import InodeTable
 from unionfs.layer.directory import Layer, LayerDir
 from unionfs.layer.fd_cache import FdCache
+from unionfs.layer.fingerprint import fingerprint
 from unionfs.layer.ownership import SAME_IDS, IdPolicy, Ownership, maps_every_id
 from unionfs.options import Options
 from unionfs.upper.format import ANY_FORMAT, WantedFormat, lower_policy
@@ -272,26 +272,6 @@ def lacks_indexes(source: StackSource) -> bool:
 def _close_all(fds: FdCache) -> None:
     fds.capacity = 0
     fds.trim()
-
-
-def fingerprint(layers: Sequence[Layer]) -> bytes:
-    """Return a name for the lower layers, bottom first, that no other stack has.
-
-    An inode number alone does not identify a directory: the roots of all tmpfs have the same, and ext4 reuses the number of a
-    removed directory. Together with the id of the file system and the birth time, it does, and all three stay the same when the
-    contents of the layer change. If a file system has no id or no birth times, the name contains random bytes and never recurs,
-    because records about another layer would show wrong contents.
-    """
-    return b" ".join(_layer_name(layer) for layer in reversed(layers))
-
-
-def _layer_name(layer: Layer) -> bytes:
-    fd = layer.root.fd()
-    file_system = os.fstatvfs(fd).f_fsid
-    born = _libc.birth_time_ns(fd)
-    if not file_system or born is None:
-        return b"once-" + os.urandom(8).hex().encode()
-    return b"%x:%d:%d" % (file_system, layer.root.stat().st_ino, born)
 
 
 def source_from_options(options: Options, mountpoint: str | None) -> StackSource:

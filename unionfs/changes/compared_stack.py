@@ -10,12 +10,13 @@ import os
 from contextlib import ExitStack
 
 from unionfs._stdlib.dataclasses import dataclass
-from unionfs.assemble import StackSource, fingerprint, lower_layers
+from unionfs.assemble import StackSource, lower_layers
 from unionfs.changes.merged_tree import MergedTree
 from unionfs.errors import UnionError
 from unionfs.inode.numbers import InodeNumbers
 from unionfs.layer.directory import Layer
 from unionfs.layer.fd_cache import FdCache
+from unionfs.layer.fingerprint import fingerprint
 from unionfs.layer.ownership import SAME_IDS, Ownership
 from unionfs.layer.resolve import roots
 from unionfs.upper.below_facts import BelowFacts, read_facts

@@ -16,6 +16,8 @@ It has these steps:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs.changes.compared_stack import ComparedStack
 from unionfs.changes.equality import Equality
@@ -55,8 +57,9 @@ class _Gone:
 class Comparison:
     """One comparison. It borrows the stack, and is used once."""
 
-    def __init__(self, stack: ComparedStack) -> None:
-        """Compare the two trees of *stack*."""
+    def __init__(self, stack: ComparedStack, *, contents: bool = True) -> None:
+        """Compare the two trees of *stack*. Without *contents*, objects at the same path count as different, unread."""
+        self._contents = contents
         self._union = stack.union
         self._below = stack.below
         self._records = stack.records
@@ -68,19 +71,28 @@ class Comparison:
 
     def rows(self) -> list[Row]:
         """Return the changes, sorted by path."""
+        self._walk_all()
+        for path, new, old_path, old in self._other_names():
+            self._match(path, new, old_path, old)
+        rows = self._settled()
+        rows = self._with_moved_files(rows, self._deleted(rows))
+        rows.sort(key=lambda row: (row.path, ORDER[row.kind]))
+        return rows
+
+    def remaining_names(self) -> list[bytes]:
+        """Return the paths from which only the link index leads to a copy (`UnionFs.link_remaining_names`)."""
+        self._walk_all()
+        return [path for path, _, _, _ in self._other_names()]
+
+    # -- step 1: pairs -----------------------------------------------------------------------------
+
+    def _walk_all(self) -> None:
         root, old = self._union.root, self._below.root
         if old.parts:
             self._match(b"", root, b"", old)
         pending: list[_Pair] = [_Pair(b"", root, b"", old.parts, hides=len(root.parts) == 1)]
         while pending:
             pending += self._walk(pending.pop())
-        self._add_other_names()
-        rows = self._settled()
-        rows = self._with_moved_files(rows, self._deleted(rows))
-        rows.sort(key=lambda row: (row.path, ORDER[row.kind]))
-        return rows
-
-    # -- step 1: pairs -----------------------------------------------------------------------------
 
     def _walk(self, pair: _Pair) -> list[_Pair]:
         """Compare the entries of one directory of the writable layer; return its directories, to be compared in turn."""
@@ -161,22 +173,22 @@ class Comparison:
         if old is None:
             self._matched.append((Row(ADDED, path, new, None, None), False))
         else:
-            equal = self._equality.equal(new, old)
+            equal = self._contents and self._equality.equal(new, old)
             self._matched.append((Row(CHANGED, path, new, old_path, old), equal))
 
-    def _add_other_names(self) -> None:
-        """Compare the names of changed hard links that are in no directory of the writable layer."""
+    def _other_names(self) -> Iterator[tuple[bytes, Entry, bytes, Entry]]:
+        """Yield the names of changed hard links that are in no directory of the writable layer: paths and entries, new and old."""
         records, below = self._records, self._below
         left = sum(names for _, names, _ in records.copies()) if records is not None else 0
         if records is None or not left:
             return
         for old_path, old in below.walk(below.root, b""):
-            if old.is_dir or old.info.st_nlink < 2 or records.find(below.number(old.info)) is None:
+            if old.is_dir or not records.lower_names(below.number(old.info)):
                 continue
             path = self.moves.new_path(old_path)
             new = self._union.at(path)
             if new is not None and records.is_entry(new.ref):
-                self._match(path, new, old_path, old)
+                yield path, new, old_path, old
                 left -= 1
                 if not left:
                     return

@@ -128,9 +128,11 @@ class MergedTree:
         top = found.sources[0]
         ref = parts[top].entry(name)
         info = ref.info()
-        if not ref.layer.writable and info.st_nlink > 1 and self._records is not None:
+        if not ref.layer.writable and self._records is not None:
             number = self.number(info)
-            copy = self._records.find(number)
+            # A file with one name may have had another one that was deleted while it was open (inode/table.py).
+            known = info.st_nlink > 1 or self._records.lower_names(number) > 0
+            copy = self._records.find(number) if known else None
             # A file that was made in the layer since may have the number of the one that was copied.
             if copy is not None and self._records.is_about(number, lambda: birth_time_ns(ref)):
                 ref, info, top = copy, copy.stat(), -1

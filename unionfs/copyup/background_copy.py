@@ -172,14 +172,34 @@ class BackgroundCopies:
                 os.close(known.fd)
                 self._workdir.discard_copy(known.name)
 
+    def move(self, workdir: WorkDirectory) -> None:
+        """Move the temporary files to the work directory *workdir* of the next writable layer. Threads continue to fill them.
+
+        A file that cannot be moved is discarded; the requests that wait for it then begin another copy.
+        """
+        for ino, known in list(self._known.items()):
+            if not known.begun:
+                continue
+            name = self._workdir.new_name()
+            try:
+                os.rename(known.name, name, src_dir_fd=self._workdir.tmp_fd, dst_dir_fd=workdir.tmp_fd)
+            except OSError:
+                self._give_up(known)
+                self._reserve(known, 0)
+                del self._known[ino]
+            else:
+                known.name = name
+
+    def _give_up(self, known: _Copy) -> None:
+        self._workdir.discard_copy(known.name)
+        with self._ending:
+            known.given_up = True
+            if known.done:
+                os.close(known.fd)
+
     def close(self) -> None:
         """Discard all copies. The names are removed at once, the descriptors of running copies when they end."""
         for known in self._known.values():
-            if not known.begun:
-                continue
-            self._workdir.discard_copy(known.name)
-            with self._ending:
-                known.given_up = True
-                if known.done:
-                    os.close(known.fd)
+            if known.begun:
+                self._give_up(known)
         self._known.clear()

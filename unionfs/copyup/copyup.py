@@ -15,9 +15,10 @@ from unionfs.copyup.background_copy import BackgroundCopies
 from unionfs.copyup.fill_metacopy import empty_in_place, fill_in_place
 from unionfs.copyup.plan import Contents, Step, plan_copy_up
 from unionfs.copyup.transaction import CopyUpContext, Transaction, restore_times, times_of
+from unionfs.formats.xattrs import is_private
 from unionfs.inode.inode import DirectoryInode, FileInode
 from unionfs.inode.table import InodeTable
-from unionfs.layer.directory import Layer, Ref
+from unionfs.layer.directory import Layer, LayerDir, Ref
 from unionfs.layer.metacopy import redirect_of
 from unionfs.layer.objects import PathRef, is_null_device
 from unionfs.layer.ownership import Ownership
@@ -196,7 +197,7 @@ class CopyUp:
         redirect, preallocated = b"", None
         try:
             if contents is Contents.LATER:
-                redirect = self._lower_place(inode, info.st_size) or b""
+                redirect = self._lower_place(inode, info.st_size) or b"" if not _is_written(inode) else b""
                 contents = Contents.LATER if redirect else Contents.COPY
             if inode.xattrs is None and inode.ref.known_no_xattrs:
                 inode.xattrs = frozenset()
@@ -241,6 +242,25 @@ class CopyUp:
             self._quota.made(inode.ref.stat())
         self.copies += 1
 
+    def root(self, inode: DirectoryInode, target: LayerDir) -> None:
+        """Give *target*, the root directory of the next writable layer, the attributes of the root *inode*.
+
+        Raises:
+            OSError: an attribute cannot be set.
+        """
+        source = inode.parts[0]
+        info, path = source.stat(), target.proc_path()
+        for name in set(os.listxattr(path)) - set(os.listxattr(source.proc_path())):
+            if not is_private(name) and not name.startswith(
+                "security."
+            ):  # an ACL that the directory has inherited
+                os.removexattr(path, name)
+        transaction = self._transaction(source, source.layer, info, target.fd(), b".")
+        transaction.set_owner()
+        transaction.copy_xattrs()
+        os.utime(b".", ns=times_of(info), dir_fd=target.fd())
+        self._permissions.restrict(target.fd(), b".", transaction.mode)
+
     def finish(self) -> None:
         """Do the work that is left of the copy-up of this request, and prepare the next one. No client can see it."""
         while self._unfinished:
@@ -267,8 +287,11 @@ class CopyUp:
         if opens and not inode.metacopy and not source.layer.policy.override_stat:
             try:
                 return source.opened(os.O_RDONLY)
-            except PermissionError:
-                pass  # an empty file needs no descriptor
+            except PermissionError:  # an empty file needs no descriptor
+                # A client opened the file before it changed the mode and the layer was frozen.
+                for handle in inode.handles if source.layer.frozen else ():
+                    if handle.flags & os.O_ACCMODE != os.O_WRONLY:
+                        return os.dup(handle.fd), os.fstat(handle.fd)
         info = source.stat()
         if stat.S_IFMT(info.st_mode) != inode.kind:
             raise OSError(errno.ESTALE, "the layer changed while mounted")
@@ -291,11 +314,11 @@ class CopyUp:
             links=links,
             named=bool(inode.names),
             durable=self._context.durable,
-            lasting=self._inode_table.numbers.lasts(inode.ino),
+            lasting=self._inode_table.numbers.lasts(self._inode_table.recorded_number(inode)),
             # If the last name is lost, too, no name has to lead to the copy.
             elsewhere=not inode.names
             and not inode.layer.writable
-            and 0 < self._index.lost_names(inode.ino) < links,
+            and self._inode_table.names_elsewhere(inode, links) > 0,
         )
 
     def remake(self, inode: FileInode, owner: tuple[int, int] | None = None, *, links: int = 1) -> None:
@@ -355,6 +378,11 @@ class CopyUp:
         ownership = self._ownership.for_copy(info, layer)
         override = layer.policy.override_stat
         return Transaction(self._context, source, info, ownership, tmp_fd, tmp, override=override)
+
+
+def _is_written(inode: FileInode) -> bool:
+    """Return whether a client has *inode* open for writing, which it may have since before its layer was frozen."""
+    return any(handle.flags & os.O_ACCMODE != os.O_RDONLY and not handle.ours for handle in inode.handles)
 
 
 def _name_in_upper(inode: FileInode) -> tuple[DirectoryInode, bytes] | None:

@@ -233,7 +233,7 @@ class Transaction:
                 os.ftruncate(fd, self.info.st_size)
                 context.upper.set_metacopy(fd, self.redirect)
             elif step is Step.ORIGIN:
-                context.index.set_origin(fd, inode.ino)
+                context.index.set_origin(fd, inode.ino, context.inode_table.recorded_number(inode))
             elif step is Step.MODE:
                 if not self._mode_is_set:
                     context.permissions.restrict(self.tmp_fd, self.tmp, self.mode)
@@ -260,10 +260,13 @@ class Transaction:
     def _add_to_index(self, inode: FileInode) -> PathRef | None:
         context = self._context
         others = self.info.st_nlink - bool(inode.names) - context.index.lost_names(inode.ino)
-        lasting = context.inode_table.numbers.lasts(inode.ino)
+        number = context.inode_table.recorded_number(inode)
+        lasting = context.inode_table.numbers.lasts(number)
         assert isinstance(self.source, PathRef | DescriptorRef)
         born = birth_time_ns(self.source)
-        return context.index.add(inode.ino, self.tmp_fd, self.tmp, others, lasting=lasting, born=born)
+        return context.index.add(
+            inode.ino, self.tmp_fd, self.tmp, others, lasting=lasting, born=born, number=number
+        )
 
     def _publish(self, inode: FileInode, index_ref: PathRef | None) -> None:
         context = self._context

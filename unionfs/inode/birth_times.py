@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from unionfs import _libc
 from unionfs.inode.inode import DirectoryInode, FileInode, Inode
 from unionfs.inode.table import InodeTable
+from unionfs.layer.directory import LayerDir
 from unionfs.layer.objects import PathRef
 from unionfs.layer.objects import birth_time_ns as birth_time_of
+from unionfs.layer.resolve import resolve
 
 
 def birth_time_ns(inode_table: InodeTable, inode: Inode) -> int | None:
@@ -15,8 +19,7 @@ def birth_time_ns(inode_table: InodeTable, inode: Inode) -> int | None:
     A copy has the birth time of its original, as long as the lower layers have the original under a name of the copy.
     """
     if isinstance(inode, DirectoryInode):
-        # The part that provides the inode number.
-        part = inode.parts[1] if inode.upper is not None and len(inode.parts) > 1 else inode.parts[0]
+        part = inode.original
         return None if part.shown_empty else _libc.birth_time_ns(part.fd())
     if inode.is_mount_point:
         return None
@@ -27,12 +30,14 @@ def birth_time_ns(inode_table: InodeTable, inode: Inode) -> int | None:
 def _original(inode_table: InodeTable, inode: FileInode) -> PathRef | None:
     """Return the lower file that *inode* is a copy of, if the lower layers have it under a name of *inode*."""
     for directory, name in inode.names:
-        found = inode_table.below(directory, name)
-        if found is None or found.is_dir:
-            continue
-        parts = directory.parts if directory.upper is None else directory.parts[1:]
-        ref = parts[found.sources[0]].entry(name)
-        info = ref.stat()
-        if inode_table.numbers.number((info.st_dev, info.st_ino)) == inode.ino:
-            return ref
+        parts: Sequence[LayerDir] = directory.parts
+        while parts and (parts[0].layer.writable or parts[0].layer.frozen):
+            parts = parts[1:]
+            found = resolve([part for part in parts if not part.skeleton], name)
+            if found is None or found.is_dir:
+                continue
+            ref = parts[found.sources[0]].entry(name)
+            info = ref.stat()
+            if inode_table.numbers.number((info.st_dev, info.st_ino)) == inode.ino:
+                return ref
     return None

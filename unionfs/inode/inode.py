@@ -18,6 +18,8 @@ import stat
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from unionfs.inode.directory_offsets import DirectoryOffsets
     from unionfs.inode.handles import FileHandle
     from unionfs.layer.directory import Layer, LayerDir
@@ -154,6 +156,11 @@ class DirectoryInode(_InodeState):
         return last if last.layer.skeleton else None
 
     @property
+    def original(self) -> LayerDir:
+        """Return the part that provides the inode number and the birth time."""
+        return original_part(self.parts)
+
+    @property
     def merged(self) -> bool:
         """Return whether several layers contribute."""
         return len(self.parts) > 1 or self.parts[0].merged
@@ -171,6 +178,17 @@ class DirectoryInode(_InodeState):
             names.append(at.name)
             at = at.parent
         return b"/" + b"/".join(reversed(names))
+
+
+def original_part(parts: Sequence[LayerDir]) -> LayerDir:
+    """Return the part of a directory that neither copy-up nor freezing changes: the topmost that this mount did not write.
+
+    If this mount wrote all parts, it is the first one that it wrote.
+    """
+    for part in parts:
+        if not (part.layer.writable or part.layer.frozen):
+            return part
+    return parts[-1]
 
 
 #: An object that the kernel identifies by an inode number.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 from unionfs.formats.whiteout import NAME_MAX
-from unionfs.inode.inode import DirectoryInode, FileInode, Inode
+from unionfs.inode.inode import DirectoryInode, FileInode, Inode, original_part
 from unionfs.inode.numbers import Identity, InodeNumbers
 from unionfs.layer.directory import Layer, LayerDir
 from unionfs.layer.metacopy import find_contents, is_metacopy
@@ -142,8 +142,9 @@ class InodeTable:
         for part in parts:
             part.reachable()
         info = parts[0].info()
-        # A merged directory has the number of its topmost lower part, so that copy-up and a remount do not change it.
-        origin = info if len(parts) == 1 or not parts[0].layer.writable else parts[1].info()
+        # A merged directory has the number of its topmost lower part, so that copy-up, freezing and a remount do not change it.
+        original = original_part(parts)
+        origin = info if original is parts[0] else original.info()
         return self._attach_directory(
             DirectoryInode(
                 self._unique(self.numbers.number((origin.st_dev, origin.st_ino))), info, parts, parent, name
@@ -173,13 +174,18 @@ class InodeTable:
         is_mount_point = info.st_dev != ref.directory.device and ref.directory.is_mount_point(name)
         number = ino = self.numbers.number((info.st_dev, info.st_ino))
         if self.index is not None and not is_mount_point:
-            if not layer.writable:
-                self._drop_stale_facts(ino, ref)
-            origin = self.index.origin(ref, info) if layer.writable else ino
+            origin = self.index.origin(ref, info) if layer.writable or layer.frozen else ino
+            if layer.frozen and origin is None:
+                origin = ino
             if origin is not None:
                 ino = origin
-                known = self.index.holds(info.st_ino) if layer.writable else info.st_nlink > 1
-                copied = self.index.find(origin) if known else None
+                if layer.writable:
+                    known = self.index.holds(info.st_ino)
+                else:
+                    self._drop_stale_facts(ino, ref)
+                    # A file with one name in a frozen layer may have had another one that was deleted while the file was open.
+                    known = info.st_nlink > 1 or self.index.lower_names(ino) > 0
+                copied = self.index.find(ino) if known else None
                 if copied is not None:
                     ref, info, layer = copied, copied.stat(), copied.directory.layer
                     number = self.numbers.number((info.st_dev, info.st_ino))
@@ -227,17 +233,52 @@ class InodeTable:
         assert self.index is not None
         if self.index.is_about(ino, lambda: birth_time_ns(ref)):
             return
-        copied = self.index.find(ino)
-        if copied is not None:
-            info = copied.stat()
-            inode = self._of_identity(self.numbers.number((info.st_dev, info.st_ino)))
-            if inode is not None:
-                names = [PathRef(at.upper, name) for at, name in inode.names if at.upper is not None]
-                entries = [each for each in names if each.directory.mark(each.name) is Mark.OTHER]
-                inode.indexed = False
-                inode.ref = entries[0] if entries else copied.pinned()
-                inode.touch()
+        self._leave_index(ino)
         self.index.drop(ino)
+
+    def _leave_index(self, ino: Ino) -> None:
+        """Reach the copy *ino* by a name instead of its entry in the link index, which is going to be removed."""
+        assert self.index is not None
+        copied = self.index.find(ino)
+        if copied is None:
+            return
+        info = copied.stat()
+        inode = self._of_identity(self.numbers.number((info.st_dev, info.st_ino)))
+        if inode is not None:
+            names = [PathRef(at.upper, name) for at, name in inode.names if at.upper is not None]
+            entries = [each for each in names if each.directory.mark(each.name) is Mark.OTHER]
+            ref = entries[0] if entries else copied.pinned()
+            inode.ref, inode.indexed = ref, False
+            inode.touch()
+
+    def leave_index(self) -> None:
+        """Reach all copies without the link index."""
+        assert self.index is not None
+        for ino in [ino for ino, _, _ in self.index.copies()]:
+            self._leave_index(ino)
+
+    def freeze(self, layer: Layer) -> None:
+        """Put *layer*, which is empty, on top of the present writable layer, which becomes the topmost lower one.
+
+        Objects without a name are in no tree. They become objects of *layer*, so that they need no copy-up.
+        """
+        frozen = self.layers[0]
+        self.numbers.announce(layer.device)
+        layer.below = tuple(part for part in self.root.parts if not part.skeleton)
+        frozen.writable, frozen.frozen = False, True
+        self.layers = [layer, *self.layers]
+        self.root.parts.insert(0, layer.root)
+        self.root.touch()
+        for inode in self._by_ino.values():
+            if isinstance(inode, DirectoryInode):
+                if inode.removed and inode.layer is frozen:
+                    inode.parts[0].layer = layer
+            elif (
+                isinstance(inode.ref, DescriptorRef)
+                and inode.layer is frozen
+                and os.fstat(inode.ref.fd).st_nlink == 0
+            ):
+                inode.layer = inode.ref.layer = layer
 
     def lower_path(self, directory: DirectoryInode) -> bytes:
         """Return the path of *directory* in the layers below the writable one, in the form of a redirect: with a leading slash,
@@ -267,6 +308,7 @@ class InodeTable:
         if self._renumbered.get(inode.identity) is inode:
             del self._renumbered[inode.identity]
         inode.layer, inode.ref, inode.identity = layer, ref, self.numbers.number(identity)
+        inode.is_mount_point = False  # the copy is an ordinary file
         self._identify(inode)
         inode.touch()
 
@@ -279,6 +321,20 @@ class InodeTable:
         if isinstance(inode, FileInode) and inode.identity == number and not inode.is_mount_point:
             return inode
         return self._renumbered.get(number)
+
+    def recorded_number(self, inode: FileInode) -> Ino:
+        """Return the number in the records of the link index about *inode*, a lower file or the copy of one.
+
+        The next mount gives the lower file that number.
+        """
+        assert self.index is not None
+        return inode.identity if inode.layer.frozen else self.index.recorded(inode.ino)
+
+    def names_elsewhere(self, inode: FileInode, links: int) -> int:
+        """Return how many names *inode*, a lower file with *links* links on disk, has if none of them is known."""
+        lost = self.index.lost_names(inode.ino) if self.index is not None else 0
+        # A file of a lower layer that is reached by a descriptor lost all known names before its layer was frozen.
+        return links - lost if lost or isinstance(inode.ref, DescriptorRef) else 0
 
     def attach(self, inode: FileInode, directory: DirectoryInode, name: bytes) -> None:
         """Record that *name* in *directory* is now a name of *inode*."""

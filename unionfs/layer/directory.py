@@ -51,6 +51,7 @@ class Layer:
         "cross",
         "device",
         "fds",
+        "frozen",
         "hidden",
         "policy",
         "root",
@@ -87,6 +88,8 @@ class Layer:
         self.fds = fds
         self.policy = policy
         self.writable = writable
+        #: The layer was the writable one of this mount, until it was frozen (vfs/freezing.py). It has changed no more since.
+        self.frozen = False
         self.squash = squash
         self.skeleton = skeleton
         self.cross = frozenset(cross)

@@ -18,6 +18,9 @@ drops the recorded fact.
 
 GENERATION identifies the stack of lower layers under which the facts were recorded. Under another stack, they are dropped.
 Entries with a NUMBER that is valid for this mount only begin with ``t``, and are dropped at the next mount.
+
+The methods take inode numbers of the running mount. A file of a frozen layer (vfs/freezing.py) keeps the number that it had
+before. The next mount cannot know that number, and gives it the one of the object on disk. The records contain the latter.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from collections.abc import Collection
 from contextlib import suppress
 
 from unionfs.layer.directory import Layer, LayerDir
+from unionfs.layer.fingerprint import with_layer_on_top
 from unionfs.layer.objects import PathRef
 from unionfs.types import Ino
 from unionfs.upper.link_records import (
@@ -41,6 +45,7 @@ from unionfs.upper.link_records import (
     STACK_FILE,
     LinkRecords,
     born_suffix,
+    count_in,
     read_stack,
 )
 
@@ -72,6 +77,11 @@ class LinkIndex(LinkRecords):
         directory = LayerDir(upper, None, INDEX)
         directory.adopt(os.open(INDEX, OPEN_DIR, dir_fd=home_fd))
         super().__init__(directory)
+        self._fingerprint = fingerprint
+        #: The numbers in the records of objects of the running mount that have another number there.
+        self._recorded: dict[Ino, Ino] = {}
+        #: Changes when a search for the lower names that are not yet links of their copies may have missed one.
+        self.search_stamp = 0
         try:
             self._generation = self._read_stack(home_fd, fingerprint)
             self._load(unpublished)
@@ -89,6 +99,11 @@ class LinkIndex(LinkRecords):
         for name in os.listdir(self._directory.proc_path()):
             os.unlink(name, dir_fd=self._directory.fd())
         generation = os.urandom(4).hex().encode()
+        self._write_stack(home_fd, generation, fingerprint)
+        return generation
+
+    @staticmethod
+    def _write_stack(home_fd: int, generation: bytes, fingerprint: bytes) -> None:
         temporary = STACK_FILE + b".new"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
         try:
@@ -99,7 +114,6 @@ class LinkIndex(LinkRecords):
             with suppress(OSError):  # on a full disk it would only take up room
                 os.unlink(temporary, dir_fd=home_fd)
             raise
-        return generation
 
     def _load(self, unpublished: Collection[int]) -> None:
         for name, inode in self._entries():
@@ -124,13 +138,24 @@ class LinkIndex(LinkRecords):
 
     # -- origins -----------------------------------------------------------------------------------
 
-    def set_origin(self, fd: int, ino: Ino) -> None:
-        """Record on the open file *fd* that its inode number is *ino*.
+    def recorded(self, ino: Ino) -> Ino:
+        """Return the number that the records contain for *ino*."""
+        return self._recorded.get(ino, ino)
+
+    def _record_as(self, ino: Ino, number: Ino | None) -> Ino:
+        if number is None or number == self.recorded(ino):
+            return self.recorded(ino)
+        self._recorded[ino], self._shown[number] = number, ino
+        return number
+
+    def set_origin(self, fd: int, ino: Ino, number: Ino | None = None) -> None:
+        """Record on the open file *fd* that its inode number is *ino*; *number* is as for :meth:`add`.
 
         This has no effect if the file system supports no user attributes: then the number changes at the next mount.
         """
+        number = self._record_as(ino, number)
         try:
-            os.setxattr(fd, ORIGIN_XATTR, b"%s:%x" % (self._generation, ino))
+            os.setxattr(fd, ORIGIN_XATTR, b"%s:%x" % (self._generation, number))
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EPERM):
                 raise
@@ -151,6 +176,7 @@ class LinkIndex(LinkRecords):
         *,
         lasting: bool,
         born: int | None = None,
+        number: Ino | None = None,
     ) -> PathRef:
         """Link the finished copy *name* of *dirfd* into the index.
 
@@ -159,10 +185,14 @@ class LinkIndex(LinkRecords):
             dirfd: the directory that it is in.
             name: its name there.
             lower_names: how many names of the lower object are not links of it.
-            lasting: whether *ino* identifies the same object at the next mount.
+            lasting: whether the number identifies the same object at the next mount.
             born: the birth time of the lower object.
+            number: the number that the next mount will give the lower object; None: the one that is recorded already, or *ino*.
         """
-        entry = b"%s%x.%d%s" % (b"" if lasting else PASSING, ino, max(0, lower_names), born_suffix(born))
+        number = self._record_as(ino, number)
+        entry = b"%s%x.%d%s" % (b"" if lasting else PASSING, number, max(0, lower_names), born_suffix(born))
+        if lower_names > 0:
+            self.search_stamp += 1
         fd = self._directory.fd()
         self.remove(ino)  # left by a copy-up that a crash interrupted before its last step
         inode = os.stat(name, dir_fd=dirfd, follow_symlinks=False).st_ino
@@ -225,8 +255,11 @@ class LinkIndex(LinkRecords):
 
     # -- lost names --------------------------------------------------------------------------------
 
-    def lose_name(self, ino: Ino, *, lasting: bool, born: int | None = None) -> None:
-        """Record that one more name of the lower file *ino*, which has no copy and the birth time *born*, was deleted.
+    def lose_name(
+        self, ino: Ino, *, lasting: bool, born: int | None = None, number: Ino | None = None
+    ) -> None:
+        """Record that one more name of the lower file *ino*, which has no copy and the birth time *born*, was deleted. *number* is
+        as for :meth:`add`.
 
         The name is gone already. If the record cannot be made, the visible link count stays too high, which is harmless.
         """
@@ -237,7 +270,8 @@ class LinkIndex(LinkRecords):
                 new = _counting(LOST, old, 1)
                 os.rename(old, new, src_dir_fd=fd, dst_dir_fd=fd)
             else:
-                new = b"%s%x-1%s" % (b"" if lasting else PASSING, ino, born_suffix(born))
+                number = self._record_as(ino, number)
+                new = b"%s%x-1%s" % (b"" if lasting else PASSING, number, born_suffix(born))
                 os.close(
                     os.open(new, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
                 )
@@ -254,6 +288,49 @@ class LinkIndex(LinkRecords):
         if entry is not None:
             with suppress(OSError):  # the next mount drops it, because the copy has an entry
                 os.unlink(entry, dir_fd=self._directory.fd())
+
+    # -- the next writable layer -------------------------------------------------------------------
+
+    def may_miss_names(self, searched: int | None) -> bool:
+        """Return whether lower names may exist that are not links of their copies.
+
+        *searched*: :attr:`search_stamp` before a search for such names. Links were made at all names that it found. If the
+        stamp is still the same, the entries count names that the union does not show.
+        """
+        counted = [entry for entry in self._copies.values() if count_in(COPY, entry)]
+        if self.search_stamp != searched:
+            return bool(counted)
+        # Another process does not search for numbers that are valid for this mount only.
+        return any(entry.startswith(PASSING) for entry in counted)
+
+    def unlink_copies(self) -> None:
+        """Remove the entries of all copies, whose layer is going to be a lower one. Their inode numbers stay known.
+
+        Raises:
+            OSError: an entry cannot be removed.
+        """
+        for ino, entry in list(self._copies.items()):
+            os.unlink(entry, dir_fd=self._directory.fd())
+            inode = self._inodes.pop(ino)
+            self._frozen[inode] = self._numbers.pop(inode)
+            del self._copies[ino]
+
+    def move(self, home_fd: int, to: int, layer: Layer) -> None:
+        """Move the index, without copies, from the directory *home_fd* to *to*, that of the new writable *layer*.
+
+        The previous writable layer becomes the topmost lower one. *home_fd* keeps an empty index, with which other programs can
+        still read the origins in that layer.
+
+        Raises:
+            OSError: *to* has an index already, or cannot be written.
+        """
+        fingerprint = with_layer_on_top(self._fingerprint, self._directory.layer)
+        self._write_stack(to, self._generation, fingerprint)
+        os.rename(INDEX, INDEX, src_dir_fd=home_fd, dst_dir_fd=to)
+        with suppress(OSError):
+            os.mkdir(INDEX, 0o700, dir_fd=home_fd)
+        self._fingerprint = fingerprint
+        self._directory.layer = layer
 
 
 def _counting(form: re.Pattern[bytes], entry: bytes, change: int) -> bytes:

@@ -39,6 +39,10 @@ class LinkRecords:
         self._inodes: dict[Ino, int] = {}
         #: Entries of lost names by inode number.
         self._lost: dict[Ino, bytes] = {}
+        #: Inode numbers of objects of frozen layers that had entries of copies, by the inode number on disk.
+        self._frozen: dict[int, Ino] = {}
+        #: Inode numbers of objects that have another number in the records (:meth:`LinkIndex.add`), by the latter.
+        self._shown: dict[Ino, Ino] = {}
         #: Of the records that count; empty if none do.
         self._generation = b""
 
@@ -96,10 +100,10 @@ class LinkRecords:
         return isinstance(ref, PathRef) and ref.directory is self._directory
 
     def origin(self, ref: PathRef, info: os.stat_result) -> Ino | None:
-        """Return the inode number that the upper object *ref*, with attributes *info*, had before its copy-up; None if
-        unknown.
+        """Return the inode number that the object *ref* of the writable layer or a frozen one, with attributes *info*, had before
+        its copy-up; None if unknown.
         """
-        number = self._numbers.get(info.st_ino)
+        number = self._numbers.get(info.st_ino) or self._frozen.get(info.st_ino)
         if number is not None or not stat.S_ISREG(info.st_mode):
             return number
         try:
@@ -112,9 +116,10 @@ class LinkRecords:
         if generation != self._generation:
             return None
         try:
-            return Ino(int(text, 16))
+            number = Ino(int(text, 16))
         except ValueError:
             return None
+        return self._shown.get(number, number)
 
     def find(self, ino: Ino) -> PathRef | None:
         """Return a reference to the copy of the object with inode number *ino*; None if the index has none."""

@@ -1,4 +1,4 @@
-"""Limit the bytes and objects in the writable layer, like a quota of a file system.
+"""Limit the bytes and objects in the writable layer, and in those that were frozen, like a quota of a file system.
 
 The bytes are those of st_blocks of everything in the layer. Every object counts as one, deletion marks included. Growth is
 always counted at once. Freed space may be missed, for example if a mark replaces a file. So the layer is counted anew
@@ -53,6 +53,10 @@ class Quota:
         self.size = size
         self.inodes = inodes
         self._layer = layer
+        #: Former writable layers of the mount, which change no more, and whose bytes and objects are not known yet; and the
+        #: bytes and objects of the others.
+        self._frozen: list[Layer] = []
+        self._counted = 0, 0
         self.bytes = 0
         self.objects = 0
         #: Bytes of copies that are being made outside the layer and will be moved into it (copyup/background_copy.py).
@@ -171,6 +175,12 @@ class Quota:
             True  # the attribute may have fitted into an existing page; the next count corrects this
         )
 
+    def continue_on(self, layer: Layer) -> None:
+        """Count the changes of *layer*, which is empty, as well. The present layer changes no more; what it has still counts."""
+        self._frozen.append(self._layer)
+        self._layer = layer
+        self.bytes += self._root_size(layer)
+
     def nameless_dropped(self, info: os.stat_result) -> None:
         """Count the end of an object that has no names."""
         self.bytes = max(0, self.bytes - info.st_blocks * _BLOCK)
@@ -179,27 +189,39 @@ class Quota:
     # -- counting ----------------------------------------------------------------------------------
 
     def recount(self) -> None:
-        """Count the layer on disk."""
-        # The root is not counted as an object. Its blocks are, except for the page that an empty directory may have.
-        self.bytes, self.objects = max(0, self._layer.root.stat().st_blocks * _BLOCK - _PAGE), 0
+        """Count the layer on disk, and frozen ones that have not been counted yet."""
+        self.bytes, self.objects = self._counted
         self._freed = False
         self._stale_at = time.monotonic() + _STALE
+        while self._frozen:
+            self._count_layer(self._frozen[-1])
+            self._frozen.pop()
+            self._counted = self.bytes, self.objects
+        self._count_layer(self._layer)
+        for info in self.nameless():
+            self.made(info)
+
+    @staticmethod
+    def _root_size(layer: Layer) -> int:
+        # The root is not counted as an object. Its blocks are, except for the page that an empty directory may have.
+        return max(0, layer.root.stat().st_blocks * _BLOCK - _PAGE)
+
+    def _count_layer(self, layer: Layer) -> None:
+        self.bytes += self._root_size(layer)
         seen: set[int] = set()
-        pending = [self._layer.root]
+        pending = [layer.root]
         while pending:
             directory = pending.pop()
             # Between two directories no descriptor is in use, and the layer may be deeper than the limit of descriptors.
-            self._layer.fds.trim()
+            layer.fds.trim()
             try:
                 fd = os.open(b".", _LIST_DIR, dir_fd=directory.fd())
             except PermissionError:
                 continue  # the server is unprivileged and the directory has mode 000: its contents are not counted
             try:
-                pending += [LayerDir(self._layer, directory, name) for name in self._count_entries(fd, seen)]
+                pending += [LayerDir(layer, directory, name) for name in self._count_entries(fd, seen)]
             finally:
                 os.close(fd)
-        for info in self.nameless():
-            self.made(info)
 
     def _count_entries(self, fd: int, seen: set[int]) -> Iterator[bytes]:
         """Count the entries of one directory; yield the names of directories."""

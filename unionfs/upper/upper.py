@@ -14,8 +14,10 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
 from unionfs import _libc
+from unionfs._stdlib.dataclasses import replace
+from unionfs.errors import UnionError
 from unionfs.formats.whiteout import WhiteoutFormat, is_reserved_name
-from unionfs.formats.xattrs import METACOPY, METACOPY_XATTRS, REDIRECT, REDIRECT_XATTRS
+from unionfs.formats.xattrs import METACOPY, METACOPY_XATTRS, REDIRECT, REDIRECT_XATTRS, USER_PREFIX
 from unionfs.layer.directory import Layer, LayerDir
 from unionfs.types import Mark
 from unionfs.upper.below_facts import BelowFactsLog
@@ -56,6 +58,7 @@ class Upper:
             OSError: the work directory cannot be written.
         """
         self.layer = layer
+        self._wanted = wanted
         #: Called before a record is written to the root for the first time; may refuse it.
         self.on_record: Callable[[], None] = ignore
         self.workdir = WorkDirectory(work_fd, layer)
@@ -77,6 +80,35 @@ class Upper:
             if self.whiteouts is WhiteoutFormat.OVERLAY
             else AufsMarks(self.workdir)
         )
+
+    def successor(self, layer: Layer, work_fd: int) -> Upper:
+        """Prepare *layer*, which is empty, and its work directory *work_fd* (borrowed) as the next writable layer, in the same format.
+
+        Raises:
+            UnionError: the two are on different file systems, in use, or cannot hold the format.
+            OSError: the work directory cannot be written.
+        """
+        wanted = replace(
+            self._wanted,
+            whiteouts=self.whiteouts,
+            user_marks=self._format.prefix == USER_PREFIX,
+            override_stat=self.layer.policy.override_stat,
+        )
+        made = Upper(layer, work_fd, wanted)
+        if (made.redirect, made.metacopy) != (self.redirect, self.metacopy):
+            made.close()
+            raise UnionError(
+                "the new upperdir cannot hold the marks of the present one: use another file system"
+            )
+        made.workdir.clear_leftovers()
+        return made
+
+    def become(self, successor: Upper) -> None:
+        """Continue with the layer of *successor*, which gets the present one, to close it."""
+        self.workdir.exchange(successor.workdir)
+        self.layer, successor.layer = successor.layer, self.layer
+        self._format, successor._format = successor._format, self._format
+        self.below_facts, successor.below_facts = successor.below_facts, self.below_facts
 
     def close(self) -> None:
         """Close the work directory. Another mount can then use it."""

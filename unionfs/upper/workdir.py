@@ -98,6 +98,13 @@ class WorkDirectory:
         """
         return remove_tree(self.tmp_fd)
 
+    def exchange(self, other: WorkDirectory) -> None:
+        """Exchange the directories, and the locks of the layers, with *other*, which nobody else uses. Temporary names stay unique."""
+        self.home_fd, other.home_fd = other.home_fd, self.home_fd
+        self.tmp_fd, other.tmp_fd = other.tmp_fd, self.tmp_fd
+        self._lock_fds, other._lock_fds = other._lock_fds, self._lock_fds
+        self.used_by_kernel, other.used_by_kernel = other.used_by_kernel, self.used_by_kernel
+
     def close(self) -> None:
         """Close the descriptors. Another mount can then use the work directory."""
         os.close(self.tmp_fd)

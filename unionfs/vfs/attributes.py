@@ -95,9 +95,11 @@ class FileAttributes:
         if inode.layer.writable:
             return info.st_nlink
         # The lower file keeps all its names. The link index counts those that were deleted in the union.
-        if info.st_nlink > 1 and inode.names:
+        if not inode.names:
+            return max(0, self._inode_table.names_elsewhere(inode, info.st_nlink))
+        if info.st_nlink > 1:
             return max(1, info.st_nlink - self._writable.index.lost_names(inode.ino))
-        return 1 if inode.names else 0
+        return 1
 
     def change(self, ino: int, change: Change, handle_number: int | None) -> Inode:
         """Apply *change* to the inode *ino*: size, owner, mode, times, in this order.

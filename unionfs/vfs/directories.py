@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 
 from unionfs.inode.directory_offsets import DirectoryOffsets
 from unionfs.inode.inode import DirectoryInode, Inode
@@ -81,17 +82,22 @@ class Directories:
         self.sync(self._handles.directory(number))
 
     def sync(self, inode: DirectoryInode) -> None:
-        """Sync the upper part of *inode*."""
-        fd = self.descriptor_to_sync(inode)
-        if fd is not None:
+        """Sync the parts of *inode* that this mount wrote."""
+        for fd in self.descriptors_to_sync(inode):
             try:
                 os.fsync(fd)
             finally:
                 os.close(fd)
 
-    def descriptor_to_sync(self, inode: DirectoryInode) -> int | None:
-        """Return a new descriptor of the upper part of *inode*; None if nothing needs to be synced."""
-        upper = inode.upper
-        if upper is None or self._fs.volatile:
-            return None
-        return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=upper.fd())
+    def descriptors_to_sync(self, inode: DirectoryInode) -> list[int]:
+        """Return new descriptors of the parts of *inode* that this mount wrote; none if nothing needs to be synced."""
+        found: list[int] = []
+        if self._fs.volatile:
+            return found
+        with ExitStack() as undo:
+            for part in inode.parts:
+                if part.layer.writable or part.layer.frozen:
+                    found.append(os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=part.fd()))
+                    undo.callback(os.close, found[-1])
+            undo.pop_all()
+        return found

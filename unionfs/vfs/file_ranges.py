@@ -45,7 +45,7 @@ class RangeChange:
     def __init__(
         self, fs: UnionFs, target: FileHandle, fds: tuple[int, ...], length: int, growth: int = 0
     ) -> None:
-        """Prepare a change of *length* bytes of *target*, whose descriptor is the last of *fds*. *growth* of them have no
+        """Prepare a change of *length* bytes of *target* (`Files.writable_handle`), whose descriptor is the last of *fds*. *growth* of them have no
         blocks yet.
         """
         self._fs, self._inode = fs, target.inode

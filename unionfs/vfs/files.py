@@ -144,6 +144,16 @@ class Files:
             handle.inode.touch()  # the read changes the access time; for a lower layer, the change is not shown
         return handle
 
+    def writable_handle(self, number: int) -> FileHandle:
+        """Return the handle *number*, whose file the caller is about to change.
+
+        If its layer was frozen after open(2), the file is copied up first, which moves the handle to the copy.
+        """
+        handle = self._handles.file(number)
+        if not handle.inode.layer.writable:
+            self._fs.parts().copy_up.file(handle.inode)
+        return handle
+
     def write(self, number: int, offset: int, data: bytes | memoryview, *, kill_suidgid: bool = True) -> int:
         """Write *data* at *offset*, and return the number of bytes written. It is less than all only if space runs out.
 
@@ -151,6 +161,8 @@ class Files:
         """
         handle = self._handles.file(number)
         inode = handle.inode
+        if not inode.layer.writable:
+            self.writable_handle(number)
         if inode.privileged is not False:
             kill_privileges(self._fs, inode, kill_suidgid=kill_suidgid)
         inode.touch()

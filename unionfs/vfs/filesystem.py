@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs.copyup.copyup import CopyUp
@@ -28,6 +28,7 @@ from unionfs.upper.upper import Upper
 from unionfs.vfs.attributes import FileAttributes
 from unionfs.vfs.directories import Directories
 from unionfs.vfs.files import Files
+from unionfs.vfs.freezing import freeze, link_remaining_names
 from unionfs.vfs.names import Names
 from unionfs.vfs.xattrs import Xattrs
 
@@ -74,6 +75,8 @@ class UnionFs:
         self.volatile = volatile
         self.static_nlink = static_nlink
         self.acls = acls
+        #: Called before the writable layer is frozen, to wait for threads that change files in it. May refuse with EBUSY.
+        self.before_freeze: list[Callable[[], None]] = []
         self._layer_indexes = layer_indexes
         self.attributes = FileAttributes(self)
         self.files = Files(self)
@@ -114,6 +117,40 @@ class UnionFs:
         """Release the space that is preallocated in the writable layer, because the layer is full."""
         if self.writable is not None:
             self.writable.copy_up.make_room()
+
+    @property
+    def search_stamp(self) -> int:
+        """The stamp for :meth:`freeze`. The caller reads it before it searches for remaining names."""
+        return self.parts().index.search_stamp
+
+    def link_remaining_names(self, paths: Iterable[bytes]) -> int:
+        """Make the names *paths*, relative to the root, links of the copies to which only the link index leads from them.
+
+        Return the number of new links. Paths that are something else by now are left out. Programs cannot see the change.
+
+        Raises:
+            OSError: EROFS, or a link cannot be made. The links before it stay.
+        """
+        return link_remaining_names(self, paths)
+
+    def freeze(self, upper_fd: int, work_fd: int, *, searched: int | None = None) -> None:
+        """Make the writable layer the topmost lower layer, which never changes again, and continue with an empty one.
+
+        The front end calls it between two requests. Programs cannot see the change. Its time does not depend on the size of the
+        layer (docs/unionfs/internals.md, "Freezing").
+
+        Args:
+            upper_fd: an empty directory, on the same file system as the present writable layer; taken over.
+            work_fd: its work directory; taken over.
+            searched: the :attr:`search_stamp` before a search for remaining names, all of which were then linked; None: there was
+                no search.
+
+        Raises:
+            OSError: EBUSY if names may remain that are not links of their copies, or if threads change files for long; EROFS;
+                EXDEV for a directory of another file system; ENOTEMPTY. The layer is still writable.
+            UnionError: the new directories cannot hold what the present ones can. The layer is still writable.
+        """
+        freeze(self, upper_fd, work_fd, searched)
 
     def close(self) -> None:
         """Close every descriptor."""

@@ -50,3 +50,4 @@ class Names:
         self.unlink = removal.unlink
         self.rmdir = removal.rmdir
         self.rename = renaming.rename
+        self.link_remaining = renaming.link_remaining

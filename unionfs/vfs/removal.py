@@ -150,8 +150,10 @@ class Removal:
                 inode.ref, inode.indexed = pinned, False
         elif not inode.layer.writable:
             links = inode.ref.stat().st_nlink
-            lasting = self._inode_table.numbers.lasts(inode.ino)
             if links > self._index.lost_names(inode.ino) + 1:
-                self._index.lose_name(inode.ino, lasting=lasting, born=birth_time_ns(inode.ref))
+                number = self._inode_table.recorded_number(inode)
+                lasting = self._inode_table.numbers.lasts(number)
+                born = birth_time_ns(inode.ref)
+                self._index.lose_name(inode.ino, lasting=lasting, born=born, number=number)
             else:
                 self._index.settle_lost_names(inode.ino)

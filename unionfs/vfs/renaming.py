@@ -11,6 +11,7 @@ from contextlib import ExitStack
 
 from unionfs.copyup.copyup import CopyUp
 from unionfs.copyup.plan import Contents
+from unionfs.copyup.transaction import restore_times, times_of
 from unionfs.inode.inode import DirectoryInode, FileInode, Inode
 from unionfs.inode.table import InodeTable
 from unionfs.layer.directory import LayerDir
@@ -77,6 +78,8 @@ class Renaming:
         old_dir, new_dir = old.upper, new.upper
         assert old_dir is not None
         assert new_dir is not None
+        if plan.redirect or plan.redirect_second:
+            self._index.search_stamp += 1  # a search for lower names may meet them at neither place
         if plan.copy_up:
             self._put_in_upper(source, old, old_name)
         self._keep_below(source, old is new, redirect=plan.redirect)
@@ -136,6 +139,26 @@ class Renaming:
             self._upper.create(directory, name, lambda dirfd, at: hard_link(inode, dirfd, at))
             if inode.indexed:
                 inode.ref = self._index.lose_lower_name(inode.ino) or inode.ref
+
+    def link_remaining(self, inode: FileInode, parent: DirectoryInode, name: bytes) -> bool:
+        """Make the lower name *name* of *parent*, from which the link index leads to the copy *inode*, a link of the copy.
+
+        Return False if it is one already. The times of *parent* stay.
+        """
+        self._copy_up.directory(parent)
+        directory = parent.upper
+        assert directory is not None
+        if directory.mark(name) is Mark.OTHER:
+            return False
+        times = times_of(directory.stat())
+        blocks = require_room(self._quota, directory, 0)
+        try:
+            self._put_in_upper(inode, parent, name)
+        finally:
+            restore_times(parent, directory, times)
+        count_entry(self._quota, None, directory, blocks)
+        inode.touch()
+        return True
 
     def _keep_below(self, inode: Inode, same_parent: bool, *, redirect: bool) -> None:
         """Before *inode* of the upper layer moves, make its lower parts reachable from the new place."""

@@ -56,6 +56,7 @@ class ComparedUnion(RuleBasedStateMachine):
     """One union, one plain directory, and what is done to both."""
 
     form: ClassVar[WantedFormat] = WantedFormat(whiteouts=WhiteoutFormat.OVERLAY)
+    client: ClassVar[type[Client]] = Client
     #: Operations that were compared, of all examples.
     operations: ClassVar[int] = 0
 
@@ -65,7 +66,7 @@ class ComparedUnion(RuleBasedStateMachine):
         self._cleanup.callback(os.umask, os.umask(0))
         base = tempfile.mkdtemp(prefix="unionfs-histories-")
         self._cleanup.callback(shutil.rmtree, base)
-        self.union = Client(Path(base), [TOP, MIDDLE, {**BOTTOM, **BIG}], self.form)
+        self.union = self.client(Path(base), [TOP, MIDDLE, {**BOTTOM, **BIG}], self.form)
         self._cleanup.callback(self.union.close)
         self.plain = os.path.join(base, "plain")
         make_tree(self.plain, {**VISIBLE, **BIG})
@@ -208,11 +209,14 @@ class ComparedUnion(RuleBasedStateMachine):
         self._close_handles()
         self.compare()
         self.compare_numbers()
-        self.union.reopen()
+        self._remount()
         self._compare_unlisted()
         self.compare()
         self.compare_numbers()
         assert self.union.leftovers() == []
+
+    def _remount(self) -> None:
+        self.union.reopen()
 
     @initialize()
     def the_same_tree_shows_at_the_start(self) -> None:

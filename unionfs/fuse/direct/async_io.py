@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from threading import Semaphore
 
 from unionfs import _libc
 from unionfs.copyup.background_copy import CopyPending
@@ -32,6 +34,9 @@ _ROOM = 1 << 20
 #: them may wait for another process or machine. Other file systems without RWF_NOWAIT keep their files in memory, or are
 #: stacked on other file systems.
 _REMOTE = frozenset((0x65735546, 0x6969, 0xFE534D42, 0xFF534D42, 0x01021997, 0x00C36400, 0x5346414F))
+
+#: Seconds to wait for threads that change files, while no request is answered.
+_LONG = 0.5
 
 #: Polls for data before a thread reads it: about 150 us.
 LOOKS = 100
@@ -74,6 +79,9 @@ class AsyncIo:
         self._send = send
         self._wake = wake
         self._parked: dict[Ino, list[bytes]] = {}
+        #: One for each call of :meth:`run` whose result has not been sent; released when its thread is done.
+        self._running: list[Semaphore] = []
+        fs.before_freeze.append(self.wait_for_changes)
         #: Calls to run in the server's own thread after a thread has finished; each returns requests to handle again.
         self.ready: deque[Callable[[], Iterable[bytes]]] = deque()
         #: For layers without RWF_NOWAIT: whether threads read their files.
@@ -177,14 +185,19 @@ class AsyncIo:
         if reply is not None:
             self._send(unique, reply)
 
-    def sync(self, fd: int, unique: int, *, data_only: bool) -> bytes | None:
-        """Sync the descriptor *fd*, which is taken over; None if a thread sends the reply to *unique*."""
+    def sync(self, fds: Sequence[int], unique: int, *, data_only: bool) -> bytes | None:
+        """Sync the descriptors *fds*, which are taken over; None if a thread sends the reply to *unique*."""
 
         def sync(fd: int) -> bytes:
-            (os.fdatasync if data_only else os.fsync)(fd)
+            try:
+                for each in (*fds[1:], fd):
+                    (os.fdatasync if data_only else os.fsync)(each)
+            finally:
+                for each in fds[1:]:
+                    os.close(each)
             return b""
 
-        return self._leave(fd, unique, sync)
+        return self._leave(fds[0], unique, sync)
 
     def _leave(self, fd: int, unique: int, act: Callable[[int], bytes]) -> bytes | None:
         """Run *act* on the descriptor *fd* in a thread, which sends the result as the reply to *unique*; return None.
@@ -250,9 +263,11 @@ class AsyncIo:
 
         Return False, and run neither, if no thread can be started.
         """
+        done = Semaphore(0)
 
         def answer() -> Iterable[bytes]:
             reply: bytes | int = -errno.EIO
+            self._running.remove(done)
             try:
                 reply = finish()
             except OSError as error:
@@ -265,10 +280,26 @@ class AsyncIo:
             try:
                 work()
             finally:
+                done.release()
                 self.ready.append(answer)
                 self._wake()
 
-        return self._do(act)
+        if not self._do(act):
+            return False
+        self._running.append(done)
+        return True
+
+    def wait_for_changes(self) -> None:
+        """Wait until no thread changes a file, because the file's layer is going to be frozen.
+
+        Raises:
+            OSError: EBUSY if that takes long.
+        """
+        deadline = time.monotonic() + _LONG
+        for done in self._running:
+            if not done.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                raise OSError(errno.EBUSY, "a change of a large range of a file takes long")
+            done.release()
 
     def close(self) -> None:
         """Discard all copies and pending reads. Clients that wait for them get no reply."""

@@ -51,7 +51,9 @@ class DescriptorsByInode:
         """Return the number of a handle that can read and write *ino*, which is copied up; errors are those of open(2)."""
         number = self._numbers.get(ino)
         if number is not None:
-            if self._fs.handles.file(number).flags & os.O_ACCMODE == os.O_RDWR:
+            handle = self._fs.handles.file(number)
+            # The contents of a metadata copy are in a lower file, which the descriptor may refer to if its layer was frozen.
+            if handle.flags & os.O_ACCMODE == os.O_RDWR and not handle.inode.metacopy:
                 self._numbers.move_to_end(ino)
                 return number
             self.close(ino)

@@ -107,7 +107,8 @@ class FileHandlers(Replies):
             return NOT_SERVED  # nothing to do; the kernel will not send it again
         fh, flags, _ = FSYNC_IN.unpack_from(self._view, BODY)
         if self._files is not None:
-            if not self._inode_table.file(ino).layer.writable:
+            layer = self._inode_table.file(ino).layer
+            if not (layer.writable or layer.frozen):
                 return b""
             fh = self._files.reading(ino)
         data_only = bool(flags & FSYNC_FDATASYNC)
@@ -119,7 +120,7 @@ class FileHandlers(Replies):
         except OSError:  # the limit of descriptors is reached
             self.fs.files.fsync(fh, data_only=data_only)
             return b""
-        return self.async_io.sync(fd, self._unique(), data_only=data_only)
+        return self.async_io.sync([fd], self._unique(), data_only=data_only)
 
     # -- ranges ------------------------------------------------------------------------------------
 
@@ -129,7 +130,7 @@ class FileHandlers(Replies):
             fh = self._files.writing(ino)
         change = RangeAllocation(
             self.fs,
-            self.fs.handles.file(fh),
+            self.fs.files.writable_handle(fh),
             mode,
             position(offset),
             position(length),
@@ -157,10 +158,8 @@ class FileHandlers(Replies):
             # Open for writing first: that replaces the descriptor of a file that is open for reading only.
             target_fh = self._files.writing(target)
             fh = self._files.reading(ino)
-        handles = self.fs.handles
-        copy = RangeCopy(
-            self.fs, handles.file(fh), position(offset), handles.file(target_fh), position(at), length
-        )
+        source, to = self.fs.handles.file(fh), self.fs.files.writable_handle(target_fh)
+        copy = RangeCopy(self.fs, source, position(offset), to, position(at), length)
 
         return self._changed(copy, lambda: packed(copy.done))
 

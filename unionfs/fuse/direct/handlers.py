@@ -476,8 +476,8 @@ class Handlers(FileHandlers):
         if self.async_io is None:
             self.fs.directories.sync(directory)
             return b""
-        fd = self.fs.directories.descriptor_to_sync(directory)
-        return b"" if fd is None else self.async_io.sync(fd, self._unique(), data_only=False)
+        fds = self.fs.directories.descriptors_to_sync(directory)
+        return self.async_io.sync(fds, self._unique(), data_only=False) if fds else b""
 
 
 #: CLOCK_REALTIME_COARSE (linux/time.h), which the time module does not define.

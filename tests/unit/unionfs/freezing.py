@@ -1,0 +1,105 @@
+"""A union that is frozen while it runs: the client that freezes it as the launcher does, and pictures of frozen layers."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.unit.unionfs.client import Client
+from unionfs.changes.compared_stack import open_stack_to_compare
+from unionfs.changes.comparison import Comparison
+from unionfs.formats.whiteout import MarkPolicy
+from unionfs.upper.format import WantedFormat, lower_policy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.support.tree import Tree
+    from unionfs.assemble import StackSource
+
+_OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+#: Properties of one object of a layer that freezing promises to keep: type and mode, owner, group, device, size, modification
+#: time, contents or target, and attributes.
+Picture = dict[str, tuple[object, ...]]
+
+
+def picture(root: Path) -> Picture:
+    """Return everything in the layer *root* that must not change once it is frozen, by path."""
+    found: Picture = {}
+    pending = [root]
+    while pending:
+        at = pending.pop()
+        info = os.lstat(at)
+        data: bytes | str | None = None
+        if stat.S_ISREG(info.st_mode):
+            data = at.read_bytes()
+        elif stat.S_ISLNK(info.st_mode):
+            data = os.readlink(at)
+        elif stat.S_ISDIR(info.st_mode):
+            pending += [at / name for name in os.listdir(at)]
+        attributes = tuple(
+            (name, os.getxattr(at, name, follow_symlinks=False))
+            for name in sorted(os.listxattr(at, follow_symlinks=False))
+        )
+        size = None if stat.S_ISDIR(info.st_mode) else info.st_size
+        found[str(at.relative_to(root))] = (
+            info.st_mode, info.st_uid, info.st_gid, info.st_rdev, info.st_nlink, size, info.st_mtime_ns, data, attributes,
+        )  # fmt: skip
+    return found
+
+
+class FreezingClient(Client):
+    """A client whose layer can be frozen while the union is open."""
+
+    def __init__(self, base: Path, lowers: Sequence[Tree], form: WantedFormat) -> None:
+        """Write *lowers* below *base*, and open them with an empty upper layer."""
+        #: The layers that were frozen, as they were right after that.
+        self.frozen: dict[Path, Picture] = {}
+        super().__init__(base, lowers, form)
+
+    def _source(self, *, writable: bool) -> StackSource:
+        source = super()._source(writable=writable)
+        lowers = tuple(
+            replace(lower, policy=self._policy_of(path, lower.fd))
+            for path, lower in zip(self.lowers, source.lowers, strict=True)
+        )
+        return replace(source, lowers=lowers)
+
+    def _policy_of(self, path: Path, fd: int) -> MarkPolicy:
+        return lower_policy(fd, self.form) if path in self.frozen else self.policy
+
+    def remaining_names(self) -> list[bytes]:
+        """Search for names that are not links of their copies, as another process does."""
+        stack = open_stack_to_compare(self._source(writable=True))
+        try:
+            return Comparison(stack, contents=False).remaining_names()
+        finally:
+            stack.close()
+
+    def new_layer(self) -> tuple[Path, Path]:
+        """Make an empty directory for the next writable layer, and its work directory."""
+        number = len(self.frozen)
+        upper, work = self.base / f"next{number}", self.base / f"next{number}-work"
+        upper.mkdir(mode=0o700)
+        work.mkdir()
+        return upper, work
+
+    def freeze_running(self) -> None:
+        """Freeze the writable layer, and continue on a new one."""
+        stamp = self.fs.search_stamp
+        self.fs.link_remaining_names(self.remaining_names())
+        upper, work = self.new_layer()
+        self.fs.freeze(os.open(upper, _OPEN_DIR), os.open(work, _OPEN_DIR), searched=stamp)
+        self.lowers.insert(0, self.upper)
+        self.frozen[self.upper] = picture(self.upper)
+        self.upper, self.work = upper, work
+
+    def check_frozen(self) -> None:
+        """Check that no frozen layer has changed since it was frozen."""
+        for path, before in self.frozen.items():
+            now = picture(path)
+            changed = {at: (before.get(at), now.get(at)) for at in before.keys() | now.keys()}
+            assert {at: both for at, both in changed.items() if both[0] != both[1]} == {}, path

@@ -1,0 +1,34 @@
+"""Names for layers and stacks of layers that no other ones have. Records about lower layers are valid for such a name only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from unionfs import _libc
+from unionfs.layer.directory import Layer
+
+
+def fingerprint(layers: Sequence[Layer]) -> bytes:
+    """Return a name for the lower layers *layers*, top first, that no other stack has. It names them bottom first.
+
+    An inode number alone does not identify a directory: the roots of all tmpfs have the same, and ext4 reuses the number of a
+    removed directory. Together with the id of the file system and the birth time, it does, and all three stay the same when the
+    contents of the layer change. If a file system has no id or no birth times, the name contains random bytes and never recurs,
+    because records about another layer would show wrong contents.
+    """
+    return b" ".join(_layer_name(layer) for layer in reversed(layers))
+
+
+def with_layer_on_top(below: bytes, layer: Layer) -> bytes:
+    """Return the name of the stack that has *layer* on top of the stack with the name *below*."""
+    return b" ".join(filter(None, (below, _layer_name(layer))))
+
+
+def _layer_name(layer: Layer) -> bytes:
+    fd = layer.root.fd()
+    file_system = os.fstatvfs(fd).f_fsid
+    born = _libc.birth_time_ns(fd)
+    if not file_system or born is None:
+        return b"once-" + os.urandom(8).hex().encode()
+    return b"%x:%d:%d" % (file_system, layer.root.stat().st_ino, born)

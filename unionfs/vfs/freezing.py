@@ -1,0 +1,100 @@
+"""Freeze the writable layer of a running mount: it becomes the topmost lower layer, and a new, empty one takes its place.
+
+All parts of the writable layer (``Upper``, ``LinkIndex``, ``Quota`` ...) stay the same objects and continue on the new
+directories. :class:`~unionfs.vfs.filesystem.UnionFs` calls the functions, which have no state.
+docs/unionfs/internals.md, "Freezing", describes what programs could notice, and why they do not.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from contextlib import ExitStack
+
+from unionfs.inode.inode import DirectoryInode, FileInode
+from unionfs.layer.directory import Layer
+from unionfs.upper.workdir import HOME
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from unionfs.vfs.filesystem import UnionFs
+
+
+def link_remaining_names(fs: UnionFs, paths: Iterable[bytes]) -> int:
+    """Do what :meth:`unionfs.vfs.filesystem.UnionFs.link_remaining_names` describes."""
+    names, linked = fs.names, 0
+    for path in paths:
+        try:
+            parent, name = _parent_of(fs, path)
+            inode = fs.inode_table.lookup(parent, name)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if isinstance(inode, FileInode) and inode.indexed:
+            linked += names.link_remaining(inode, parent, name)
+        fs.trim()
+    return linked
+
+
+def _parent_of(fs: UnionFs, path: bytes) -> tuple[DirectoryInode, bytes]:
+    """Return the directory that *path* leads to, and the name in it. No symbolic link is followed."""
+    at = fs.inode_table.root
+    *directories, name = path.strip(b"/").split(b"/")
+    for each in directories:
+        found = fs.inode_table.lookup(at, each)
+        if not isinstance(found, DirectoryInode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+        at = found
+    return at, name
+
+
+def freeze(fs: UnionFs, upper_fd: int, work_fd: int, searched: int | None) -> None:
+    """Do what :meth:`unionfs.vfs.filesystem.UnionFs.freeze` describes."""
+    with ExitStack() as done:
+        done.callback(os.close, work_fd)
+        with ExitStack() as undo:
+            undo.callback(os.close, upper_fd)
+            parts, inode_table = fs.parts(), fs.inode_table
+            for settle in fs.before_freeze:
+                settle()
+            fs.trim()
+            fs.make_room()
+            if parts.index.may_miss_names(searched):
+                raise OSError(errno.EBUSY, "hard links have names that are not links of their copies")
+            _refuse_unsuitable(fs, upper_fd, work_fd)
+            layer = Layer(upper_fd, inode_table.layers[0].fds, writable=True)
+            layer.closed.report = inode_table.layers[0].closed.report
+            successor = parts.upper.successor(layer, work_fd)
+            undo.callback(successor.close)
+            parts.copy_up.root(inode_table.root, layer.root)
+            inode_table.leave_index()
+            parts.index.unlink_copies()
+            parts.index.move(parts.upper.workdir.home_fd, successor.workdir.home_fd, layer)
+            undo.pop_all()
+        # From here on nothing fails.
+        done.callback(successor.close)
+        below = inode_table.root.parts[0]
+        if parts.copy_up.background is not None:
+            parts.copy_up.background.move(successor.workdir)
+        parts.upper.become(successor)
+        inode_table.freeze(layer)
+        if parts.quota is not None:
+            parts.quota.continue_on(layer)
+        parts.upper.below_facts.note(b"/", below.info())
+
+
+def _refuse_unsuitable(fs: UnionFs, upper_fd: int, work_fd: int) -> None:
+    present, given = fs.inode_table.layers[0], os.fstat(upper_fd)
+    if given.st_dev != present.device:
+        # Files without a name stay where they are, and may get a name in the new layer.
+        raise OSError(errno.EXDEV, "the new upperdir is on another file system")
+    homes = [os.fstat(fs.parts().upper.workdir.home_fd)]
+    try:
+        homes.append(os.stat(HOME, dir_fd=work_fd, follow_symlinks=False))
+    except FileNotFoundError:
+        pass
+    if given.st_ino == present.root.stat().st_ino or (len(homes) > 1 and os.path.samestat(*homes)):
+        raise OSError(errno.EINVAL, "the new upperdir and workdir are the present ones")
+    if os.listdir(b"/proc/self/fd/%d" % upper_fd):
+        raise OSError(errno.ENOTEMPTY, "the new upperdir is not empty")
