@@ -233,52 +233,40 @@ class InodeTable:
         assert self.index is not None
         if self.index.is_about(ino, lambda: birth_time_ns(ref)):
             return
-        self._leave_index(ino)
-        self.index.drop(ino)
+        self._remove_entry(ino, self.index.drop)
 
-    def _leave_index(self, ino: Ino) -> None:
-        """Reach the copy *ino* by a name instead of its entry in the link index, which is going to be removed."""
+    def _remove_entry(self, ino: Ino, remove: Callable[[Ino], None]) -> None:
+        """Call *remove* to remove the copy *ino* from the link index, and reach the copy by a name instead."""
         assert self.index is not None
         copied = self.index.find(ino)
-        if copied is None:
+        info = copied.stat() if copied is not None else None
+        inode = (
+            self._of_identity(self.numbers.number((info.st_dev, info.st_ino))) if info is not None else None
+        )
+        if inode is None or copied is None:
+            remove(ino)
             return
-        info = copied.stat()
-        inode = self._of_identity(self.numbers.number((info.st_dev, info.st_ino)))
-        if inode is not None:
-            names = [PathRef(at.upper, name) for at, name in inode.names if at.upper is not None]
-            entries = [each for each in names if each.directory.mark(each.name) is Mark.OTHER]
-            ref = entries[0] if entries else copied.pinned()
-            inode.ref, inode.indexed = ref, False
-            inode.touch()
+        names = [PathRef(at.upper, name) for at, name in inode.names if at.upper is not None]
+        entries = [each for each in names if each.directory.mark(each.name) is Mark.OTHER]
+        ref = entries[0] if entries else copied.pinned()
+        try:
+            remove(ino)
+        except OSError:
+            if isinstance(ref, DescriptorRef):
+                ref.close()
+            raise
+        inode.ref, inode.indexed = ref, False
+        inode.touch()
 
     def leave_index(self) -> None:
-        """Reach all copies without the link index."""
+        """Remove all copies from the link index, because their layer is going to be a lower one.
+
+        Raises:
+            OSError: one cannot be removed. Those before it are in the writable layer all the same.
+        """
         assert self.index is not None
         for ino in [ino for ino, _, _ in self.index.copies()]:
-            self._leave_index(ino)
-
-    def freeze(self, layer: Layer) -> None:
-        """Put *layer*, which is empty, on top of the present writable layer, which becomes the topmost lower one.
-
-        Objects without a name are in no tree. They become objects of *layer*, so that they need no copy-up.
-        """
-        frozen = self.layers[0]
-        self.numbers.announce(layer.device)
-        layer.below = tuple(part for part in self.root.parts if not part.skeleton)
-        frozen.writable, frozen.frozen = False, True
-        self.layers = [layer, *self.layers]
-        self.root.parts.insert(0, layer.root)
-        self.root.touch()
-        for inode in self._by_ino.values():
-            if isinstance(inode, DirectoryInode):
-                if inode.removed and inode.layer is frozen:
-                    inode.parts[0].layer = layer
-            elif (
-                isinstance(inode.ref, DescriptorRef)
-                and inode.layer is frozen
-                and os.fstat(inode.ref.fd).st_nlink == 0
-            ):
-                inode.layer = inode.ref.layer = layer
+            self._remove_entry(ino, self.index.unlink_copy)
 
     def lower_path(self, directory: DirectoryInode) -> bytes:
         """Return the path of *directory* in the layers below the writable one, in the form of a redirect: with a leading slash,
@@ -425,6 +413,10 @@ class InodeTable:
             info = _nameless(inode)
             if info is not None:
                 yield info
+
+    def nameless_inodes(self) -> list[Inode]:
+        """Return the inodes of all objects of the writable layer that have no name any more."""
+        return [inode for inode in self._by_ino.values() if _nameless(inode) is not None]
 
     def _release_object(self, inode: Inode) -> None:
         """Close the descriptor that keeps the object of *inode*, if it has no name."""

@@ -127,7 +127,11 @@ class BelowFactsLog:
         """
         self._fd = os.open(FACTS_FILE, _WRITE, 0o600, dir_fd=home_fd)
         #: Whether there are no records yet.
-        self.is_new = os.fstat(self._fd).st_size == 0
+        try:
+            self.is_new = os.fstat(self._fd).st_size == 0
+        except OSError:
+            os.close(self._fd)
+            raise
 
     def note(self, path: bytes, info: os.stat_result) -> None:
         """Record that the layers below have an object with *info* at *path*, which begins with a slash."""

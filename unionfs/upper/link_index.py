@@ -303,17 +303,17 @@ class LinkIndex(LinkRecords):
         # Another process does not search for numbers that are valid for this mount only.
         return any(entry.startswith(PASSING) for entry in counted)
 
-    def unlink_copies(self) -> None:
-        """Remove the entries of all copies, whose layer is going to be a lower one. Their inode numbers stay known.
+    def unlink_copy(self, ino: Ino) -> None:
+        """Remove the entry of the copy *ino*, whose layer is going to be a lower one. The inode number stays known.
 
         Raises:
-            OSError: an entry cannot be removed.
+            OSError: the entry cannot be removed.
         """
-        for ino, entry in list(self._copies.items()):
-            os.unlink(entry, dir_fd=self._directory.fd())
-            inode = self._inodes.pop(ino)
-            self._frozen[inode] = self._numbers.pop(inode)
-            del self._copies[ino]
+        os.unlink(self._copies[ino], dir_fd=self._directory.fd())
+        del self._copies[ino]
+        inode = self._inodes.pop(ino)
+        self._numbers.pop(inode, None)
+        self._frozen[inode] = ino
 
     def move(self, home_fd: int, to: int, layer: Layer) -> None:
         """Move the index, without copies, from the directory *home_fd* to *to*, that of the new writable *layer*.

@@ -12,7 +12,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from unionfs._stdlib.dataclasses import dataclass, replace
 from unionfs.layer.directory import Layer, LayerDir
@@ -179,7 +179,8 @@ class Quota:
         """Count the changes of *layer*, which is empty, as well. The present layer changes no more; what it has still counts."""
         self._frozen.append(self._layer)
         self._layer = layer
-        self.bytes += self._root_size(layer)
+        with suppress(OSError):  # the next count corrects it
+            self.bytes += self._root_size(layer)
 
     def nameless_dropped(self, info: os.stat_result) -> None:
         """Count the end of an object that has no names."""

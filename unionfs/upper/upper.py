@@ -95,12 +95,12 @@ class Upper:
             override_stat=self.layer.policy.override_stat,
         )
         made = Upper(layer, work_fd, wanted)
-        if (made.redirect, made.metacopy) != (self.redirect, self.metacopy):
-            made.close()
-            raise UnionError(
-                "the new upperdir cannot hold the marks of the present one: use another file system"
-            )
-        made.workdir.clear_leftovers()
+        with ExitStack() as undo:
+            undo.callback(made.close)
+            if (made.redirect, made.metacopy) != (self.redirect, self.metacopy):
+                raise UnionError("new upperdir cannot hold the marks of the present one: use one like it")
+            made.workdir.clear_leftovers()
+            undo.pop_all()
         return made
 
     def become(self, successor: Upper) -> None:

@@ -12,8 +12,10 @@ import os
 from collections.abc import Iterable
 from contextlib import ExitStack
 
-from unionfs.inode.inode import DirectoryInode, FileInode
+from unionfs.inode.inode import DirectoryInode, FileInode, Inode
+from unionfs.inode.table import InodeTable
 from unionfs.layer.directory import Layer
+from unionfs.layer.objects import DescriptorRef
 from unionfs.upper.workdir import HOME
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
@@ -69,19 +71,37 @@ def freeze(fs: UnionFs, upper_fd: int, work_fd: int, searched: int | None) -> No
             undo.callback(successor.close)
             parts.copy_up.root(inode_table.root, layer.root)
             inode_table.leave_index()
-            parts.index.unlink_copies()
+            nameless, below = inode_table.nameless_inodes(), inode_table.root.ref.info()
             parts.index.move(parts.upper.workdir.home_fd, successor.workdir.home_fd, layer)
             undo.pop_all()
         # From here on nothing fails.
         done.callback(successor.close)
-        below = inode_table.root.parts[0]
         if parts.copy_up.background is not None:
             parts.copy_up.background.move(successor.workdir)
         parts.upper.become(successor)
-        inode_table.freeze(layer)
+        _put_on_top(inode_table, layer, nameless)
         if parts.quota is not None:
             parts.quota.continue_on(layer)
-        parts.upper.below_facts.note(b"/", below.info())
+        parts.upper.below_facts.note(b"/", below)
+
+
+def _put_on_top(inode_table: InodeTable, layer: Layer, nameless: Iterable[Inode]) -> None:
+    """Put *layer*, which is empty, on top of the present writable layer, which becomes the topmost lower one.
+
+    *nameless* are the objects that only descriptors reach. They are in no tree, and become objects of *layer* without a copy-up.
+    """
+    root, frozen = inode_table.root, inode_table.layers[0]
+    inode_table.numbers.announce(layer.device)
+    layer.below = tuple(part for part in root.parts if not part.skeleton)
+    frozen.writable, frozen.frozen = False, True
+    inode_table.layers = [layer, *inode_table.layers]
+    root.parts.insert(0, layer.root)
+    root.touch()
+    for inode in nameless:
+        if isinstance(inode, DirectoryInode):
+            inode.parts[0].layer = layer
+        elif isinstance(inode.ref, DescriptorRef):
+            inode.layer = inode.ref.layer = layer
 
 
 def _refuse_unsuitable(fs: UnionFs, upper_fd: int, work_fd: int) -> None:

@@ -58,6 +58,7 @@ class FreezingClient(Client):
         """Write *lowers* below *base*, and open them with an empty upper layer."""
         #: The layers that were frozen, as they were right after that.
         self.frozen: dict[Path, Picture] = {}
+        self._layers = 0
         super().__init__(base, lowers, form)
 
     def _source(self, *, writable: bool) -> StackSource:
@@ -81,8 +82,8 @@ class FreezingClient(Client):
 
     def new_layer(self) -> tuple[Path, Path]:
         """Make an empty directory for the next writable layer, and its work directory."""
-        number = len(self.frozen)
-        upper, work = self.base / f"next{number}", self.base / f"next{number}-work"
+        self._layers += 1
+        upper, work = self.base / f"next{self._layers}", self.base / f"next{self._layers}-work"
         upper.mkdir(mode=0o700)
         work.mkdir()
         return upper, work
