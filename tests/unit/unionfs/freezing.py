@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.support.tree import File, HardLink, Symlink, Tree
 from tests.unit.unionfs.client import Client
 from unionfs.changes.compared_stack import open_stack_to_compare
 from unionfs.changes.comparison import Comparison
@@ -17,10 +18,18 @@ from unionfs.upper.format import WantedFormat, lower_policy
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.support.tree import Tree
     from unionfs.assemble import StackSource
 
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+BIG = b"x" * 20_000
+LOWER: Tree = {
+    "a": b"lower a",
+    "big": File(BIG),
+    "gone": b"gone",
+    "hard1": b"two names",
+    "d": {"x": b"x", "hard2": HardLink("hard1")},
+    "s": Symlink(b"a"),
+}
 #: Properties of one object of a layer that freezing promises to keep: type and mode, owner, group, device, size, modification
 #: time, contents or target, and attributes.
 Picture = dict[str, tuple[object, ...]]
@@ -104,3 +113,10 @@ class FreezingClient(Client):
             now = picture(path)
             changed = {at: (before.get(at), now.get(at)) for at in before.keys() | now.keys()}
             assert {at: both for at, both in changed.items() if both[0] != both[1]} == {}, path
+
+
+def freeze(client: FreezingClient, searched: int | None = None) -> tuple[Path, Path]:
+    """Freeze without a search. Return the new directories."""
+    upper, work = client.new_layer()
+    client.fs.freeze(os.open(upper, _OPEN_DIR), os.open(work, _OPEN_DIR), searched=searched)
+    return upper, work
