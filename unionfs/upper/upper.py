@@ -94,7 +94,7 @@ class Upper:
             user_marks=self._format.prefix == USER_PREFIX,
             override_stat=self.layer.policy.override_stat,
         )
-        made = Upper(layer, work_fd, wanted)
+        made = Upper(layer, work_fd, wanted, records_below=self.below_facts is not None)
         with ExitStack() as undo:
             undo.callback(made.close)
             if (made.redirect, made.metacopy) != (self.redirect, self.metacopy):

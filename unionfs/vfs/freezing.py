@@ -82,7 +82,7 @@ def freeze(fs: UnionFs, upper_fd: int, work_fd: int, searched: int | None) -> No
         _put_on_top(inode_table, layer, nameless)
         if parts.quota is not None:
             parts.quota.continue_on(layer)
-        parts.upper.below_facts.note(b"/", below)
+        parts.upper.note_below(b"/", below)
 
 
 def _put_on_top(inode_table: InodeTable, layer: Layer, nameless: Iterable[Inode]) -> None:
