@@ -15,7 +15,7 @@ from sandbox.as_container_root import run_with_ids, with_own_id
 from sandbox.changes import apply, apply_plan
 from sandbox.changes.apply_plan import Conflict, Plan, Rules
 from sandbox.changes.host_tree import HostTree
-from sandbox.changes.reader import changes_of, start, state_directory
+from sandbox.changes.reader import changes_of, has_changes, start, state_directory
 from sandbox.changes.rows import Change
 from sandbox.changes.writable_layers import WritableLayer, find
 from sandbox.errors import SandboxError, StateError
@@ -60,6 +60,11 @@ def prepare(
         is_own=_owned_places(target.path),
         is_own_id=_own_ids(layer.ids),
     )
+    if not layer.in_use and has_changes(layer):
+        # A killed command may have left a moved object that the writable layer still looks for at its old place.
+        with ExitStack() as undo:
+            _lock(layer, undo)
+            start(layer, ["--applied"], (), undo).finish()
     plan = apply_plan.make(changes_of(layer, facts=True), rules)
     if layer.in_use:
         moved = tuple(Conflict(row, row.path, _MOVED) for row in plan.changes if row.kind == "R")

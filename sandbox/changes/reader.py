@@ -56,8 +56,8 @@ def changes_of(
     layer: WritableLayer, paths: Sequence[str] = (), *, facts: bool = False, text: bool = False
 ) -> list[Change]:
     """Return the changes of *layer*. Arguments and errors are those of :func:`read_changes`."""
-    if not os.path.isdir(os.path.join(layer.stack.writable, "upper")):
-        return []  # discarded, and not used since
+    if not has_changes(layer):
+        return []
     options = ["--json", *(["--facts"] if facts else []), *(["--text"] if text else [])]
     with ExitStack() as undo:
         process = start(layer, options, paths, undo)
@@ -65,6 +65,11 @@ def changes_of(
             lines = output.read().split(b"\n")
         process.finish()
     return parse(line for line in lines if line)
+
+
+def has_changes(layer: WritableLayer) -> bool:
+    """Return whether *layer* exists on disk: it was not discarded, or has been used since."""
+    return os.path.isdir(os.path.join(layer.stack.writable, "upper"))
 
 
 class Process:

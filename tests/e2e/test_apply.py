@@ -172,7 +172,7 @@ def test_a_change_after_applying_is_no_conflict(
     spec = over(layer, 'writable = "persistent"\n')
     assert launcher.shell(CHANGE, spec).status == 0
     assert applied(launcher, layer, "--yes").status == 0
-    again = "echo 3 > /data/changed; echo 4 > /data/elsewhere/kept; chmod 700 /data/new; rm /data/mode"
+    again = "echo 3 > /data/changed; echo 4 > /data/elsewhere/kept; chmod 705 /data/new; rm /data/mode"
     assert launcher.shell(again, spec).status == 0
     done = applied(launcher, layer, "--yes")
     assert done.status == 0, (done.out, done.err)
@@ -209,6 +209,33 @@ def test_killed_at_any_moment_each_file_is_old_or_new_and_the_same_command_resum
     assert not (layer / "data/deleted").exists()
     assert [path for path in (layer / "data").rglob("*") if "sandbox-new" in path.name] == []
     assert rows(sandbox(launcher, "diff", "box", "--json")) == set()
+
+
+def test_killed_before_the_layer_follows_a_move_loses_nothing_on_the_host_or_in_the_sandbox(
+    launcher: Launcher,
+    layer: Path,  # noqa: F811
+) -> None:
+    spec = over(layer, 'writable = "persistent"\n')
+    assert launcher.shell(f"{CHANGE}\nchmod 604 mode; mv mode mode2", spec).status == 0
+    expected = rows(sandbox(launcher, "diff", "box", "--json"))
+    assert ("R", "/data/mode2", "/data/mode") in expected
+    script = (
+        "import os, sys\n"
+        "from sandbox.changes import applying\n"
+        "from sandbox.cli.main import main\n"
+        "applying._renew = lambda *_: os._exit(9)\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", script, "apply", "box", "--yes", "--to", str(layer)]
+    assert subprocess.run(command, env=launcher.environ, capture_output=True, check=False).returncode == 9
+    applied_tree = comparable(layer)
+    assert (layer / "data/elsewhere/kept").exists()
+    done = applied(launcher, layer, "--yes")
+    assert done.status == 0, (done.out, done.err)
+    assert comparable(layer) == applied_tree
+    assert rows(sandbox(launcher, "diff", "box", "--json")) == set()
+    shown = launcher.shell("cat /data/elsewhere/kept; wc -c < /data/mode2", spec)
+    assert shown.out.split("\n")[:2] == ["old moved/kept", "100000"]
 
 
 def test_files_are_copied_out_as_the_sandbox_shows_them(

@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         "--applied",
         action="store_true",
         help="instead of printing: the changes at each PATH have been written to a layer below; adapt the marks and records of "
-        "the writable layer",
+        "the writable layer, and finish what an earlier call did not",
     )
     made.add_argument(
         "--facts", action="store_true", help="with --json: add what is needed to write the changes back"
@@ -78,8 +78,6 @@ def main(argv: Sequence[str]) -> int:
     arguments = made.parse_args(argv)
     if (arguments.facts or arguments.text) and not arguments.json:
         made.error("--facts and --text need --json")
-    if arguments.applied and not arguments.paths and arguments.paths_fd is None:
-        made.error("--applied needs a PATH")
     if arguments.archive in {"trees", "members"} and not arguments.paths and arguments.paths_fd is None:
         made.error(f"--archive {arguments.archive} needs a PATH, / for the root")
     if any(b".." in os.fsencode(path).split(b"/") for path in arguments.paths):

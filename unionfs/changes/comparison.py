@@ -116,7 +116,7 @@ class Comparison:
 
     def _walk_name(self, pair: _Pair, upper: LayerDir, name: bytes) -> _Pair | None:
         path, old_path = joined(pair.path, name), joined(pair.old_path, name)
-        old = self._below.find(pair.old_parts, name) if pair.old_parts else None
+        old = self._below_at(pair.old_parts, name)
         new = self._union.find_top(pair.entry.parts, name)
         if new is None:
             if old is not None:
@@ -136,6 +136,13 @@ class Comparison:
         if old is None or not old.is_dir:
             return _Pair(path, new, old_path, (), hides=False)
         return _Pair(path, new, old_path, old.parts, hides=place is None)
+
+    def _below_at(self, parts: tuple[LayerDir, ...], name: bytes) -> Entry | None:
+        """Return what the layers below have for *name*, None for what the caller may not read there."""
+        try:
+            return self._below.find(parts, name) if parts else None
+        except PermissionError:
+            return None
 
     def _old_place(self, upper: LayerDir, name: bytes, new: Entry, pair: _Pair) -> bytes | None:
         """Return the path in the layers below whose directory merges with the directory *new* of the writable layer.

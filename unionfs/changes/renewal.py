@@ -18,6 +18,7 @@ from unionfs.changes.compared_stack import ComparedStack
 from unionfs.changes.merged_tree import Entry, MergedTree, joined
 from unionfs.formats.xattrs import METACOPY_XATTRS, REDIRECT_XATTRS
 from unionfs.layer.directory import LayerDir
+from unionfs.layer.metacopy import is_metacopy, redirect_of
 from unionfs.layer.objects import NO_XATTR, at_path
 from unionfs.types import Mark
 from unionfs.upper.below_facts import BelowFactsLog
@@ -26,6 +27,9 @@ from unionfs.upper.below_facts import BelowFactsLog
 def renew(stack: ComparedStack, home_fd: int, paths: Iterable[bytes]) -> None:
     """Renew the records of *paths*, and those of what the writable layer has below them, and mend their redirects.
 
+    First, mend what an earlier call did not get to do, because its program was killed: directories and metadata-only copies whose
+    redirect leads to nothing, while the layers below have the object at its own path.
+
     *home_fd* is the directory ``unionfs`` in the work directory.
 
     Raises:
@@ -33,8 +37,9 @@ def renew(stack: ComparedStack, home_fd: int, paths: Iterable[bytes]) -> None:
     """
     log = BelowFactsLog(home_fd)
     try:
-        for path in paths:
-            _Renewal(stack.below, log).at(stack.union, path)
+        renewal = _Renewal(stack.below, log)
+        for path in [*renewal.unfinished(stack.union), *paths]:
+            renewal.at(stack.union, path)
     finally:
         log.close()
 
@@ -45,6 +50,43 @@ class _Renewal:
     def __init__(self, below: MergedTree, log: BelowFactsLog) -> None:
         self._below = below
         self._log = log
+
+    def unfinished(self, union: MergedTree) -> list[bytes]:
+        """Return the paths of objects of the writable layer that moved, and have moved below, too."""
+        top = union.root.ref
+        assert isinstance(top, LayerDir)
+        found: list[bytes] = []
+        pending = [(top, b"")]
+        while pending:
+            directory, path = pending.pop()
+            for name in directory.names():
+                mark, at = directory.mark(name), joined(path, name)
+                if mark in (Mark.DIRECTORY, Mark.OPAQUE_DIRECTORY):
+                    child = directory.child(name)
+                    if self._leads_nowhere(child.redirected(), path, at, directory=True):
+                        found.append(at)
+                    else:
+                        pending.append((child, at))
+                elif mark is Mark.OTHER and directory.layer.policy.metacopy:
+                    ref = directory.entry(name)
+                    if is_metacopy(ref, ref.stat()) and self._leads_nowhere(
+                        redirect_of(ref), path, at, directory=False
+                    ):
+                        found.append(at)
+        return found
+
+    def _leads_nowhere(self, redirect: bytes | None, parent: bytes, path: bytes, *, directory: bool) -> bool:
+        """Return whether *redirect* of the object at *path* leads to nothing, and there is such an object at *path* below."""
+        if not redirect:
+            return False
+        target = redirect[1:] if redirect.startswith(b"/") else joined(parent, redirect)
+        if target == path:
+            return False
+        try:
+            here = self._below.at(path)
+            return here is not None and here.is_dir == directory and self._below.at(target) is None
+        except PermissionError:
+            return False
 
     def at(self, union: MergedTree, path: bytes) -> None:
         self._record(path)
