@@ -207,22 +207,37 @@ def move_directory(old_fd: int, old: bytes, new_fd: int, new: bytes, flags: int 
 def remove_tree(fd: int) -> int:
     """Remove everything below the directory *fd*, by descriptors and without following links. Returns the number of entries
     removed.
+
+    A program can nest directories deeper than a process may open or call itself. So those below another one are moved up to *fd*
+    before they are emptied.
     """
-    removed = 0
+    removed, names = _unlink_in(fd)
+    pending, used = names, set(names)
+    serial = itertools.count()
+    while pending:
+        name = pending.pop()
+        child = os.open(name, OPEN_DIR, dir_fd=fd)
+        try:
+            unlinked, inner = _unlink_in(child)
+            for each in inner:
+                new = next(unused for number in serial if (unused := b"-%x" % number) not in used)
+                move_directory(child, each, fd, new)
+                pending.append(new)
+        finally:
+            os.close(child)
+        os.rmdir(name, dir_fd=fd)
+        removed += unlinked + 1
+    return removed
+
+
+def _unlink_in(fd: int) -> tuple[int, list[bytes]]:
+    """Unlink everything in the directory *fd* but directories; return how many entries that were, and the names of these."""
     with os.scandir(listable(fd)) as entries:
         found = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in entries]
-    for name, is_dir in found:
-        if is_dir:
-            child = os.open(name, OPEN_DIR, dir_fd=fd)
-            try:
-                removed += remove_tree(child)
-            finally:
-                os.close(child)
-            os.rmdir(name, dir_fd=fd)
-        else:
-            os.unlink(name, dir_fd=fd)
-        removed += 1
-    return removed
+    others = [name for name, is_dir in found if not is_dir]
+    for name in others:
+        os.unlink(name, dir_fd=fd)
+    return len(others), [name for name, is_dir in found if is_dir]
 
 
 def listable(fd: int) -> bytes:
