@@ -105,7 +105,7 @@ class Comparison:
         if pair.hides:
             names.update(self._below.names(pair.old_parts))
         found = []
-        for name in names:
+        for name in sorted(names):  # which of several links counts as moved must not depend on the process
             try:
                 below = self._walk_name(pair, upper, name)
             except FileNotFoundError:
