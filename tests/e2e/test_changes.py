@@ -137,6 +137,29 @@ def test_a_persistent_layer_is_shown_after_its_run_and_discarded_between_two_run
     assert rows(sandbox(launcher, "diff", "box", "--json")) == set()
 
 
+def test_changes_at_paths_are_discarded_and_the_rest_stays(launcher: Launcher, layer: Path) -> None:
+    spec = over(layer, 'writable = "persistent"\n')
+    assert launcher.shell(CHANGE, spec).status == 0
+    refused = sandbox(launcher, "discard", "box", "/data/nothing/../moved")
+    assert (refused.status, rows(sandbox(launcher, "diff", "box", "--json"))) == (125, ROWS)
+    done = sandbox(launcher, "discard", "box", "/data/elsewhere", "/data/gone/a", "/data/name")
+    assert done.status == 0, done.err
+    left = {
+        ("A", "/data/new", None),
+        ("A", "/data/new/file", None),
+        ("C", "/data/changed", None),
+        ("C", "/data/mode", None),
+        ("D", "/data/deleted", None),
+        ("D", "/data/gone/b", None),
+        ("D", "/data/moved/inside", None),
+    }
+    assert rows(sandbox(launcher, "diff", "box", "--json")) == left
+    shown = launcher.shell("cd /data && ls gone moved && cat gone/a other", spec)
+    assert shown.out == "gone:\na\n\nmoved:\nkept\nold gone/a\nold name\n"
+    assert sandbox(launcher, "discard", "box", "/data").status == 0
+    assert rows(sandbox(launcher, "diff", "box", "--json")) == set()
+
+
 def test_the_directory_of_a_kept_layer_says_how_to_read_it_and_no_command_shows_the_note(
     launcher: Launcher, layer: Path
 ) -> None:

@@ -1,5 +1,7 @@
 """The command ``unionfs changes``: prints what a writable layer changes, or writes it as an archive. It works beside a server.
 
+With ``--discard`` it discards changes instead, which no server may use meanwhile, and prints those that it discarded.
+
 The launcher calls it with ``--request-fd N`` instead of ``-o``: a socket over which the request of
 :mod:`unionfs.launch.protocol` arrives, without a mount. The process then enters the sandbox's user namespace and confines
 itself before it reads a layer.
@@ -25,7 +27,7 @@ EXIT_FAILURE = 1
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 DESCRIPTION = """\
 Print what the writable layer of a union changes: A (added), C (changed), D (deleted), R (moved). Nothing is mounted or
-changed; a server may be using the layer meanwhile."""
+changed; a server may be using the layer meanwhile. With --discard, show the old objects again instead."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,6 +61,11 @@ def parser() -> argparse.ArgumentParser:
         "the writable layer, and finish what an earlier call did not",
     )
     made.add_argument(
+        "--discard",
+        action="store_true",
+        help="discard the changes at and below PATH, and print them; no mount may use the layer",
+    )
+    made.add_argument(
         "--facts", action="store_true", help="with --json: add what is needed to write the changes back"
     )
     made.add_argument("--text", action="store_true", help="with --json: add unified diffs of text files")
@@ -80,10 +87,18 @@ def main(argv: Sequence[str]) -> int:
         made.error("--facts and --text need --json")
     if arguments.archive in {"trees", "members"} and not arguments.paths and arguments.paths_fd is None:
         made.error(f"--archive {arguments.archive} needs a PATH, / for the root")
+    if arguments.discard:
+        if arguments.archive or arguments.applied or arguments.facts or arguments.text:
+            made.error("--discard does not go with --archive, --applied, --facts and --text")
+        if not arguments.paths and arguments.paths_fd is None:
+            made.error("--discard needs a PATH, / for everything")
     if any(b".." in os.fsencode(path).split(b"/") for path in arguments.paths):
         made.error("a PATH is a path of the union, without ..")
     try:
-        _run(arguments)
+        (_discard if arguments.discard else _run)(arguments)
+    except RecursionError:
+        print("unionfs: directories are nested too deeply", file=sys.stderr)
+        return EXIT_FAILURE
     except BrokenPipeError:
         return EXIT_FAILURE  # the reader wants no more
     except (UnionError, OSError) as error:
@@ -97,6 +112,24 @@ def _explain(error: UnionError | OSError) -> str:
     if isinstance(error, OSError) and error.filename is None and error.strerror:
         return error.strerror
     return explain(error)
+
+
+def _discard(arguments: argparse.Namespace) -> None:
+    # Imported before the process is confined.
+    from unionfs.changes import report
+    from unionfs.changes.discard import discard
+
+    if sys.stdout is None:  # else a layer might get the descriptor 1
+        raise UnionError("standard output is closed")
+    paths = [b"/" + path for path in _chosen_paths(arguments) or ()]
+    source = _source(arguments)
+    os.umask(0)
+    rows = discard(source, paths)
+    with open(sys.stdout.fileno(), "wb", closefd=False, buffering=1 << 16) as output:
+        form = _encoded if arguments.json else _line
+        output.writelines(form(report.as_value(row)) for row in rows)
+        if arguments.json:
+            output.write(_encoded({"version": report.VERSION, "rows": len(rows)}))
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -156,7 +189,7 @@ def _adapt(arguments: argparse.Namespace, paths: Iterable[bytes]) -> None:
 
 def _source(arguments: argparse.Namespace) -> StackSource:
     if arguments.request_fd is not None:
-        return _receive(arguments.request_fd, writes=arguments.applied)
+        return _receive(arguments.request_fd, writes=arguments.applied or arguments.discard)
     from unionfs._stdlib.dataclasses import replace
     from unionfs.assemble import source_from_options
     from unionfs.options import parse_options

@@ -120,12 +120,7 @@ class CopyUp:
             os.mkdir(tmp, 0o700, dir_fd=tmp_fd)
             if opaque:
                 self._upper.marks.set_opaque(tmp_fd, tmp)
-            transaction = self._transaction(source, source.layer, info, tmp_fd, tmp)
-            transaction.set_owner()
-            if not source.shown_empty and self._context.may_have_xattrs(inode):
-                transaction.copy_xattrs()
-            self._permissions.restrict(tmp_fd, tmp, transaction.mode)
-            os.utime(tmp, ns=times_of(info), dir_fd=tmp_fd, follow_symlinks=False)
+            self.make_alike(source, tmp_fd, tmp, info, xattrs=self._context.may_have_xattrs(inode))
             self._upper.publish_directory(tmp, target, inode.name)
         copy = target.child(inode.name)
         copy.note_new(opaque=opaque)
@@ -137,6 +132,19 @@ class CopyUp:
         if not source.layer.skeleton:
             self._note_below(parent, inode.name, info)
         self.copies += 1
+
+    def make_alike(
+        self, source: LayerDir, tmp_fd: int, tmp: bytes, info: os.stat_result, *, xattrs: bool = True
+    ) -> None:
+        """Give the new directory *tmp* of *tmp_fd* what the lower directory *source* has: owner, mode and times of *info*, and
+        attributes, if it may have *xattrs*.
+        """
+        transaction = self._transaction(source, source.layer, info, tmp_fd, tmp)
+        transaction.set_owner()
+        if xattrs and not source.shown_empty:
+            transaction.copy_xattrs()
+        self._permissions.restrict(tmp_fd, tmp, transaction.mode)
+        os.utime(tmp, ns=times_of(info), dir_fd=tmp_fd, follow_symlinks=False)
 
     def _note_below(self, parent: DirectoryInode, name: bytes, info: os.stat_result) -> None:
         """Record that the layers below have an object with *info* as *name* of *parent*, of which there is a copy now."""
@@ -345,6 +353,21 @@ class CopyUp:
         if indexed and isinstance(inode.ref, PathRef):
             copy = self._index.replace(inode.ino, inode.ref)
             inode.ref, inode.indexed = copy or inode.ref, copy is not None
+
+    def recreate(self, inode: FileInode, *, origin: bool) -> None:
+        """Give the lower file *inode* a copy of its own at its one known name, in place of whatever non-directory is there.
+
+        No other lower name leads to the copy. *origin*: a regular one keeps the inode number.
+        """
+        copied = stat.S_ISREG(inode.kind) and not inode.is_mount_point
+        contents = Contents.COPY if copied else Contents.NONE
+        with self._workdir.building(COPY_PREFIX) as (tmp_fd, tmp):
+            transaction = self._transaction(inode.ref, inode.layer, inode.ref.stat(), tmp_fd, tmp)
+            transaction.links = 1
+            without = {Step.INDEX} if origin else {Step.INDEX, Step.ORIGIN}
+            steps = self._plan(inode, contents, 1)
+            transaction.run(inode, tuple(step for step in steps if step not in without))
+        self.finish()
 
     def _complete(self, inode: FileInode) -> None:
         """Give a copy of metadata alone its contents."""

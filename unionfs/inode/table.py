@@ -177,11 +177,13 @@ class InodeTable:
             origin = self.index.origin(ref, info) if layer.writable or layer.frozen else ino
             if layer.frozen and origin is None:
                 origin = ino
+            if layer.writable:
+                known = self.index.holds(info.st_ino)
+                if origin is not None and not known and self.index.find(origin) is not None:
+                    origin = None  # another copy stands for the original (changes/discarder.py)
             if origin is not None:
                 ino = origin
-                if layer.writable:
-                    known = self.index.holds(info.st_ino)
-                else:
+                if not layer.writable:
                     self._drop_stale_facts(ino, ref)
                     # A file with one name in a frozen layer may have had another one that was deleted while the file was open.
                     known = info.st_nlink > 1 or self.index.lower_names(ino) > 0

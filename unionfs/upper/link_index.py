@@ -33,7 +33,7 @@ from contextlib import suppress
 
 from unionfs.layer.directory import Layer, LayerDir
 from unionfs.layer.fingerprint import with_layer_on_top
-from unionfs.layer.objects import PathRef
+from unionfs.layer.objects import NO_XATTR, DescriptorRef, PathRef, follows
 from unionfs.types import Ino
 from unionfs.upper.link_records import (
     COPY,
@@ -331,6 +331,78 @@ class LinkIndex(LinkRecords):
             os.mkdir(INDEX, 0o700, dir_fd=home_fd)
         self._fingerprint = fingerprint
         self._directory.layer = layer
+
+    # -- names that lead to a lower file again -----------------------------------------------------
+
+    def is_empty(self) -> bool:
+        """Return whether there are no records of copies or lost names."""
+        return not (self._copies or self._lost)
+
+    def gain_name(self, ino: Ino) -> bool:
+        """Record that one more lower name is going to lead to *ino*, because the upper layer will no longer hide it. Return False
+        if there is no record of *ino*.
+
+        The caller shows the name afterwards: a count that is too high is harmless, one that is too low may lose a copy.
+        """
+        entries, form, change = (self._copies, COPY, 1) if ino in self._copies else (self._lost, LOST, -1)
+        old = entries.get(ino)
+        if old is None:
+            return False
+        new = _counting(form, old, change)
+        if form is LOST and count_in(LOST, new) == 0:
+            os.unlink(old, dir_fd=self._directory.fd())
+            del self._lost[ino]
+        else:
+            fd = self._directory.fd()
+            os.rename(old, new, src_dir_fd=fd, dst_dir_fd=fd)
+            entries[ino] = new
+        return True
+
+    def lose_names(self, ino: Ino, count: int, *, lasting: bool, born: int | None) -> None:
+        """Record that *count* names of the lower file *ino*, of which there is no record, are deleted. If that fails, the visible
+        link count is too high.
+        """
+        entry = b"%s%x-%d%s" % (b"" if lasting else PASSING, ino, count, born_suffix(born))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        with suppress(OSError):
+            os.close(os.open(entry, flags, 0o600, dir_fd=self._directory.fd()))
+            self._lost[ino] = entry
+
+    def release(self, ino: Ino, links: int) -> None:
+        """Remove the entry of the copy *ino*, so that the names that only the entry leads to the copy show the lower file again.
+
+        The other ones of its *links* lower names stay hidden, and are counted as deleted.
+        """
+        entry = self._copies[ino]
+        fd = self._directory.fd()
+        os.unlink(entry, dir_fd=fd)
+        del self._copies[ino]
+        self._numbers.pop(self._inodes.pop(ino), None)
+        match = COPY.fullmatch(entry)
+        assert match is not None
+        hidden = links - int(match[3])
+        if 0 < hidden < links:
+            lost = b"%s-%d%s" % (match[1][:-1], hidden, match[4])
+            with suppress(OSError):
+                os.close(
+                    os.open(lost, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
+                )
+                self._lost[ino] = lost
+
+    @staticmethod
+    def clear_origin(ref: PathRef | DescriptorRef) -> None:
+        """Forget the inode number of *ref*, which is no longer the copy of another object."""
+        try:
+            os.removexattr(ref.proc_path(), ORIGIN_XATTR, follow_symlinks=follows(ref))
+        except OSError as error:
+            if error.errno not in NO_XATTR:
+                raise
+
+    def prune(self) -> None:
+        """Remove the entries of copies that have no other name."""
+        for ino, lower_names, copy in list(self.copies()):
+            if not lower_names and self._links(copy.name) == 1:
+                self.remove(ino)
 
 
 def _counting(form: re.Pattern[bytes], entry: bytes, change: int) -> bytes:

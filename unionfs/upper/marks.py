@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from unionfs import _libc
-from unionfs.formats.whiteout import WH_OPAQUE, whiteout_name
+from unionfs.formats.whiteout import NAME_MAX, WH_OPAQUE, WH_PREFIX, whiteout_name
 from unionfs.formats.xattrs import OPAQUE, REDIRECT_XATTRS
 from unionfs.layer.directory import LayerDir
 from unionfs.layer.objects import at_path, is_null_device
@@ -216,18 +216,24 @@ def is_device(directory: LayerDir, name: bytes) -> bool:
 
 
 def remove_aufs_whiteout(directory: LayerDir, name: bytes) -> None:
-    """Remove the whiteout of *name* in the form of a file, which a layer of either format may have.
-
-    Where such names are ordinary ones, there is none.
-    """
-    if not directory.layer.policy.aufs:
-        return
+    """Remove the whiteout of *name* in the form of a file, as far as possible."""
     try:
-        os.unlink(_whiteout_name(name), dir_fd=directory.fd())
+        unlink_aufs_whiteout(directory, name)
     except OSError:
         # It is rare, and harmless if it stays: beside an entry it hides lower layers only, and the entry does that already,
         # because a directory is opaque where lower layers have the name.
         pass
+
+
+def unlink_aufs_whiteout(directory: LayerDir, name: bytes) -> None:
+    """Remove the whiteout of *name* in the form of a file, which a layer of either format may have.
+
+    Where such names are ordinary ones, there is none.
+    """
+    if not directory.layer.policy.aufs or len(name) > NAME_MAX - len(WH_PREFIX):
+        return
+    with suppress(FileNotFoundError):
+        os.unlink(WH_PREFIX + name, dir_fd=directory.fd())
 
 
 def _touch(dirfd: int, name: bytes) -> None:

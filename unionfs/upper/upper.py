@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
@@ -19,10 +20,19 @@ from unionfs.errors import UnionError
 from unionfs.formats.whiteout import WhiteoutFormat, is_reserved_name
 from unionfs.formats.xattrs import METACOPY, METACOPY_XATTRS, REDIRECT, REDIRECT_XATTRS, USER_PREFIX
 from unionfs.layer.directory import Layer, LayerDir
+from unionfs.layer.objects import at_path
 from unionfs.types import Mark
 from unionfs.upper.below_facts import BelowFactsLog
 from unionfs.upper.format import ANY_FORMAT, WantedFormat, open_format
-from unionfs.upper.marks import AufsMarks, Marks, OverlayMarks, ignore, is_device, remove_aufs_whiteout
+from unionfs.upper.marks import (
+    AufsMarks,
+    Marks,
+    OverlayMarks,
+    ignore,
+    is_device,
+    remove_aufs_whiteout,
+    unlink_aufs_whiteout,
+)
 from unionfs.upper.workdir import WorkDirectory, move_directory
 
 #: Bytes of an attribute that every file system has room for.
@@ -261,6 +271,35 @@ class Upper:
         else:
             self.workdir.discard_directory(directory.fd(), name)
         directory.note(name, Mark.WHITEOUT if whiteout else None)
+
+    def clear(self, directory: LayerDir, name: bytes) -> None:
+        """Remove whatever this layer has of *name* in *directory*: an entry, with everything below it, or a whiteout. The layers
+        below show through then.
+        """
+        unlink_aufs_whiteout(directory, name)
+        try:
+            mode = os.stat(name, dir_fd=directory.fd(), follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            pass
+        else:
+            if stat.S_ISDIR(mode):
+                self.workdir.discard_directory(directory.fd(), name)
+            else:
+                os.unlink(name, dir_fd=directory.fd())
+        directory.note(name, None)
+
+    def put_directory(self, tmp: bytes, directory: LayerDir, name: bytes) -> None:
+        """Rename the finished directory *tmp* of the work directory to *name*, in exchange for whatever is there.
+
+        Unlike :meth:`publish_directory`, it merges with the layers below even where *name* was deleted in the form of a file.
+        """
+        present = os.path.lexists(at_path(directory.fd(), name))
+        flags = _libc.RENAME_EXCHANGE if present else 0
+        move_directory(self.workdir.tmp_fd, tmp, directory.fd(), name, flags)
+        directory.note(name, None)  # the cached child, if there is one, is another directory
+        directory.note(name, Mark.OPAQUE_DIRECTORY)
+        unlink_aufs_whiteout(directory, name)
+        directory.note(name, Mark.DIRECTORY)
 
     # -- renaming ----------------------------------------------------------------------------------
 

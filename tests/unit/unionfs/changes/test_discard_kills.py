@@ -1,0 +1,297 @@
+"""A process that is killed while it discards changes leaves each object old or changed, and the same command finishes the rest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.tree import File, HardLink, Node, Symlink, make_tree
+from tests.unit.unionfs.changes.discarding import discard_from
+from tests.unit.unionfs.changes.trees import compare, source_of
+from tests.unit.unionfs.faults import Faults
+from tests.unit.unionfs.operations import FORMS, copy_tree
+from tests.unit.unionfs.support import Shown, Union
+from tests.unit.unionfs.test_atomicity import memory  # noqa: F401 - a fixture
+from unionfs.changes.discard import discard
+from unionfs.changes.places import Places
+from unionfs.vfs.rename_plan import RENAME_EXCHANGE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LONG_AGO = 10**18
+#: More calls than any case makes.
+_MANY = 600
+#: Of the kills of one case, how many are tried without --long.
+_SAMPLED = 3
+
+LOWER: dict[str, Node] = {
+    "d/a": File(b"a", mode=0o640, mtime_ns=LONG_AGO),
+    "d/b": File(b"b" * 20_000, mtime_ns=LONG_AGO),
+    "d/s/x": File(b"x", mtime_ns=LONG_AGO),
+    "d/s/y": File(b"y", mtime_ns=LONG_AGO),
+    "e/k": File(b"k", mtime_ns=LONG_AGO),
+    "f/m": File(b"m", mtime_ns=LONG_AGO),
+    "f/n/o": File(b"o", mtime_ns=LONG_AGO),
+    "link": Symlink(b"d/a"),
+    "l/one": File(b"links", mtime_ns=LONG_AGO),
+    "l/two": HardLink("l/one"),
+    "three": HardLink("l/one"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A history, and what is discarded of it."""
+
+    change: Callable[[Union], None]
+    paths: tuple[str, ...]
+    #: Paths at which nothing may be for a moment, because two objects change places there.
+    gaps: frozenset[str] = frozenset()
+
+
+def _change_directory(union: Union) -> None:
+    union.write("d/a", b"A")
+    union.chmod("d/b", 0o600)
+    union.unlink("d/s/x")
+    union.create("d/new", b"new")
+    union.chmod("d", 0o700)
+
+
+def _move_directory(union: Union) -> None:
+    _change_directory(union)
+    union.create("d/s/new", b"new")
+    union.write("d/s/y", b"Y")
+    union.rename("d", "moved")
+    union.rename("e/k", "moved/k")
+
+
+def _move_over(union: Union) -> None:
+    union.unlink("f/m")
+    union.unlink("f/n/o")
+    union.rmdir("f/n")
+    union.rmdir("f")
+    union.rename("d", "f")
+    union.rename("e/k", "link")
+
+
+def _remove_directory(union: Union) -> None:
+    union.rename("d/a", "kept")
+    for name in ("d/b", "d/s/x", "d/s/y"):
+        union.unlink(name)
+    for name in ("d/s", "d"):
+        union.rmdir(name)
+
+
+def _make_directory_again(union: Union) -> None:
+    _remove_directory(union)
+    union.mkdir("d")
+    union.create("d/b", b"B")
+
+
+def _replace_by_file(union: Union) -> None:
+    _remove_directory(union)
+    union.create("d", b"file")
+    union.unlink("link")
+    union.mkdir("link")
+    union.create("link/in", b"in")
+
+
+def _change_links(union: Union) -> None:
+    union.write("l/one", b"LINKS")
+    union.link("l/two", "more")
+
+
+def _move_links(union: Union) -> None:
+    _change_links(union)
+    union.rename("l/two", "e/two")
+    union.rename("three", "e/three")
+
+
+def _delete_link(union: Union) -> None:
+    _change_links(union)
+    union.unlink("three")
+
+
+def _exchange(union: Union) -> None:
+    union.rename("d", "f", RENAME_EXCHANGE)
+    union.rename("l/one", "e/k", RENAME_EXCHANGE)
+
+
+def _nest(union: Union) -> None:
+    union.rename("d", "t")
+    union.mkdir("d")
+    union.rename("t", "d/d")
+    union.rename("link", "d/link")
+
+
+CASES = {
+    "a directory": Case(_change_directory, ("/d",)),
+    "single objects": Case(_change_directory, ("/d/a", "/d/b", "/d/s/x", "/d/new")),
+    "a moved directory by its new path": Case(_move_directory, ("/moved",)),
+    "a moved directory by its old path": Case(_move_directory, ("/d",)),
+    "a directory that replaced another": Case(_move_over, ("/d", "/e"), frozenset(("/f", "/link"))),
+    "one file of a deleted directory": Case(_remove_directory, ("/d/s/y",)),
+    "a deleted directory from which something moved": Case(_remove_directory, ("/d",)),
+    "one file of a directory made again": Case(_make_directory_again, ("/d/s/x", "/d/b")),
+    "a directory made again": Case(_make_directory_again, ("/d",)),
+    "objects of other types": Case(_replace_by_file, ("/d", "/link")),
+    "one name of a hard link": Case(_change_links, ("/l/two",)),
+    "a moved name of a hard link": Case(_move_links, ("/e/two",)),
+    "a name of a hard link of which others moved": Case(_move_links, ("/l/one",)),
+    "a deleted name of a hard link": Case(_delete_link, ("/three",)),
+    "exchanged objects": Case(_exchange, ("/d", "/e")),
+    "a directory inside its replacement": Case(_nest, ("/d", "/link")),
+    "everything": Case(_move_directory, ("/",)),
+}
+
+State = dict[str, Shown]
+
+
+class Prepared:
+    """The layers after each history, in one format, of which any number of unions can be opened."""
+
+    def __init__(self, base: Path, form: str) -> None:
+        self._base, self._form = base, FORMS[form]
+        self.lower = base / "lower"
+        make_tree(self.lower, LOWER)
+        self._serial = 0
+
+    def fresh(self, case: Case) -> Union:
+        template = self._base / case.change.__name__
+        if not template.exists():
+            for name in ("upper", "work"):
+                (template / name).mkdir(parents=True)
+            union = Union.over(template, [self.lower], self._form)
+            case.change(union)
+            union.close()
+        self._serial += 1
+        base = self._base / str(self._serial)
+        copy_tree(template, base)
+        return Union.over(base, [self.lower], self._form)
+
+
+@pytest.fixture(scope="module")
+def _prepared(memory: Path) -> dict[str, Prepared]:  # noqa: F811 - the fixture
+    return {form: Prepared(memory / f"discard-{form}", form) for form in FORMS}
+
+
+@pytest.fixture
+def fresh(_prepared: dict[str, Prepared], form: str, name: str) -> Iterator[Callable[[], Union]]:
+    """Return a function that opens another union after the history of the case."""
+    opened: list[Union] = []
+
+    def close() -> None:
+        while opened:
+            opened[-1].close()
+            shutil.rmtree(opened.pop().upper.parent)
+
+    def make() -> Union:
+        close()
+        opened.append(_prepared[form].fresh(CASES[name]))
+        return opened[-1]
+
+    yield make
+    close()
+
+
+def _state(union: Union) -> State:
+    """Return all objects; times only if a layer had them."""
+    shown = union.show(nlink=False)
+    return {
+        path: one if one.mtime_ns == LONG_AGO else replace(one, mtime_ns=None) for path, one in shown.items()
+    }
+
+
+def _run_and_kill(union: Union, paths: Sequence[str], number: int) -> bool:
+    """Discard in a process that ends before its call *number*. Return whether it reached this call."""
+    union.close()
+    child = os.fork()
+    if child == 0:
+        status = 2
+        try:
+            with pytest.MonkeyPatch.context() as monkeypatch:
+                Faults(number, lambda: os._exit(1)).install(monkeypatch)
+                discard(source_of(union), list(map(os.fsencode, paths)))
+            status = 0
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    union.fs = union._open()
+    assert status in (0, 1)
+    return status == 1
+
+
+def _is_old_or_new(
+    path: str, one: Shown | None, before: State, after: State, home: str, gaps: frozenset[str]
+) -> bool:
+    """Return whether *one*, at *path*, is what was there *before*, or is there *after*.
+
+    An object that has moved from *home* is restored first, and then moved back.
+    """
+    old, new, restored = before.get(path), after.get(path), after.get(home)
+    if one in (old, new, restored):
+        return True
+    if one is None:
+        return any(f"{path}/".startswith(f"{gap}/") for gap in gaps)
+    new = new or restored
+    if old is None or new is None or not stat.S_ISDIR(one.mode & old.mode & new.mode):
+        return False
+    # The attributes of a directory change one after the other.
+    return all(
+        getattr(one, field.name) in (getattr(old, field.name), getattr(new, field.name))
+        for field in fields(one)
+    )
+
+
+def _home(places: Places, path: str) -> str:
+    return "/" + os.fsdecode(places.old_path(os.fsencode(path.strip("/"))))
+
+
+@pytest.mark.parametrize(
+    "stride", [pytest.param(0, id="some"), pytest.param(1, id="every", marks=pytest.mark.long)]
+)
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("form", FORMS)
+def test_whenever_it_is_killed_each_object_is_old_or_changed_and_the_same_command_resumes(
+    fresh: Callable[[], Union], form: str, name: str, stride: int
+) -> None:
+    case = CASES[name]
+    union = fresh()
+    before, places = _state(union), Places(compare(union))
+    discard_from(union, *case.paths)
+    after = _state(union)
+    assert before != after
+    counting = Faults(_MANY, lambda: None)
+    union = fresh()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        union.close()
+        counting.install(monkeypatch)
+        discard(source_of(union), list(map(os.fsencode, case.paths)))
+    union.fs = union._open()
+    calls = len(counting.names)
+    assert calls < _MANY
+    step = stride or max(1, calls // _SAMPLED)
+    for number in range(1 + (0 if stride else zlib.crc32(name.encode()) % step), calls + 1, step):
+        union = fresh()
+        assert _run_and_kill(union, case.paths, number)
+        when = f"call {number}, {counting.names[number - 1]}"
+        state = _state(union)
+        wrong = [
+            path
+            for path in sorted(before.keys() | after.keys() | state.keys())
+            if not _is_old_or_new(path, state.get(path), before, after, _home(places, path), case.gaps)
+        ]
+        assert wrong == [], (when, [(before.get(path), state.get(path), after.get(path)) for path in wrong])
+        assert union.leftovers() == []
+        discard_from(union, *case.paths)
+        assert _state(union) == after, when
+        assert union.leftovers() == []
