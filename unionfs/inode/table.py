@@ -177,10 +177,9 @@ class InodeTable:
             origin = self.index.origin(ref, info) if layer.writable or layer.frozen else ino
             if layer.frozen and origin is None:
                 origin = ino
-            if layer.writable:
-                known = self.index.holds(info.st_ino)
-                if origin is not None and not known and self.index.find(origin) is not None:
-                    origin = None  # another copy stands for the original (changes/discarder.py)
+            known = layer.writable and self.index.holds(info.st_ino)
+            if layer.writable and origin is not None and not known and self.index.find(origin) is not None:
+                origin = None  # another copy stands for the original (changes/discarder.py)
             if origin is not None:
                 ino = origin
                 if not layer.writable:
