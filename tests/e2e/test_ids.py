@@ -66,7 +66,7 @@ def bind(source: Path) -> str:
 @subordinate
 def test_keep_id_is_the_users_own_number_and_others_are_subordinate(launcher: Launcher, volume: Path) -> None:
     script = (
-        "id -u; id -g; stat -c '%u:%g' / /etc /volume; touch /volume/mine; touch /tmp/x && stat -c %u /tmp/x;"
+        "id -u; id -g; stat -c '%u:%g' / /etc /volume; touch /volume/mine; made=$(mktemp /tmp/made.XXXXXX) && stat -c %u $made;"
         " cat /proc/self/uid_map | wc -l"
     )
     done = launcher.shell(script, keep_id() + bind(volume))

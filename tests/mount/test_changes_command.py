@@ -293,7 +293,7 @@ def test_an_unreadable_layer_is_one_line_and_status_1(stack: str, base: str) -> 
     os.chmod(f"{base}/upper/d", 0o755)
     os.chmod(f"{base}/upper", 0)
     try:
-        assert "cannot be read by you" in failure("-o", stack)
+        assert "cannot be read by this user" in failure("-o", stack)
     finally:
         os.chmod(f"{base}/upper", 0o755)
 

@@ -103,8 +103,8 @@ def test_a_thread_that_writes_while_the_layer_is_frozen_loses_nothing(mounted: M
         thread.start()
         try:
             for _ in range(5):
-                before = written[0]
                 mounted.freeze()
+                before = written[0]
                 while written[0] < before + 20 and not failed:
                     stop.wait(0.001)
         finally:

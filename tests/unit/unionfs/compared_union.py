@@ -25,6 +25,7 @@ from tests.support.tree import File, Opaque, Tree, Whiteout, make_tree
 from tests.unit.unionfs.client import Client
 from tests.unit.unionfs.seen import Seen, in_union, on_disk
 from unionfs.formats.whiteout import WhiteoutFormat
+from unionfs.inode.inode import FileInode, Inode
 from unionfs.upper.format import WantedFormat
 
 _ROOT = os.geteuid() == 0
@@ -50,6 +51,16 @@ def outcome(operation: Callable[[], Any]) -> Outcome:
         return "ok", operation()
     except OSError as error:
         return "error", errno.errorcode[error.errno or 0]
+
+
+def _is_remade(inode: Inode) -> bool:
+    """Return whether *inode* is a symbolic link or special file of the writable layer that was remade for a second name.
+
+    It keeps its number only as long as the kernel knows it.
+    """
+    if not isinstance(inode, FileInode) or stat.S_ISREG(inode.kind):
+        return False
+    return inode.layer.writable and not inode.indexed and inode.ino != inode.identity
 
 
 class ComparedUnion(RuleBasedStateMachine):
@@ -147,8 +158,11 @@ class ComparedUnion(RuleBasedStateMachine):
         found: dict[int, int] = {}
         for path in itertools.chain([""], *self.walk()):
             info = os.lstat(self.plain + path)
-            ours = self.union.inode(path).ino
+            inode = self.union.inode(path)
+            ours = inode.ino
             assert found.setdefault(info.st_ino, ours) == ours, f"{path}: two numbers of one object"
+            if _is_remade(inode):
+                continue  # not recorded: it will change
             if info.st_ino in self._numbers:
                 assert self._numbers[info.st_ino][1] == ours, f"{path}: the number changed"
             else:
