@@ -25,6 +25,7 @@ EXIT_USAGE = 2
 
 
 DESCRIPTION = "Mount a copy-on-write union of directories, without root and without kernel OverlayFS."
+CHANGES = "unionfs changes prints what the writable layer of a union changes, or writes it as an archive: see unionfs changes --help."
 EXAMPLE = "  unionfs -o lowerdir=/top:/bottom,upperdir=/changes,workdir=/work /mnt\n  fusermount3 -u /mnt"
 _COLUMN = 36
 
@@ -44,25 +45,39 @@ def _option_lines() -> str:
 
 def _describe() -> dict[str, object]:
     """Return the contents of the command's manual page as JSON-compatible values."""
+    from unionfs.changes import command as changes
     from unionfs.options import DECLARED
 
-    arguments = [
-        (
-            ", ".join(action.option_strings) or str(action.metavar),
-            action.metavar if action.option_strings and action.nargs != 0 else None,
-            action.help,
-        )
-        for action in _parser()._actions
-    ]
     return {
         "version": __version__,
         "description": DESCRIPTION,
         "usage": "unionfs [-f] [-d] -o OPTION,... [SOURCE] MOUNTPOINT",
-        "arguments": [{"names": names, "value": value, "help": text} for names, value, text in arguments],
+        "arguments": _describe_arguments(_parser()),
+        "changes": {
+            "description": changes.DESCRIPTION,
+            "usage": changes.USAGE,
+            "arguments": _describe_arguments(changes.parser()),
+        },
         "options": [{"usage": one.usage, "help": one.help} for one in DECLARED],
         "example": EXAMPLE,
         "exit_status": "0: success; 1: failure; 2: wrong command line",
     }
+
+
+def _describe_arguments(parser: argparse.ArgumentParser) -> list[dict[str, object]]:
+    import argparse
+
+    return [
+        {
+            "names": ", ".join(action.option_strings) or str(action.metavar),
+            "value": (action.metavar or "|".join(action.choices or ()))
+            if action.option_strings and action.nargs != 0
+            else None,
+            "help": action.help,
+        }
+        for action in parser._actions
+        if action.help != argparse.SUPPRESS
+    ]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="unionfs",
         allow_abbrev=False,
         description=DESCRIPTION,
-        epilog=f"options for -o:\n{_option_lines()}\n\nexample:\n{EXAMPLE}",
+        epilog=f"{CHANGES}\n\noptions for -o:\n{_option_lines()}\n\nexample:\n{EXAMPLE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

@@ -170,3 +170,5 @@ def test_page_of_unionfs_has_every_option_that_it_declares() -> None:
     assert "unionfs - mount a copy-on-write union" in text
     for one in DECLARED:
         assert f"{one.usage} {one.help}" in text
+    assert "unionfs changes -o OPTION,..." in text
+    assert "--archive layer|trees|members write a tar archive" in text

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.mount.support import PATIENCE, Union, environment, make_union
+from tests.mount.support import PATIENCE, Union, environment, make_union, run_unionfs
 from tests.support.tree import File, HardLink, Node, make_tree, snapshot
 from unionfs.launch.protocol import ServedLayer, ServedStack, send_request
 
@@ -221,6 +221,11 @@ def test_the_command_reads_while_the_mount_is_written(union: Union) -> None:
             assert writer.poll() is None
         finally:
             writer.kill()
+
+
+def test_the_help_of_unionfs_mentions_the_command() -> None:
+    assert "unionfs changes prints what the writable layer of a union changes" in run_unionfs("--help").stdout
+    assert "--archive {layer,trees,members}" in run_unionfs("changes", "--help").stdout
 
 
 # -- wrong use, and failures ---------------------------------------------------------------------------

@@ -267,3 +267,7 @@ def test_the_command_describes_itself_for_a_manual_page(capsys: pytest.CaptureFi
     told = json.loads(capsys.readouterr().out)
     assert [one["usage"] for one in told["options"]] == [one.usage for one in DECLARED]
     assert all(one["help"] for one in told["arguments"])
+    changes = {name for one in told["changes"]["arguments"] for name in one["names"].split(", ")}
+    assert {"-o", "--json", "--archive", "PATH"} < changes
+    assert all(one["help"] for one in told["changes"]["arguments"])
+    assert "--request-fd" not in changes  # for the launcher alone
