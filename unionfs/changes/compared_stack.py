@@ -62,7 +62,12 @@ def open_stack_to_compare(source: StackSource) -> ComparedStack:
         raise UnionError("only a writable layer has changes: give upperdir and workdir")
     fds = FdCache(_MOST_FDS)
     with ExitStack() as undo:
-        lowers = [layer for layer in lower_layers(source, fds) if not layer.skeleton]
+        lowers = []
+        for layer in lower_layers(source, fds):
+            if layer.skeleton:
+                layer.close()
+            else:
+                lowers.append(layer)
         top = Layer(source.upper_fd, fds, writable=True)
         for layer in (top, *lowers):
             undo.callback(layer.close)

@@ -259,6 +259,24 @@ def test_a_directory_whose_name_is_a_mark_is_an_error_wherever_it_is_entered(mak
             written(union, "layer", paths)
 
 
+def test_a_deleted_name_that_no_layer_can_contain_has_no_whiteout(make_union: MakeUnion) -> None:
+    union = make_union(
+        {".wh.x": b"", "d": {".wh..wh.x": b"", "x": b""}}, form=FORMS["overlay"], policy=NO_MARKS
+    )
+    for path in (".wh.x", "d/.wh..wh.x", "d/x"):
+        union.unlink(path)
+    assert names(listed(written(union, "layer"))) == ["d", "d/.wh.x"]
+
+
+def test_a_root_that_hides_the_layers_below_deletes_their_names(make_union: MakeUnion, layer: Layer) -> None:
+    union = make_union(
+        LOWER, upper={".wh..wh..opq": b"", "new": b"new", "d": {"x": b"x"}}, form=FORMS["aufs"]
+    )
+    deleted = [f".wh.{name}" for name in LOWER if name != "d"]
+    members = names(layer(union))
+    assert sorted(members) == sorted([*deleted, "d", "d/.wh..wh..opq", "d/x", "new"])
+
+
 def test_names_of_any_bytes_are_in_the_layer(union: Union, layer: Layer) -> None:
     strange = [b"\xff\xfe", b"new\nline", b"-x", b" ", b"\\", "\u00e9".encode(), b"l" * 250]
     for name in strange:

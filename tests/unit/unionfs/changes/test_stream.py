@@ -26,9 +26,14 @@ from tests.unit.unionfs.changes.archives import (
 )
 from tests.unit.unionfs.changes.trees import shown_by, source_of
 from tests.unit.unionfs.operations import FORMS
+from tests.unit.unionfs.support import Union
+from unionfs._stdlib.dataclasses import replace
+from unionfs.assemble import LayerSource
 from unionfs.changes.compared_stack import open_stack_to_compare
 from unionfs.changes.stream import Stream
+from unionfs.formats.whiteout import NO_MARKS
 from unionfs.layer.directory import LayerDir
+from unionfs.layer.ownership import IdPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +41,6 @@ if TYPE_CHECKING:
 
     from tests.unit.unionfs.changes.conftest import Layer
     from tests.unit.unionfs.conftest import MakeUnion
-    from tests.unit.unionfs.support import Union
     from unionfs.types import Mark
 
 ROOT = os.geteuid() == 0
@@ -103,6 +107,34 @@ def test_trees_are_what_the_union_shows_below_several_paths(union: Union, tmp_pa
         differences(chosen, {path: found[path] for path in found if path not in {b"", b"e", b"e/in"}}) == {}
     )
     assert links_on_disk(tmp_path / "unpacked") == {frozenset({b"h2", b"hd/h3"})}
+
+
+def test_ids_are_those_that_the_union_shows(tmp_path: Path) -> None:
+    union = Union(
+        tmp_path, [LOWER], {}, form=FORMS["overlay"], more={"ids": IdPolicy(squash_uid=7, squash_gid=2**31)}
+    )
+    try:
+        info = listed(written(union, "members", [b"big"]))[b"big"]
+    finally:
+        union.close()
+    assert (info.uid, info.gid) == (7, 2**31)
+
+
+def test_the_skeleton_is_in_no_archive(tmp_path: Path) -> None:
+    union = Union(tmp_path, [{"etc": {"f": b"f"}}], {}, skeleton={"proc": {}, "etc": {"name": b""}})
+    try:
+        union.create("etc/new")
+        source = source_of(union)
+        skeleton = LayerSource(fd=os.open(tmp_path / "skeleton", os.O_PATH), policy=NO_MARKS, skeleton=True)
+        stack = open_stack_to_compare(replace(source, lowers=(*source.lowers, skeleton)))
+        try:
+            output = io.BytesIO()
+            Stream(stack, output).trees([b""])
+            assert names(listed(output.getvalue())) == [".", "etc", "etc/f", "etc/new"]
+        finally:
+            stack.close()
+    finally:
+        union.close()
 
 
 def test_members_are_the_objects_alone(union: Union, tmp_path: Path) -> None:

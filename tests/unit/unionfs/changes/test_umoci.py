@@ -157,6 +157,15 @@ def test_umoci_unpacks_what_the_union_shows(make_union: MakeUnion, tmp_path: Pat
     assert links_on_disk(rootfs) == links_in(union, shown)
 
 
+def test_umoci_deletes_a_name_whose_whiteout_no_file_system_can_hold(
+    make_union: MakeUnion, tmp_path: Path
+) -> None:
+    union = make_union({"n" * 255: b"", "keep": b""}, form=FORMS["overlay"])
+    union.unlink("n" * 255)
+    image = Image(tmp_path / "image", [packed(union.lowers[0]), written(union, "layer")])
+    assert os.listdir(image.unpack(tmp_path / "bundle")) == ["keep"]
+
+
 class UmociHistories(UnpackedHistories):
     """A union whose layer is unpacked by umoci at the end of each history."""
 
