@@ -93,7 +93,7 @@ def comparable(tree: dict[bytes, Facts]) -> dict[bytes, Facts]:
 
 
 SHORT = settings(
-    max_examples=6,
+    max_examples=4,
     stateful_step_count=60,
     deadline=None,
     suppress_health_check=list(HealthCheck),
