@@ -232,7 +232,7 @@ class MergedTree:
         try:
             return bool(os.listxattr(entry.ref.proc_path(), follow_symlinks=follows(entry.ref)))
         except OSError as error:
-            if error.errno not in NO_XATTR:
+            if error.errno not in NO_XATTR and error.errno not in GONE:
                 raise
             return False
 
