@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 EXIT_FAILURE = 1
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
-USAGE = "unionfs changes -o OPTION,... [--json [--facts] [--text] | --archive KIND] [PATH...]"
+USAGE = "unionfs changes -o OPTION,... [--discard] [--json [--facts] [--text] | --archive KIND | --applied] [PATH...]"
 DESCRIPTION = """\
 Print what the writable layer of a union changes: A (added), C (changed), D (deleted), R (moved). Nothing is mounted or
 changed; a server may be using the layer meanwhile. With --discard, show the old objects again instead."""
