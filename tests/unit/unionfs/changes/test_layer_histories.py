@@ -57,14 +57,6 @@ class UnpackedHistories(Histories):
             self._compare_tree(shown)
         UnpackedHistories.unpacked += 1
 
-    def compare_numbers(self) -> None:
-        """Compare inode numbers, except with owners in attributes.
-
-        There, a symbolic link that gets a second name becomes a file on disk, whose number the next mount shows.
-        """
-        if not self.form.override_stat:
-            super().compare_numbers()
-
     def _compare_layer(self, shown: dict[bytes, Facts]) -> None:
         assert self._lower is not None
         target = Path(tempfile.mkdtemp(dir=self._copies)) / "layer"
