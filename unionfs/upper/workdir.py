@@ -99,7 +99,7 @@ class WorkDirectory:
         return remove_tree(self.tmp_fd)
 
     def exchange(self, other: WorkDirectory) -> None:
-        """Exchange the directories, and the locks of the layers, with *other*, which nobody else uses. Temporary names stay unique."""
+        """Exchange the directories, and the locks of the layers, with *other*. Temporary names stay unique."""
         self.home_fd, other.home_fd = other.home_fd, self.home_fd
         self.tmp_fd, other.tmp_fd = other.tmp_fd, self.tmp_fd
         self._lock_fds, other._lock_fds = other._lock_fds, self._lock_fds
