@@ -148,6 +148,12 @@ class Discarder:
 
     def _show_through(self, directory: LayerDir, name: bytes, old: Entry, old_path: bytes) -> None:
         self._gain_names(hidden_in(self._below, directory, name, old, old_path))
+        if directory.mark(name) is Mark.OTHER:
+            info = directory.entry(name).stat()
+            if info.st_nlink > 1 and not self._index.holds(info.st_ino):
+                self._index.clear_origin(
+                    directory.entry(name)
+                )  # other links of it are no copies of the old object
         with _kept_times(directory):
             self._upper.clear(directory, name)
         self._forget_facts(old_path, NO_HOLES)
