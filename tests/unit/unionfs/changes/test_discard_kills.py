@@ -1,12 +1,14 @@
-"""A process that is killed while it discards changes leaves each object old or changed, and the same command finishes the rest."""
+"""A process that fails or is killed while it discards changes leaves each object old or changed, and the same command resumes."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +18,7 @@ import pytest
 from tests.support.tree import File, HardLink, Node, Symlink, make_tree
 from tests.unit.unionfs.changes.discarding import discard_from
 from tests.unit.unionfs.changes.trees import compare, source_of
-from tests.unit.unionfs.faults import Faults
+from tests.unit.unionfs.faults import Faults, failing_with
 from tests.unit.unionfs.operations import FORMS, copy_tree
 from tests.unit.unionfs.support import Shown, Union
 from tests.unit.unionfs.test_atomicity import memory  # noqa: F401 - a fixture
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
 LONG_AGO = 10**18
 #: More calls than any case makes.
 _MANY = 600
-#: Of the kills of one case, how many are tried without --long.
-_SAMPLED = 3
 
 LOWER: dict[str, Node] = {
     "d/a": File(b"a", mode=0o640, mtime_ns=LONG_AGO),
@@ -256,34 +256,45 @@ def _home(places: Places, path: str) -> str:
     return "/" + os.fsdecode(places.old_path(os.fsencode(path.strip("/"))))
 
 
-@pytest.mark.parametrize(
-    "stride", [pytest.param(0, id="some"), pytest.param(1, id="every", marks=pytest.mark.long)]
-)
+def _calls(union: Union, case: Case) -> list[str]:
+    """Return the names of the calls that discarding makes."""
+    counting = Faults(_MANY, lambda: None)
+    union.close()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        counting.install(monkeypatch)
+        discard(source_of(union), list(map(os.fsencode, case.paths)))
+    union.fs = union._open()
+    assert len(counting.names) < _MANY
+    return counting.names
+
+
+def _some_or_every(count: int) -> pytest.MarkDecorator:
+    """Let a test fail *count* of the calls of each case, or all of them with --long."""
+    every = pytest.param(_MANY, id="every", marks=pytest.mark.long)
+    return pytest.mark.parametrize("count", [pytest.param(count, id="some"), every])
+
+
+def _numbers(name: str, calls: Sequence[str], count: int) -> range:
+    stride = max(1, len(calls) // count)
+    return range(1 + zlib.crc32(name.encode()) % stride, len(calls) + 1, stride)
+
+
+@_some_or_every(3)
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("form", FORMS)
 def test_whenever_it_is_killed_each_object_is_old_or_changed_and_the_same_command_resumes(
-    fresh: Callable[[], Union], form: str, name: str, stride: int
+    fresh: Callable[[], Union], form: str, name: str, count: int
 ) -> None:
     case = CASES[name]
     union = fresh()
     before, places = _state(union), Places(compare(union))
-    discard_from(union, *case.paths)
+    calls = _calls(union, case)
     after = _state(union)
     assert before != after
-    counting = Faults(_MANY, lambda: None)
-    union = fresh()
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        union.close()
-        counting.install(monkeypatch)
-        discard(source_of(union), list(map(os.fsencode, case.paths)))
-    union.fs = union._open()
-    calls = len(counting.names)
-    assert calls < _MANY
-    step = stride or max(1, calls // _SAMPLED)
-    for number in range(1 + (0 if stride else zlib.crc32(name.encode()) % step), calls + 1, step):
+    for number in _numbers(name, calls, count):
         union = fresh()
         assert _run_and_kill(union, case.paths, number)
-        when = f"call {number}, {counting.names[number - 1]}"
+        when = f"call {number}, {calls[number - 1]}"
         state = _state(union)
         wrong = [
             path
@@ -295,3 +306,25 @@ def test_whenever_it_is_killed_each_object_is_old_or_changed_and_the_same_comman
         discard_from(union, *case.paths)
         assert _state(union) == after, when
         assert union.leftovers() == []
+
+
+@_some_or_every(1)
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("form", FORMS)
+def test_after_an_error_the_layer_can_be_mounted_and_the_same_command_resumes(
+    fresh: Callable[[], Union], form: str, name: str, count: int
+) -> None:
+    case = CASES[name]
+    union = fresh()
+    calls = _calls(union, case)
+    after = _state(union)
+    for number in _numbers(name, calls, count):
+        union = fresh()
+        union.close()
+        with pytest.MonkeyPatch.context() as monkeypatch, suppress(OSError):
+            Faults(number, failing_with(errno.ENOSPC)).install(monkeypatch)
+            discard(source_of(union), list(map(os.fsencode, case.paths)))
+        union.fs = union._open()
+        assert union.leftovers() == []
+        discard_from(union, *case.paths)
+        assert _state(union) == after, f"call {number}, {calls[number - 1]}"
