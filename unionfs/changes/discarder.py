@@ -29,7 +29,7 @@ from unionfs.changes.discard_steps import (
     SetAttributes,
     Step,
 )
-from unionfs.changes.hidden import hidden_in, names_in
+from unionfs.changes.hidden import copies_in, hidden_in, names_in
 from unionfs.changes.merged_tree import LABELS, Entry, joined
 from unionfs.changes.places import is_at_or_below, parent_of
 from unionfs.changes.rows import Row
@@ -148,12 +148,12 @@ class Discarder:
 
     def _show_through(self, directory: LayerDir, name: bytes, old: Entry, old_path: bytes) -> None:
         self._gain_names(hidden_in(self._below, directory, name, old, old_path))
-        if directory.mark(name) is Mark.OTHER:
-            info = directory.entry(name).stat()
-            if info.st_nlink > 1 and not self._index.holds(info.st_ino):
-                self._index.clear_origin(
-                    directory.entry(name)
-                )  # other links of it are no copies of the old object
+        for copy, entry in copies_in(self._below, directory, name, old):
+            info = copy.stat()
+            # Its other links are no copies of the old object any more.
+            has_others = info.st_nlink > 1 and not self._index.holds(info.st_ino)
+            if has_others and self._index.origin(copy, info) == self._number(entry):
+                self._index.clear_origin(copy)
         with _kept_times(directory):
             self._upper.clear(directory, name)
         self._forget_facts(old_path, NO_HOLES)

@@ -1,4 +1,4 @@
-"""Finds the old objects that the writable layer hides, and that would show if it did not."""
+"""Walks the writable layer and the layers below together: which old objects it hides, and which of them it has copies of."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 
 from unionfs.changes.merged_tree import Entry, MergedTree, joined
 from unionfs.layer.directory import LayerDir
+from unionfs.layer.objects import PathRef
 from unionfs.types import Mark
 
 
@@ -48,3 +49,22 @@ def names_in(
             for name in below.names(entry.parts)
             if joined(path, name) not in holes and (child := below.find(entry.parts, name))
         ]
+
+
+def copies_in(
+    below: MergedTree, directory: LayerDir, name: bytes, old: Entry
+) -> Iterator[tuple[PathRef, Entry]]:
+    """Yield the non-directories of the writable layer at and below *name* of *directory*, where the layers *below* have *old*,
+    that are at the path of an old one, and that one.
+    """
+    pending = [(directory, name, old)]
+    while pending:
+        parent, at, entry = pending.pop()
+        mark = parent.mark(at)
+        if mark is Mark.OTHER and not entry.is_dir:
+            yield parent.entry(at), entry
+        elif mark in (Mark.DIRECTORY, Mark.OPAQUE_DIRECTORY) and entry.is_dir:
+            child = parent.child(at)
+            pending += [
+                (child, inner, found) for inner in child.names() if (found := below.find(entry.parts, inner))
+            ]

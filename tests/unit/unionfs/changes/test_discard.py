@@ -111,13 +111,16 @@ def test_all_names_of_a_changed_hard_link_are_discarded_together(union: Union) -
     assert union.stat("four").nlink == 1
 
 
-def test_a_new_link_of_a_changed_file_is_no_copy_of_the_old_one_afterwards(union: Union) -> None:
-    union.write("f", b"F")
-    union.link("f", "new")
-    discard_from(union, "/f")
-    union.unlink("f")
-    assert rows(union) == {("A", b"new", None), ("D", b"f", b"f")}
-    assert union.read("new") == b"F"
+@pytest.mark.parametrize("path", ["/d/a", "/d"])
+def test_a_new_link_of_a_changed_file_is_no_copy_of_the_old_one_afterwards(union: Union, path: str) -> None:
+    union.write("d/a", b"A")
+    union.link("d/a", "new")
+    number = union.stat("new").ino
+    discard_from(union, path)
+    assert union.stat("new").ino != number == union.stat("d/a").ino
+    union.unlink("d/a")
+    assert rows(union) == {("A", b"new", None), ("D", b"d/a", b"d/a")}
+    assert union.read("new") == b"A"
 
 
 def test_a_moved_name_of_a_hard_link_keeps_its_place_and_gets_the_old_contents(union: Union) -> None:
