@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 
 from unionfs.copyup.background_copy import BackgroundCopies
 from unionfs.copyup.fill_metacopy import empty_in_place, fill_in_place
@@ -68,6 +69,9 @@ class CopyUp:
         self._unfinished = context.unfinished
         #: Number of copies since the mount, for the statistics.
         self.copies = 0
+        #: Called when a copy is going to be changed that the next mount will not find by all its names, as it drops the link
+        #: index.
+        self.on_index_dropped_later: Callable[[FileInode], None] | None = None
 
     @property
     def bytes_copied(self) -> int:
@@ -182,7 +186,9 @@ class CopyUp:
         elif inode.metacopy and contents is Contents.NONE:
             empty_in_place(self._context, inode)
         else:
-            return False
+            contents = Contents.COPY
+        if inode.indexed and not self._index.lasts and self.on_index_dropped_later is not None:
+            self.on_index_dropped_later(inode)
         return contents is Contents.NONE
 
     def _lower_place(self, inode: FileInode, size: int) -> bytes | None:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from unionfs import _libc
 from unionfs.layer.directory import Layer
 
+_ONCE = b"once-"
+
 
 def fingerprint(layers: Sequence[Layer]) -> bytes:
     """Return a name for the lower layers *layers*, top first, that no other stack has. It names them bottom first.
@@ -25,10 +27,15 @@ def with_layer_on_top(below: bytes, layer: Layer) -> bytes:
     return b" ".join(filter(None, (below, _layer_name(layer))))
 
 
+def recurs(name: bytes) -> bool:
+    """Return whether the next mount gives the stack of layers with the name *name* the same name."""
+    return not any(layer.startswith(_ONCE) for layer in name.split(b" "))
+
+
 def _layer_name(layer: Layer) -> bytes:
     fd = layer.root.fd()
     file_system = os.fstatvfs(fd).f_fsid
     born = _libc.birth_time_ns(fd)
     if not file_system or born is None:
-        return b"once-" + os.urandom(8).hex().encode()
+        return _ONCE + os.urandom(8).hex().encode()
     return b"%x:%d:%d" % (file_system, layer.root.stat().st_ino, born)

@@ -17,6 +17,8 @@ mounts, and the new files may get the inode numbers of the old ones. If a lookup
 drops the recorded fact.
 
 GENERATION identifies the stack of lower layers under which the facts were recorded. Under another stack, they are dropped.
+So they are at each mount if a layer cannot be recognized (layer/fingerprint.py). Then a change of a copy makes all its known
+names links of it, so that the change is not lost under the name that the program used.
 Entries with a NUMBER that is valid for this mount only begin with ``t``, and are dropped at the next mount.
 
 The methods take inode numbers of the running mount. A file of a frozen layer (vfs/freezing.py) keeps the number that it had
@@ -32,7 +34,7 @@ from collections.abc import Collection
 from contextlib import suppress
 
 from unionfs.layer.directory import Layer, LayerDir
-from unionfs.layer.fingerprint import with_layer_on_top
+from unionfs.layer.fingerprint import recurs, with_layer_on_top
 from unionfs.layer.objects import NO_XATTR, DescriptorRef, PathRef, follows
 from unionfs.types import Ino
 from unionfs.upper.link_records import (
@@ -78,6 +80,8 @@ class LinkIndex(LinkRecords):
         directory.adopt(os.open(INDEX, OPEN_DIR, dir_fd=home_fd))
         super().__init__(directory)
         self._fingerprint = fingerprint
+        #: Whether the next mount over the same layers reads the records; otherwise it drops them.
+        self.lasts = recurs(fingerprint)
         #: The numbers in the records of objects of the running mount that have another number there.
         self._recorded: dict[Ino, Ino] = {}
         #: Changes when a search for the lower names that are not yet links of their copies may have missed one.
@@ -329,7 +333,7 @@ class LinkIndex(LinkRecords):
         os.rename(INDEX, INDEX, src_dir_fd=home_fd, dst_dir_fd=to)
         with suppress(OSError):
             os.mkdir(INDEX, 0o700, dir_fd=home_fd)
-        self._fingerprint = fingerprint
+        self._fingerprint, self.lasts = fingerprint, recurs(fingerprint)
         self._directory.layer = layer
 
     # -- names that lead to a lower file again -----------------------------------------------------

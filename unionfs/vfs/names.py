@@ -51,3 +51,4 @@ class Names:
         self.rmdir = removal.rmdir
         self.rename = renaming.rename
         self.link_remaining = renaming.link_remaining
+        copy_up.on_index_dropped_later = renaming.link_known_names

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from unionfs.copyup.copyup import CopyUp
 from unionfs.copyup.plan import Contents
@@ -136,9 +136,20 @@ class Renaming:
         directory = parent.upper
         assert directory is not None
         if directory.mark(name) is not Mark.OTHER:
-            self._upper.create(directory, name, lambda dirfd, at: hard_link(inode, dirfd, at))
-            if inode.indexed:
-                inode.ref = self._index.lose_lower_name(inode.ino) or inode.ref
+            self._link_to_copy(inode, directory, name)
+
+    def _link_to_copy(self, inode: FileInode, directory: LayerDir, name: bytes) -> None:
+        self._upper.create(directory, name, lambda dirfd, at: hard_link(inode, dirfd, at))
+        if inode.indexed:
+            inode.ref = self._index.lose_lower_name(inode.ino) or inode.ref
+
+    def link_known_names(self, inode: FileInode) -> None:
+        """Make all known names of *inode*, a copy in the link index, links of the copy, as far as the layer permits it."""
+        for parent, name in list(inode.names):
+            if not self._index.lower_names(inode.ino):
+                return
+            with suppress(OSError):  # the next mount shows the lower file under this name
+                self.link_remaining(inode, parent, name)
 
     def link_remaining(self, inode: FileInode, parent: DirectoryInode, name: bytes) -> bool:
         """Make the lower name *name* of *parent*, from which the link index leads to the copy *inode*, a link of the copy.
@@ -153,7 +164,7 @@ class Renaming:
         times = times_of(directory.stat())
         blocks = require_room(self._quota, directory, 0)
         try:
-            self._put_in_upper(inode, parent, name)
+            self._link_to_copy(inode, directory, name)
         finally:
             restore_times(parent, directory, times)
         count_entry(self._quota, None, directory, blocks)
