@@ -57,6 +57,10 @@ class LayerSource:
     #: The bottom layer, generated for this mount alone. No mark of another layer hides it (layer/resolve.py). Records about the
     #: stack outlast it, so it is not part of the stack's fingerprint, and it has no index.
     skeleton: bool = False
+    #: The layer was the writable one of this stack before. Its objects count as changes. Such layers come first.
+    earlier: bool = False
+    #: Of an earlier layer: its work directory, which only readers of changes need.
+    work_fd: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

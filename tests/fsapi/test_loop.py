@@ -20,6 +20,7 @@ from tests.unit.unionfs.support import Union
 from unionfs.errors import UnionError
 from unionfs.fuse import protocol
 from unionfs.fuse.direct import loop
+from unionfs.fuse.lifeline import Lifeline
 from unionfs.fuse.protocol import Opcode
 
 ENDING = frozenset((signal.SIGTERM,))
@@ -47,7 +48,7 @@ def serve(
     kernel: socket.socket,
     play: Callable[[], None],
     *,
-    lifeline: int | None = None,
+    lifeline: Lifeline | None = None,
     first: bytes = b"",
     size: int | None = None,
 ) -> tuple[int, list[str]]:
@@ -80,6 +81,25 @@ def serve(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)) == before
     return status, said
+
+
+class CountingLifeline:
+    """Sends back what it receives."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self.handled = 0
+
+    def fileno(self) -> int:
+        return self._channel.fileno()
+
+    def handle(self) -> bool:
+        received = self._channel.recv(1)
+        if not received:
+            return False
+        self.handled += 1
+        self._channel.send(received)
+        return True
 
 
 def ask(kernel: socket.socket, opcode: int, ino: int, body: bytes) -> tuple[int, bytes]:
@@ -126,7 +146,29 @@ def test_the_end_of_the_lifeline_ends_it(tmp_path: Path, kernel: socket.socket) 
         theirs.close()
 
     with ours:
-        assert serve(tmp_path, kernel, play, lifeline=ours.fileno()) == (0, ["ready"])
+        lifeline = CountingLifeline(ours)
+        assert serve(tmp_path, kernel, play, lifeline=lifeline) == (0, ["ready"])
+    assert lifeline.handled == 0
+
+
+def test_requests_of_the_lifeline_are_handled_between_those_of_a_busy_kernel(
+    tmp_path: Path, kernel: socket.socket
+) -> None:
+    ours, theirs = socket.socketpair()
+
+    def play() -> None:
+        ask(kernel, Opcode.INIT, 0, INIT)
+        theirs.send(b"1")
+        for _ in range(1000):
+            assert ask(kernel, Opcode.GETATTR, 1, bytes(16))[0] == 0
+        theirs.send(b"2")
+        assert (theirs.recv(1), theirs.recv(1)) == (b"1", b"2")
+        theirs.close()
+
+    with ours:
+        lifeline = CountingLifeline(ours)
+        assert serve(tmp_path, kernel, play, lifeline=lifeline) == (0, ["ready"])
+    assert lifeline.handled == 2
 
 
 def test_a_kernel_that_is_too_old_is_an_error_with_a_reason(tmp_path: Path, kernel: socket.socket) -> None:

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 
 from unionfs._stdlib.dataclasses import dataclass
+from unionfs.fuse.lifeline import Lifeline
 from unionfs.fuse.protocol import IN_HEADER, INIT_IN, Opcode, too_old
 from unionfs.options import Optimization, Server, Serving
 from unionfs.vfs.filesystem import UnionFs
@@ -86,7 +87,7 @@ def serve(
     fuse_fd: int,
     *,
     on_ready: Callable[[], None],
-    lifeline: int | None = None,
+    lifeline: Lifeline | None = None,
     callers_visible: bool = True,
 ) -> int:
     """Serve *fs* until it is unmounted or a signal ends the server.
@@ -96,7 +97,7 @@ def serve(
         fs: closed at the end.
         fuse_fd: a mounted /dev/fuse; taken over.
         on_ready: called when the mount can be used.
-        lifeline: a socket; the server also ends when the other end of the socket is closed.
+        lifeline: handled when it can be read; the server also ends when its other end is closed.
         callers_visible: process ids in requests belong to this process's own pid namespace.
 
     Returns:

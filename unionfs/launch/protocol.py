@@ -3,7 +3,7 @@
 The launcher imports this module at each start, so it imports nothing that takes time. The launcher makes a SOCK_SEQPACKET pair,
 starts ``python -m unionfs --serve-fd N``, and sends a packet of JSON::
 
-    {"version": 3, "descriptors": COUNT}
+    {"version": 4, "descriptors": COUNT}
 
 The packet carries one descriptor (SCM_RIGHTS): a sealed memfd that contains the request. A packet is at most as long as the
 send buffer (net.core.wmem_default, 208 KiB), which thousands of layers exceed; a memfd has no such limit. The request is JSON,
@@ -11,18 +11,21 @@ too::
 
     {"fuse": I, "user_namespace": I,
      "layers": [{"fd": I, "marks": "none"|"all"|"aufs", "squash": BOOL, "cross": [PATH, ...],
-                 "skeleton": BOOL, "indexed": BOOL}, ...],   # top first
-     "upper": I, "work": I, "index": I, "hidden": [[DEV, INO], ...], "volatile": BOOL,
+                 "skeleton": BOOL, "indexed": BOOL, "earlier": BOOL, "work": I}, ...],   # top first
+     "upper": I, "work": I, "later": I, "index": I, "hidden": [[DEV, INO], ...], "volatile": BOOL,
      "size": BYTES, "inodes": COUNT, "filter": BASE64,
      "server": "auto"|"direct"|"pyfuse3", "open_requests": BOOL}
 
 Each I is an index into the COUNT descriptors. These follow in packets of at most 64 descriptors (the kernel accepts up to
 SCM_MAX_FD, 253; unix(7)).
 
+* The first layers may be ``earlier`` ones: they were the writable layer of the sandbox, and count as changes. ``work`` is the
+  work directory that such a layer had; readers of changes need it.
+* ``later`` is a directory on the file system of ``upper``, in which the launcher will create the next writable layers.
 * The last layer may be the ``skeleton``, which contains the mount points.
 * ``indexed`` layers never change. The server keeps an index of them in the directory ``index``.
 * ``filter`` is the seccomp filter that the server installs for itself.
-* ``upper``, ``work``, ``index``, ``size``, ``inodes`` and ``filter`` may be null. ``unionfs changes``, which serves nothing,
+* ``upper``, ``work``, ``later``, ``index``, ``size``, ``inodes`` and ``filter`` may be null. ``unionfs changes``, which serves nothing,
   receives the same request with null for ``fuse``; ``user_namespace`` may be null there, too.
 * ``index``, ``size``, ``inodes``, ``filter``, ``skeleton``, ``indexed``, ``server`` and ``open_requests`` may be omitted. The
   latter two are the options of the same name.
@@ -34,6 +37,15 @@ was loaded, had received the request, and was ready. If it cannot serve, it send
 While it serves, it sends, once each, ``full: size`` and ``full: inodes`` when that limit is first reached, and ``closed: PATH``
 for each directory of a layer that a request needed and the server may not search. When the launcher closes its end of the
 socket, the server ends.
+
+Meanwhile the launcher may send requests, each one packet of JSON with descriptors. The server answers each with
+``done {...}``, which contains ``errno`` (a name) and ``error`` (a text) if the request failed::
+
+    {"do": "stamp"}                                       -> {"stamp": N}     UnionFs.search_stamp
+    {"do": "link"} and a memfd                            -> {"linked": N}    UnionFs.link_remaining_names
+    {"do": "freeze", "searched": N} and upper, work       -> {}               UnionFs.freeze
+
+The memfd has the paths, each ended by a zero byte, at most MOST_PATHS. Programs wait for the server meanwhile.
 """
 
 from __future__ import annotations
@@ -45,10 +57,16 @@ from collections.abc import Mapping, Sequence
 
 from unionfs._stdlib.dataclasses import dataclass
 
-VERSION = 3
+VERSION = 4
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 BATCH = 64
 """Descriptors in one packet."""
+DONE = "done "
+"""The beginning of the server's answer to a request while it serves."""
+MAX_CONTROL = 4096
+"""The most bytes of such a request."""
+MOST_PATHS = 100
+"""The most paths of a "link" request. A link takes some 0.1 ms, so programs wait for at most some 10 ms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +83,9 @@ class ServedLayer:
     indexed: bool = False
     #: This is the skeleton: created for each start, below all other layers, whose whiteouts do not hide its mount points.
     skeleton: bool = False
+    #: This was the writable layer of the sandbox, before it was frozen; with its work directory, which only readers need.
+    earlier: bool = False
+    work_fd: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +101,8 @@ class ServedStack:
     #: "auto", "direct" or "pyfuse3".
     server: str
     open_requests: bool
+    #: The directory in which the next writable layers will be created; None if this one is never frozen.
+    later_fd: int | None = None
     #: The directory in which the server stores indexes of layers.
     index_fd: int | None = None
     #: The most bytes and objects of the writable layer; None for no limit.
@@ -160,11 +183,14 @@ def send_request(
                 "cross": layer.cross,
                 "skeleton": layer.skeleton,
                 "indexed": layer.indexed,
+                "earlier": layer.earlier,
+                "work": index(layer.work_fd),
             }
             for layer in stack.layers
         ],
         "upper": index(stack.upper_fd),
         "work": index(stack.work_fd),
+        "later": index(stack.later_fd),
         "index": index(stack.index_fd),
         "hidden": list(stack.hidden),
         "volatile": stack.volatile,

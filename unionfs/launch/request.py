@@ -31,6 +31,8 @@ class Request:
     #: A seccomp filter: an array of struct sock_filter.
     filter: bytes | None
     serving: Serving
+    #: The directory in which later writable layers will be.
+    later_fd: int | None = None
 
 
 def receive(channel: socket.socket) -> Request:
@@ -149,6 +151,8 @@ def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
             skeleton=bool(layer.get("skeleton", False)),
             indexed=bool(layer.get("indexed", False)),
             unchanging=bool(layer.get("indexed", False)),
+            earlier=bool(layer.get("earlier", False)),
+            work_fd=take_optional(layer.get("work")),
         )
         for layer in message["layers"]
     )
@@ -171,4 +175,5 @@ def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
         user_namespace_fd=take_optional(message["user_namespace"]),
         filter=program,
         serving=serving,
+        later_fd=take_optional(message.get("later")),
     )

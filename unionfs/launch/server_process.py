@@ -42,6 +42,7 @@ def _serve(channel: socket.socket) -> int:
     from unionfs.assemble import open_stack, with_process_facts
     from unionfs.fuse.backend import choose, load, serve
     from unionfs.launch.confine import enter_user_namespace, restrict_files
+    from unionfs.launch.control import Control
     from unionfs.launch.index_builder import IndexBuilder
     from unionfs.launch.request import receive
     from unionfs.options import Server
@@ -73,7 +74,9 @@ def _serve(channel: socket.socket) -> int:
     # Fork before the seccomp filter forbids it. Other sandboxes trust the indexes, so only this child, which serves no
     # requests, may write them.
     index_builder = IndexBuilder(stack, lambda: confine(stack.index_fd))
-    confine(stack.upper_fd, stack.work_fd)
+    confine(stack.upper_fd, stack.work_fd, request.later_fd)
+    if request.later_fd is not None:
+        os.close(request.later_fd)
     fs = open_stack(stack)
     fs.report_when_full(lambda bound: _send_at_once(channel, f"full: {bound}"))
     machine = os.stat("/")
@@ -93,7 +96,7 @@ def _serve(channel: socket.socket) -> int:
             fs,
             request.fuse_fd,
             on_ready=report_ready,
-            lifeline=channel.fileno(),
+            lifeline=Control(channel, fs),
             callers_visible=False,  # process 1 of the sandbox made the mount, in another pid namespace
         )
     finally:

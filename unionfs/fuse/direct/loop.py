@@ -2,8 +2,8 @@
 
 The descriptor is non-blocking. If a client is killed between poll(2) and read(2), its request vanishes, and a blocking read
 would hang. After each request the loop polls some times for the next one without sleeping, because it usually follows at
-once. Then it sleeps in poll(2) until a request or a signal arrives, or the other end of the lifeline is closed. An idle
-server uses no processor time.
+once. Then it sleeps in poll(2) until a request or a signal arrives, or the lifeline can be read. An idle server uses no
+processor time.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from unionfs.errors import UnionError
 from unionfs.fuse.busy_poll import SPINS, WINDOW, BusyPoll
 from unionfs.fuse.direct.async_io import LOOKS, AsyncIo
 from unionfs.fuse.direct.handlers import Handlers
+from unionfs.fuse.lifeline import Lifeline
 from unionfs.fuse.protocol import BUFFER, CONNECTION_ENDED, IN_HEADER, OUT_HEADER, Opcode
 from unionfs.fuse.statistics import figures, report
 from unionfs.options import Optimization
@@ -55,7 +56,7 @@ def serve(
     *,
     ending: frozenset[signal.Signals],
     on_ready: Callable[[], None],
-    lifeline: int | None = None,
+    lifeline: Lifeline | None = None,
     callers_visible: bool = True,
     unopened: bool = False,
     disabled: frozenset[Optimization] = frozenset(),
@@ -68,7 +69,7 @@ def serve(
         fuse_fd: a mounted /dev/fuse; taken over.
         ending: signals that end the server; blocked before and after it serves.
         on_ready: called when the mount can be used.
-        lifeline: a socket; the server also ends when the other end of the socket is closed.
+        lifeline: handled when it can be read; the server also ends when its other end is closed.
         callers_visible: process ids in requests belong to this process's own pid namespace.
         unopened: do without OPEN and OPENDIR if the kernel supports that.
         disabled: optimizations to leave out, to measure their effect.
@@ -183,7 +184,7 @@ class _Loop:
         fd: int,
         signals: _Signals,
         on_ready: Callable[[], None],
-        lifeline: int | None,
+        lifeline: Lifeline | None,
         *,
         callers_visible: bool,
         unopened: bool,
@@ -222,12 +223,11 @@ class _Loop:
         self._control = select.poll()
         self._next = select.poll()
         self._next.register(fd, select.POLLIN)
-        self._poll.register(fd, select.POLLIN)
-        for other in (signals.fd, lifeline):
-            if other is not None:
-                self._poll.register(other, select.POLLIN)
+        for watched in (fd, signals.fd):
+            self._poll.register(watched, select.POLLIN)
         if lifeline is not None:
-            self._control.register(lifeline, select.POLLIN)
+            for poll in (self._poll, self._control):
+                poll.register(lifeline.fileno(), select.POLLIN)
 
     def answer(self, request: bytes) -> None:
         """Handle one request that was read earlier, by :func:`~unionfs.fuse.backend.choose` or by this loop."""
@@ -391,10 +391,10 @@ class _Loop:
             self._busy_poll.idle()
         if self._signals.fd in ready:
             self._signals.drain()
-        # The other end sends nothing after the start, so a readable lifeline means that it is closed.
-        if self._lifeline in ready:
-            self._ended = True
+        if self._lifeline is not None and self._lifeline.fileno() in ready:
+            self._ended = not self._lifeline.handle()
 
     def _look(self) -> None:
+        """Handle the lifeline, if it can be read."""
         if self._lifeline is not None and self._control.poll(0):
-            self._ended = True
+            self._ended = not self._lifeline.handle()

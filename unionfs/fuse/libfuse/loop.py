@@ -13,6 +13,7 @@ import trio
 from unionfs.fuse.libfuse.handlers import UnionOperations
 from unionfs.fuse.libfuse.init_patch import FUSE_DONT_MASK, begin
 from unionfs.fuse.libfuse.wait_readable import TrioForPyfuse3, ignore_tick
+from unionfs.fuse.lifeline import Lifeline
 from unionfs.fuse.protocol import CONNECTION_ENDED
 from unionfs.fuse.statistics import figures, report
 from unionfs.vfs.filesystem import UnionFs
@@ -29,7 +30,7 @@ def serve(
     *,
     ending: frozenset[signal.Signals],
     on_ready: Callable[[], None],
-    lifeline: int | None = None,
+    lifeline: Lifeline | None = None,
     callers_visible: bool = True,
     first: bytes = b"",
 ) -> int:
@@ -40,7 +41,7 @@ def serve(
         fuse_fd: a mounted /dev/fuse; taken over.
         ending: signals that end the server; blocked before and after it serves.
         on_ready: called when the mount can be used.
-        lifeline: a socket; the server also ends when the other end of the socket is closed.
+        lifeline: handled when it can be read; the server also ends when its other end is closed.
         callers_visible: process ids in requests belong to this process's own pid namespace.
         first: the kernel's first request, if it has been read already.
 
@@ -98,7 +99,7 @@ async def _main(
     operations: UnionOperations,
     ending: frozenset[signal.Signals],
     introduced: Callable[[], None],
-    lifeline: int | None,
+    lifeline: Lifeline | None,
     refused: list[OSError],
 ) -> int:
     signal.signal(signal.SIGALRM, ignore_tick)
@@ -106,7 +107,7 @@ async def _main(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_handle_signals, operations, ending)
         if lifeline is not None:
-            nursery.start_soon(_end_with, lifeline)
+            nursery.start_soon(_watch, lifeline)
         status = await _serve_until_unmounted(refused)
         nursery.cancel_scope.cancel()
     return status
@@ -149,7 +150,10 @@ async def _handle_signals(operations: UnionOperations, ending: frozenset[signal.
             signal.pthread_sigmask(signal.SIG_BLOCK, ending)
 
 
-async def _end_with(lifeline: int) -> None:
-    # The other end sends nothing after the start, so a readable lifeline means that it is closed.
-    await trio.lowlevel.wait_readable(lifeline)
-    pyfuse3.terminate()
+async def _watch(lifeline: Lifeline) -> None:
+    """Handle *lifeline* until its other end is closed, then end the server. Handlers of requests never wait, so none is active."""
+    while True:
+        await trio.lowlevel.wait_readable(lifeline.fileno())
+        if not lifeline.handle():
+            pyfuse3.terminate()
+            return
