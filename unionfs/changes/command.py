@@ -1,6 +1,8 @@
 """The command ``unionfs changes``: prints what a writable layer changes, or writes it as an archive. It works beside a server.
 
-With ``--discard`` it discards changes instead, which no server may use meanwhile, and prints those that it discarded.
+With ``--discard`` it discards changes instead, which no server may use meanwhile, and prints those that it discarded. With
+``--freeze`` it freezes the layer, on the same condition. ``--remaining-names`` prints what a server has to link before it does
+that itself.
 
 The launcher calls it with ``--request-fd N`` instead of ``-o``: a socket over which the request of
 :mod:`unionfs.launch.protocol` arrives, without a mount. The process then enters the sandbox's user namespace and confines
@@ -66,6 +68,9 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="discard the changes at and below PATH, and print them; no mount may use the layer",
     )
+    # For the launcher: these need the directories of a request.
+    made.add_argument("--freeze", action="store_true", help=argparse.SUPPRESS)
+    made.add_argument("--remaining-names", action="store_true", help=argparse.SUPPRESS)
     made.add_argument(
         "--facts", action="store_true", help="with --json: add what is needed to write the changes back"
     )
@@ -96,7 +101,7 @@ def main(argv: Sequence[str]) -> int:
     if any(b".." in os.fsencode(path).split(b"/") for path in arguments.paths):
         made.error("a PATH is a path of the union, without ..")
     try:
-        (_discard if arguments.discard else _run)(arguments)
+        _action_of(arguments)(arguments)
     except RecursionError:
         print("unionfs: directories are nested too deeply", file=sys.stderr)
         return EXIT_FAILURE
@@ -106,6 +111,35 @@ def main(argv: Sequence[str]) -> int:
         print(f"unionfs: {_printable(_explain(error))}", file=sys.stderr)
         return EXIT_FAILURE
     return 0
+
+
+def _action_of(arguments: argparse.Namespace) -> Callable[[argparse.Namespace], None]:
+    if arguments.freeze:
+        return _freeze
+    if arguments.remaining_names:
+        return _list_remaining_names
+    return _discard if arguments.discard else _run
+
+
+def _freeze(arguments: argparse.Namespace) -> None:
+    # Imported before the process is confined.
+    from unionfs.changes.freezing import freeze
+
+    source, following = _source_and_next(arguments)
+    if following is None:
+        raise UnionError("--freeze needs a request with the next directories")
+    os.umask(0)
+    freeze(source, *following)
+
+
+def _list_remaining_names(arguments: argparse.Namespace) -> None:
+    from unionfs.changes.freezing import remaining_names
+
+    if sys.stdout is None:  # else a layer might get the descriptor 1
+        raise UnionError("standard output is closed")
+    names = remaining_names(_source(arguments))
+    with open(sys.stdout.fileno(), "wb", closefd=False) as output:
+        output.writelines(name + b"\0" for name in names)
 
 
 def _explain(error: UnionError | OSError) -> str:
@@ -189,14 +223,20 @@ def _adapt(arguments: argparse.Namespace, paths: Iterable[bytes]) -> None:
 
 
 def _source(arguments: argparse.Namespace) -> StackSource:
+    return _source_and_next(arguments)[0]
+
+
+def _source_and_next(arguments: argparse.Namespace) -> tuple[StackSource, tuple[int, int] | None]:
+    """Return the stack, and the next upper and work directory of the launcher's request."""
     if arguments.request_fd is not None:
-        return _receive(arguments.request_fd, writes=arguments.applied or arguments.discard)
+        writes = arguments.applied or arguments.discard or arguments.freeze
+        return _receive(arguments.request_fd, writes=writes)
     from unionfs._stdlib.dataclasses import replace
     from unionfs.assemble import source_from_options
     from unionfs.options import parse_options
 
     # The index of a mount is not used, so this account need not be able to write it.
-    return source_from_options(replace(parse_options(arguments.options), index_dir=None), None)
+    return source_from_options(replace(parse_options(arguments.options), index_dir=None), None), None
 
 
 def _encoded(value: object) -> bytes:
@@ -243,7 +283,7 @@ def _is_in(path: bytes, chosen: Container[bytes]) -> bool:
     return True
 
 
-def _receive(fd: int, *, writes: bool) -> StackSource:
+def _receive(fd: int, *, writes: bool) -> tuple[StackSource, tuple[int, int] | None]:
     from unionfs.assemble import with_process_facts
     from unionfs.launch.confine import enter_user_namespace, restrict_files
     from unionfs.launch.request import receive
@@ -257,7 +297,8 @@ def _receive(fd: int, *, writes: bool) -> StackSource:
         enter_user_namespace(request.user_namespace_fd)
         os.close(request.user_namespace_fd)
     source = with_process_facts(request.stack)
-    read = [lower.fd for lower in source.lowers]
+    read = [fd for lower in source.lowers for fd in (lower.fd, lower.work_fd) if fd is not None]
     writable = [each for each in (source.upper_fd, source.work_fd) if each is not None]
+    writable += request.next_fds or ()
     restrict_files([*read, *writable], writable if writes else [])
-    return source
+    return source, request.next_fds

@@ -12,10 +12,9 @@ old object to be shown, ``-PATH`` a hole in it, ``*PATH`` a name of a hard link.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack, suppress
 
-from unionfs._stdlib.dataclasses import replace
 from unionfs.assemble import StackSource, open_stack
 from unionfs.changes.compared_stack import ComparedStack, open_stack_to_compare
 from unionfs.changes.comparison import Comparison
@@ -26,11 +25,10 @@ from unionfs.changes.merged_tree import Entry
 from unionfs.changes.places import parent_of
 from unionfs.changes.rows import Row
 from unionfs.changes.selection import Selection, Shown, Unfinished
+from unionfs.changes.sources import descriptors, duplicate, without_mount
 from unionfs.errors import UnionError
 from unionfs.inode.numbers import Identity
 from unionfs.layer.directory import LayerDir
-from unionfs.upper.below_facts import FACTS_FILE
-from unionfs.upper.workdir import HOME
 from unionfs.vfs.filesystem import UnionFs
 
 _UNFINISHED = b"discard"
@@ -49,15 +47,15 @@ def discard(source: StackSource, paths: Iterable[bytes]) -> list[Row]:
         OSError: a step failed. The steps before it are done; the same call continues.
     """
     with ExitStack() as closing:
-        for fd in _descriptors(source):
+        for fd in descriptors(source):
             closing.callback(os.close, fd)
         if source.upper_fd is None or source.work_fd is None:
             raise UnionError("only a writable layer has changes: give upperdir and workdir")
         chosen = sorted({_normal(path) for path in paths})
         if not chosen:
             raise UnionError("no path to discard was given: give PATHs, / for everything")
-        source = _for_discarding(source, source.work_fd)
-        fs = open_stack(_duplicate(source))
+        source = without_mount(source, source.work_fd)
+        fs = open_stack(duplicate(source))
         try:
             return _discard(fs, source, chosen)
         finally:
@@ -69,7 +67,7 @@ def _discard(fs: UnionFs, source: StackSource, chosen: Sequence[bytes]) -> list[
     unfinished = _read_unfinished(workdir.home_fd, chosen)
     discarded: list[Row] = []
     for _ in range(_MOST_PLANS):
-        stack = open_stack_to_compare(_duplicate(source))
+        stack = open_stack_to_compare(duplicate(source))
         try:
             rows = Comparison(stack).rows()
             selection = Selection(rows, chosen, unfinished)
@@ -142,7 +140,7 @@ def _identity(entry: Entry) -> Identity:
     return entry.info.st_dev, entry.info.st_ino
 
 
-# -- paths and descriptors -----------------------------------------------------------------------------
+# -- paths ---------------------------------------------------------------------------------------------
 
 
 def _normal(path: bytes) -> bytes:
@@ -155,37 +153,6 @@ def _normal(path: bytes) -> bytes:
     if not path or b".." in names:
         raise UnionError(f"{os.fsdecode(path)!r} is not a path of the union")
     return b"/".join(names)
-
-
-def _for_discarding(source: StackSource, work_fd: int) -> StackSource:
-    """Return *source* without what discarding does not need. No limit of the layer applies."""
-    return replace(
-        source,
-        lowers=tuple(lower for lower in source.lowers if not lower.skeleton),
-        index_fd=None,
-        volatile=False,
-        size=None,
-        inodes=None,
-        records_below=os.path.lexists(b"/proc/self/fd/%d/%s/%s" % (work_fd, HOME, FACTS_FILE)),
-    )
-
-
-def _duplicate(source: StackSource) -> StackSource:
-    """Return *source* with descriptors of its own."""
-    assert source.upper_fd is not None
-    assert source.work_fd is not None
-    return replace(
-        source,
-        lowers=tuple(replace(lower, fd=os.dup(lower.fd)) for lower in source.lowers),
-        upper_fd=os.dup(source.upper_fd),
-        work_fd=os.dup(source.work_fd),
-    )
-
-
-def _descriptors(source: StackSource) -> Iterator[int]:
-    for fd in (*(lower.fd for lower in source.lowers), source.upper_fd, source.work_fd, source.index_fd):
-        if fd is not None:
-            yield fd
 
 
 # -- what a killed process leaves ----------------------------------------------------------------------

@@ -12,7 +12,7 @@ too::
     {"fuse": I, "user_namespace": I,
      "layers": [{"fd": I, "marks": "none"|"all"|"aufs", "squash": BOOL, "cross": [PATH, ...],
                  "skeleton": BOOL, "indexed": BOOL, "earlier": BOOL, "work": I}, ...],   # top first
-     "upper": I, "work": I, "later": I, "index": I, "hidden": [[DEV, INO], ...], "volatile": BOOL,
+     "upper": I, "work": I, "later": I, "next": [I, I], "index": I, "hidden": [[DEV, INO], ...], "volatile": BOOL,
      "size": BYTES, "inodes": COUNT, "filter": BASE64,
      "server": "auto"|"direct"|"pyfuse3", "open_requests": BOOL}
 
@@ -22,11 +22,12 @@ SCM_MAX_FD, 253; unix(7)).
 * The first layers may be ``earlier`` ones: they were the writable layer of the sandbox, and count as changes. ``work`` is the
   work directory that such a layer had; readers of changes need it.
 * ``later`` is a directory on the file system of ``upper``, in which the launcher will create the next writable layers.
+* ``next`` is an upper and a work directory for ``unionfs changes --freeze``, which begins them.
 * The last layer may be the ``skeleton``, which contains the mount points.
 * ``indexed`` layers never change. The server keeps an index of them in the directory ``index``.
 * ``filter`` is the seccomp filter that the server installs for itself.
-* ``upper``, ``work``, ``later``, ``index``, ``size``, ``inodes`` and ``filter`` may be null. ``unionfs changes``, which serves nothing,
-  receives the same request with null for ``fuse``; ``user_namespace`` may be null there, too.
+* ``upper``, ``work``, ``later``, ``next``, ``index``, ``size``, ``inodes`` and ``filter`` may be null. ``unionfs changes``,
+  which serves nothing, receives the same request with null for ``fuse``; ``user_namespace`` may be null there, too.
 * ``index``, ``size``, ``inodes``, ``filter``, ``skeleton``, ``indexed``, ``server`` and ``open_requests`` may be omitted. The
   latter two are the options of the same name.
 
@@ -103,6 +104,8 @@ class ServedStack:
     open_requests: bool
     #: The directory in which the next writable layers will be created; None if this one is never frozen.
     later_fd: int | None = None
+    #: The upper and work directory that ``unionfs changes --freeze`` begins.
+    next_fds: tuple[int, int] | None = None
     #: The directory in which the server stores indexes of layers.
     index_fd: int | None = None
     #: The most bytes and objects of the writable layer; None for no limit.
@@ -191,6 +194,7 @@ def send_request(
         "upper": index(stack.upper_fd),
         "work": index(stack.work_fd),
         "later": index(stack.later_fd),
+        "next": None if stack.next_fds is None else [index(fd) for fd in stack.next_fds],
         "index": index(stack.index_fd),
         "hidden": list(stack.hidden),
         "volatile": stack.volatile,

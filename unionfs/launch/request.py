@@ -33,6 +33,8 @@ class Request:
     serving: Serving
     #: The directory in which later writable layers will be.
     later_fd: int | None = None
+    #: The next upper and work directory, which a freeze begins.
+    next_fds: tuple[int, int] | None = None
 
 
 def receive(channel: socket.socket) -> Request:
@@ -141,6 +143,7 @@ def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
         return None if index is None else take(index)
 
     program = _optional_program(message.get("filter"))
+    following = message.get("next")
     serving = _serving(message.get("server", "auto"), message.get("open_requests", True))
     lowers = tuple(
         LayerSource(
@@ -176,4 +179,5 @@ def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
         filter=program,
         serving=serving,
         later_fd=take_optional(message.get("later")),
+        next_fds=None if following is None else (take(following[0]), take(following[1])),
     )
