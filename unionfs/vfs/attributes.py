@@ -118,7 +118,9 @@ class FileAttributes:
             if change.size is not None:
                 self._fs.files.regular_file(ino)
                 resized = change.opening or change.size != self.info(inode).st_size
-            contents = {None: Contents.LATER, 0: Contents.NONE}.get(change.size, Contents.COPY)
+            contents = Contents.LATER if change.size is None else Contents.COPY
+            if change.size == 0 and resized:  # a copy that is made empty has a new modification time
+                contents = Contents.NONE
             if change.size is not None and inode.layer.writable:
                 kill_privileges(self._fs, inode, kill_suidgid=change.kill_suidgid)
             if mode is not None and stat.S_ISLNK(inode.kind):

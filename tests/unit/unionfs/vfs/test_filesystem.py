@@ -322,8 +322,8 @@ def test_each_attribute_is_changed_alone(make_union: MakeUnion) -> None:
 def test_setting_the_size_changes_the_modification_time_as_in_a_plain_directory(
     make_union: MakeUnion, tmp_path: Path
 ) -> None:
-    sizes = {"same": 4, "empty": 0, "short": 1, "long": 9}
-    tree = {name: File(b"data", mtime_ns=10**18) for name in sizes}
+    sizes = {"same": 4, "empty": 0, "short": 1, "long": 9, "empty before": 0}
+    tree = {name: File(b"" if name == "empty before" else b"data", mtime_ns=10**18) for name in sizes}
     union = make_union(tree)
     make_tree(tmp_path / "plain", tree)
 
@@ -337,6 +337,7 @@ def test_setting_the_size_changes_the_modification_time_as_in_a_plain_directory(
         return times.pop()
 
     assert not any(unchanged(name) for name in ("empty", "short", "long"))
+    unchanged("empty before")
     for name in sizes:
         os.utime(tmp_path / "plain" / name, ns=(10**18, 10**18))
         union.fs.attributes.change(union.inode(name).ino, Change(mtime_ns=10**18), None)
