@@ -6,12 +6,14 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 
+from sandbox.changes.exclusive import exclusively
+from sandbox.changes.frozen_layers import begin
 from sandbox.changes.reader import start, state_directory
 from sandbox.changes.writable_layers import WritableLayer, find
-from sandbox.errors import StateError
-from sandbox.state.locks import claim
+from sandbox.state import snapshots
+from sandbox.state.earlier_layers import refuse_if_forked, settle
 from sandbox.state.removal import remove_directory
-from sandbox.state.runs import users_of
+from unionfs._stdlib.dataclasses import replace
 
 _DISCARDED = ".discarded-"
 """The prefix of the names of directories that are being removed."""
@@ -20,27 +22,25 @@ _DISCARDED = ".discarded-"
 def discard(argument: str, paths: Sequence[str] = ()) -> WritableLayer:
     """Discard the changes at and below *paths* (all, if there are none) of the layer that *argument* selects; return it.
 
+    Snapshots stay, except those of a kept ephemeral layer that is discarded as a whole.
+
     Raises:
-        StateError: there is no such layer, or a sandbox uses it.
+        StateError: there is no such layer, a sandbox uses it, or a fork needs it.
         SandboxError: a change cannot be discarded.
     """
     layer = find(state_directory(), argument)
-    lock, fd = claim(os.path.join(layer.path, "lock"))
-    try:
-        if layer.kind == "running" or lock == "held" or _users(layer):
-            raise StateError(
-                f"sandbox {layer.id} is running, and its changes cannot be discarded meanwhile",
-                hint="end the sandbox first",
-            )
+    with exclusively(state_directory(), layer, "its changes cannot be discarded meanwhile"):
+        layer = replace(layer, stack=settle(layer.stack, layer.ids))
         if paths:
             _discard_paths(layer, paths)
         elif layer.kind == "kept":
+            refuse_if_forked(state_directory(), layer.path, layer.id)
             remove_directory(layer.path, layer.ids)
+        elif layer.stack.earlier:
+            with snapshots.locked(layer.path, layer.id):
+                begin(layer, ())
         else:
             _empty(layer)
-    finally:
-        if fd >= 0:
-            os.close(fd)
     return layer
 
 
@@ -57,10 +57,6 @@ def _empty(layer: WritableLayer) -> None:
             os.rename(old, new)
     for name in ("work", "upper"):
         remove_directory(os.path.join(top, f"{_DISCARDED}{name}"), layer.ids)
-
-
-def _users(layer: WritableLayer) -> bool:
-    return layer.kind == "persistent" and bool(users_of(state_directory(), layer=layer.name))
 
 
 def _discard_paths(layer: WritableLayer, paths: Sequence[str]) -> None:

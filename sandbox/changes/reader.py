@@ -23,11 +23,12 @@ from sandbox.host import private_directories
 from sandbox.kernel import open_paths
 from sandbox.plan import IdPlan
 from sandbox.state import run_directory
+from sandbox.state.earlier_layers import settle
 from sandbox.state.location import default_path
 from sandbox.state.stack_record import RecordedLayer
+from unionfs._stdlib.dataclasses import replace
 from unionfs.launch.protocol import ServedLayer, ServedStack, send_request
 
-_OPEN_PATH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _STEP = "the changes of a layer"
 #: The child's descriptors beside 0, 1 and 2: the socket of the request, and the list of paths.
 _REQUEST, _PATHS = 3, 4
@@ -69,7 +70,7 @@ def changes_of(
 
 def has_changes(layer: WritableLayer) -> bool:
     """Return whether *layer* exists on disk: it was not discarded, or has been used since."""
-    return os.path.isdir(os.path.join(layer.stack.writable, "upper"))
+    return os.path.isdir(os.path.join(settle(layer.stack, layer.ids).writable, "upper"))
 
 
 class Process:
@@ -128,15 +129,24 @@ class Process:
         os.close(self._errors_fd)
 
 
-def start(layer: WritableLayer, options: Sequence[str], paths: Sequence[str], undo: ExitStack) -> Process:
+def start(
+    layer: WritableLayer,
+    options: Sequence[str],
+    paths: Sequence[str],
+    undo: ExitStack,
+    *,
+    next_fds: tuple[int, int] | None = None,
+) -> Process:
     """Start `unionfs changes` with *options* for *paths* of *layer*; *undo* ends it.
+
+    *next_fds* are the directories of the next writable layer, for --freeze.
 
     Raises:
         SandboxError: a layer cannot be opened, or the process cannot be started.
     """
     with ExitStack() as opened:
         try:
-            stack = open_layers(layer, opened)
+            stack = replace(open_layers(layer, opened), next_fds=next_fds)
             namespace_fd = opened.enter_context(user_namespace(layer.ids))
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             opened.enter_context(ours)
@@ -227,12 +237,23 @@ def open_layers(layer: WritableLayer, undo: ExitStack) -> ServedStack:
     """
 
     def directory(path: str) -> int:
-        fd = os.open(path, _OPEN_PATH)
+        fd = open_paths.open_real(path, directory=True)
         undo.callback(os.close, fd)
         return fd
 
     state = state_directory()
-    layers = [_open_layer(one, state, directory, undo) for one in layer.stack.layers]
+    stack = settle(layer.stack, layer.ids)
+    layers = [_open_layer(one, state, directory, undo) for one in stack.layers]
+    layers += [
+        ServedLayer(
+            fd=directory(os.path.join(path, "upper")),
+            work_fd=directory(os.path.join(path, "work")),
+            marks="all",
+            squash=False,
+            earlier=True,
+        )
+        for path in stack.earlier
+    ]
     facts = private_directories.look(
         state=state,
         run=run_directory.default_path(os.environ, os.geteuid()),
@@ -240,8 +261,8 @@ def open_layers(layer: WritableLayer, undo: ExitStack) -> ServedStack:
     )
     return ServedStack(
         layers=layers[::-1],
-        upper_fd=directory(os.path.join(layer.stack.writable, "upper")),
-        work_fd=directory(os.path.join(layer.stack.writable, "work")),
+        upper_fd=directory(os.path.join(stack.writable, "upper")),
+        work_fd=directory(os.path.join(stack.writable, "work")),
         hidden=[found.identity for found in facts.directories if found.identity is not None],
         volatile=True,
         server="auto",

@@ -118,6 +118,8 @@ def _of_run(run: Run) -> WritableLayer | None:
     layer = _read(run.path, "running", in_use=True)
     if layer is None or run.record is None or run.record.layer is not None:
         return None
+    if layer.stack.writable != run.record.run_directory:
+        return None  # `up --keep-changes`: it is listed among those that are kept
     return layer if os.path.isdir(os.path.join(layer.stack.writable, "upper")) else None
 
 
@@ -128,7 +130,7 @@ def _read(path: str, kind: Kind, *, in_use: bool) -> WritableLayer | None:
         time = os.stat(name).st_mtime
     except (OSError, ValueError):
         return None
-    stack = RecordedStack.read(state)
+    stack = RecordedStack.read(state, path)
     ids = ids_from_json(state.get("ids")) if isinstance(state, dict) else None
     if stack is None or ids is None:
         return None

@@ -130,3 +130,18 @@ def read_key(text: str) -> KeyPath:
     if not path:
         raise EditError("the key is empty", hint="write a key such as limits.memory")
     return path
+
+
+def check_name(name: str, of: str) -> None:
+    """Check *name*, the new name of a sandbox or of a snapshot; *of* says which.
+
+    Raises:
+        SandboxError: it does not have the form of sandbox.name, or could be taken for a file.
+    """
+    import re
+
+    from sandbox.errors import SandboxError, printable
+    from sandbox.spec.values.namespaces import SANDBOX_NAME, SANDBOX_NAME_RULE
+
+    if not re.fullmatch(SANDBOX_NAME, name) or name.endswith(".toml"):
+        raise SandboxError(f"{printable(name)} is not a name of a {of}", hint=SANDBOX_NAME_RULE)

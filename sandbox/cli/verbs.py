@@ -16,6 +16,9 @@ GROUPS: dict[str, dict[str, str]] = {
         "apply": "write changes to the directory that is the sandbox's layer",
         "export": "copy files out of a sandbox, to a directory or an archive",
         "discard": "remove the changes of a sandbox",
+        "snapshot": "record the state of a sandbox under a name",
+        "rollback": "return a sandbox to a snapshot",
+        "fork": "make another sandbox from the state of one",
     },
     "keep": {
         "ls": "list kept layers, named volumes and unpacked archives",

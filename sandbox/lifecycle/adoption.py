@@ -9,6 +9,7 @@ from sandbox.errors import StateError
 from sandbox.lifecycle.inventory import list_names
 from sandbox.plan import LayerRecord
 from sandbox.state.directory import StateDirectory
+from sandbox.state.earlier_layers import refuse_if_forked
 from sandbox.state.layer_records import damaged, ids_from_json, read_record
 from sandbox.state.removal import remove_directory
 from sandbox.state.runs import users_of
@@ -52,6 +53,7 @@ def adopt(state: StateDirectory, layer: str, name: str, file: str) -> Adoption:
         raise StateError(f"sandbox {layer} is running: {users[0].shown()}", hint="wait for it to end")
     with _Locked(source, layer, before) as locked:
         if source != target:
+            refuse_if_forked(state.path, source, layer)  # a fork names its directories
             _make_room(target, name, layer)
         locked.directory.record({"file": file})
         if source != target:

@@ -112,7 +112,7 @@ def _changes(state_directory: str, name: str, runs: Sequence[Run]) -> KeptItem:
         state = read_json(os.path.join(path, "state.json"))
     except (OSError, ValueError):
         state = {}
-    stack = RecordedStack.read(state)
+    stack = RecordedStack.read(state, path)
     file = state.get("file") if isinstance(state, dict) else None
     return KeptItem(
         kind="changes",

@@ -10,6 +10,7 @@ from sandbox.images.layer_store import remove_interrupted_imports
 from sandbox.lifecycle.inventory import BASES, REMOVED, ids_of, interrupted_removals, list_names
 from sandbox.lifecycle.kept_items import KINDS, NAMES, Kind
 from sandbox.state import sweeping
+from sandbox.state.earlier_layers import refuse_if_forked
 from sandbox.state.locks import claim
 from sandbox.state.node import this_place
 from sandbox.state.references import read_references
@@ -117,6 +118,8 @@ def remove_kept(state_directory: str, kind: Kind, name: str) -> None:
                 else "end the sandbox first"
             )
             raise StateError(f"{NAMES[kind][0]} {name} is in use{by}", hint=hint)
+        if kind in ("layer", "changes"):
+            refuse_if_forked(state_directory, path, name)
         ids = ids_of(kind, path)
         removed = os.path.join(base, f"{REMOVED}{os.urandom(4).hex()}")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import select
 import signal
@@ -32,11 +33,13 @@ from sandbox.runtime.resources import SandboxResources
 from sandbox.runtime.startup import SandboxHandle
 from sandbox.runtime.timeline import Timeline
 from sandbox.runtime.tty import TerminalRelay
-from unionfs.launch.protocol import Ready
+from unionfs._stdlib.typing import Any
+from unionfs.launch.protocol import DONE, Ready
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from sandbox.runtime.control import ControlSocket
     from sandbox.runtime.seccomp_trace import DenialTracer
 
 #: Errors of a FUSE mount whose server has closed it (fs/fuse/dev.c).
@@ -91,6 +94,8 @@ class Monitor:
         trace: Callable[[str], None],
         serving_filter: bytes | None = None,
         trace_denials: Callable[[int], DenialTracer] | None = None,
+        control: ControlSocket | None = None,
+        finish_request: Callable[[dict[str, Any]], dict[str, Any]] = lambda answer: answer,
         system: System | None = None,
     ) -> None:
         """Prepare to watch *handle*.
@@ -105,6 +110,8 @@ class Monitor:
             trace: receives lines for --debug.
             serving_filter: the seccomp filter of the server.
             trace_denials: makes what answers for the listener of a traced filter.
+            control: the socket over which commands ask the supervisor.
+            finish_request: gets the server's answer to the current request, and returns what the command is told.
             system: the calls of the loop.
         """
         self._plan = plan
@@ -116,6 +123,8 @@ class Monitor:
         self._trace = trace
         self._serving_filter = serving_filter
         self._trace_denials = trace_denials
+        self._control = control
+        self._finish_request = finish_request
         self._system = System() if system is None else system
         self._channel_open = True
         self._server_open = resources.served
@@ -172,16 +181,20 @@ class Monitor:
         if self.denials is not None and self.denials.fileno() >= 0:
             fds = [*fds, self.denials.fileno()]
         interest = self.relay.interest() if self.relay is not None else {}
+        asked = self._control.interest() if self._control is not None else {}
         waits = []
         if (deadline := self._life.next_deadline()) is not None:
             waits.append(deadline - self._system.now())
         if self.relay is not None and (patience := self.relay.patience()) is not None:
             waits.append(patience)
         timeout = None if not waits else max(0, min(int(min(waits) * 1000) + 1, _LONGEST_POLL))
-        ready = self._system.poll({**dict.fromkeys(fds, select.POLLIN), **interest}, timeout)
+        ready = self._system.poll({**dict.fromkeys(fds, select.POLLIN), **interest, **asked}, timeout)
         for fd in interest:
             if fd in ready and self.relay is not None:
                 self.relay.handle(fd, ready[fd])
+        for fd in asked:
+            if fd in ready and self._control is not None:
+                self._control.handle(fd)
         return ready
 
     def _act(self, actions: list[Action]) -> None:
@@ -302,6 +315,9 @@ class Monitor:
             if (ready := Ready.parse(text)) is not None:
                 self._timeline.mark_server(ready.times)
                 self._trace(f"served by {ready.server}" + (f": {ready.reason}" if ready.reason else ""))
+        elif text.startswith(DONE):
+            if self._control is not None:
+                self._control.finish(self._finish_request(json.loads(text.removeprefix(DONE))))
         elif kind == "full":
             self.full.add(rest)
         elif kind == "closed":

@@ -82,6 +82,9 @@ class SandboxResources:
         self._upper_fd: int | None = None
         self._work_fd: int | None = None
         self._home: RunDirectory | None = None
+        #: The earlier layers of a writable layer that lasts, bottom first, and the directory for later ones.
+        self._earlier: list[ServedLayer] = []
+        self._later_fd: int | None = None
         self._cgroups_left: tuple[str, ...] = ()
         self.run: RunDirectory
         self.cgroup: Cgroup | None = None
@@ -138,6 +141,7 @@ class SandboxResources:
         layers = [self._open_layer(layer, store, undo) for layer in plan.layers]
         if plan.writable != "none":
             self._open_writable(undo)
+        layers += self._earlier
         led = self._resolved_mount_points(layers)
         points = (*plan.skeleton, *(point for point in led if point not in plan.skeleton))
         if any(isinstance(step, DirectBind) for step in plan.operations):
@@ -224,7 +228,8 @@ class SandboxResources:
         """Find the sources of direct binds; return those of *points* that the skeleton must still contain."""
         trees = self._trees[::-1]
         if self.plan.writable == "persistent" and self._upper_fd is not None and self._home is not None:
-            trees.insert(0, LayerRoot(fd=self._upper_fd, name=self._home.path, marks="all", writable=True))
+            for fd in (*(layer.fd for layer in self._earlier), self._upper_fd):
+                trees.insert(0, LayerRoot(fd=fd, name=self._home.path, marks="all", writable=True))
         with self._signals.ending():  # the first direct bind from a layer walks it, which may take long
             self.direct_binds = choose(self.plan, trees, points, warn=self._warn)
         return tuple(
@@ -253,19 +258,33 @@ class SandboxResources:
         elif self._keep_changes:
             identity = os.path.basename(self.run.path)
             home = self._state.kept_changes(
-                plan.ids, identity=identity, name=plan.name, file=plan.record.file, layers=layers
+                plan.ids, identity=identity, name=plan.name, record=plan.record, layers=layers
             )
             undo.callback(self._leave_changes, home)
         self._home = home
         self.run.note(RecordedStack(writable=home.layer_path, layers=layers).as_json())
         if home is not self.run:
             home.explain_layer()
+            self._later_fd = home.later()
+            undo.callback(os.close, self._later_fd)
+            for path in () if home.stack is None else home.stack.earlier:
+                self._open_earlier(path, undo)
         top = plan.layers[-1]
         mode = top.mode if top.kind == "dir" else 0o755
         self._upper_fd = home.subdirectory("upper", mode=mode)
         undo.callback(os.close, self._upper_fd)
         self._work_fd = home.subdirectory("work", mode=0o700)
         undo.callback(os.close, self._work_fd)
+
+    def _open_earlier(self, path: str, undo: ExitStack) -> None:
+        """Open the earlier layer in the directory *path*, which goes above those that were opened before."""
+        upper = os.path.join(path, "upper")
+        try:
+            fd = open_paths.open_real(upper, directory=True)
+        except OSError as error:
+            raise SetupError.from_os_error(f"earlier layer {upper}", "open", error) from None
+        undo.callback(os.close, fd)
+        self._earlier.append(ServedLayer(fd=fd, marks="all", squash=False, earlier=True))
 
     def _leave_changes(self, home: RunDirectory) -> None:
         """Keep the layer in *home*, or remove it if the program never ran."""
@@ -344,12 +363,18 @@ class SandboxResources:
                 f"cgroup {self._cgroups_left[0]} cannot be removed, and the next command tries again: {reason}"
             )
 
+    @property
+    def lasting_home(self) -> RunDirectory | None:
+        """The directory of a writable layer that outlives the sandbox; None if there is no such layer."""
+        return None if self._home is self.run else self._home
+
     def stack(self) -> ServedStack:
         """Return the request for the server: the layers, and how to serve them."""
         return ServedStack(
             layers=self._layers,
             upper_fd=self._upper_fd,
             work_fd=self._work_fd,
+            later_fd=self._later_fd,
             hidden=[found.identity for found in self.plan.private if found.identity is not None],
             volatile=self.plan.writable == "ephemeral" and not self._keep_changes,
             index_fd=self._index_fd,

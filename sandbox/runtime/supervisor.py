@@ -20,6 +20,8 @@ from sandbox.host.facts import HostFacts
 from sandbox.kernel import process
 from sandbox.plan import Plan
 from sandbox.runtime import filters, outcome, teardown
+from sandbox.runtime.control import ControlSocket
+from sandbox.runtime.freezing import LayerRequests
 from sandbox.runtime.messages import Channel
 from sandbox.runtime.monitor import Monitor
 from sandbox.runtime.phase import Life, Phase
@@ -120,7 +122,7 @@ class Supervisor:
         undo.callback(handle.close)
         undo.callback(theirs.close)
         process.become_subreaper()
-        monitor = self._monitor(handle, signals.reader, serving_filter)
+        monitor = self._monitor(handle, signals.reader, serving_filter, undo)
         undo.callback(monitor.close)
         undo.callback(teardown.end_init, handle, self._shared_label, self._warn)
         self._timeline.mark("prepared")
@@ -198,7 +200,13 @@ class Supervisor:
         """The name of the root in the mount table where no pid namespace ends the processes of the sandbox."""
         return self._resources.label if self._resources.shares_processes else None
 
-    def _monitor(self, handle: SandboxHandle, wake_reader: int, serving_filter: bytes | None) -> Monitor:
+    def _monitor(
+        self, handle: SandboxHandle, wake_reader: int, serving_filter: bytes | None, undo: ExitStack
+    ) -> Monitor:
+        requests = LayerRequests(self._resources.lasting_home, self._server)
+        control = self._control_socket(requests)
+        if control is not None:
+            undo.callback(control.close)
         self._life = Life(
             stop_signal=signal_number(self._plan.process.stop_signal),
             stop_timeout=self._plan.process.stop_timeout,
@@ -213,7 +221,17 @@ class Supervisor:
             trace=self._trace,
             serving_filter=serving_filter,
             trace_denials=self._trace_denials,
+            control=control,
+            finish_request=requests.done,
         )
+
+    def _control_socket(self, requests: LayerRequests) -> ControlSocket | None:
+        try:
+            return ControlSocket(self._resources.run.path, requests.begin)
+        except OSError as error:
+            # The sandbox works without it, for example on a file system without sockets.
+            self._trace(f"no control socket: {error.strerror}")
+            return None
 
     def _confinement(self, channel: Channel) -> execve.Confinement:
         plan, trampoline = self._plan.process.seccomp, self._resources.trampoline

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping, Sequence
 
 from sandbox.errors import SetupError
 from unionfs.launch.protocol import ServedStack, send_request
@@ -102,10 +103,22 @@ class Server:
         """Send the request. Arguments and errors are those of :func:`send_request`."""
         send_request(self._socket, fuse_fd, user_namespace_fd, stack, program)
 
+    def ask(self, request: Mapping[str, object], fds: Sequence[int]) -> None:
+        """Send *request* with *fds* to the serving server, which answers with a message that begins with DONE.
+
+        Raises:
+            OSError: it cannot be sent now.
+        """
+        import json
+
+        socket.send_fds(
+            self._socket, [json.dumps(request).encode()], fds, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
+        )
+
     def receive(self) -> str:
         """Return the next message of the server, "" if it is gone.
 
-        Messages are "ready {...}" (see :class:`Ready`), "full: size", "full: inodes", "closed: PATH" and "error: TEXT".
+        Messages are "ready {...}" (see :class:`Ready`), "full: size", "full: inodes", "closed: PATH", "error: TEXT", and "done {...}" for each :meth:`ask`.
         """
         for _ in range(2):
             try:

@@ -36,7 +36,7 @@ from sandbox.state.layer_records import damaged, ids_as_json, ids_from_json, rea
 from sandbox.state.node import this_place
 from sandbox.state.removal import NEW, ReservedDescriptors, remove_directory
 from sandbox.state.sandbox_directory import RunDirectory, write_state
-from sandbox.state.stack_record import RecordedLayer, RecordedStack
+from sandbox.state.stack_record import RecordedLayer
 from sandbox.state.trusted_files import distrust, remedy
 from unionfs._stdlib.typing import Any
 
@@ -123,7 +123,7 @@ class StateDirectory:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the state directory exclusively; for short operations only."""
-        with _locked(self.path):
+        with exclusively_locked(self.path):
             yield
 
     def new_run(self, ids: IdPlan, *, name: str, uses: Mapping[str, Any] | None = None) -> RunDirectory:
@@ -137,7 +137,7 @@ class StateDirectory:
         """
         reserved = ReservedDescriptors(self.fd)
         try:
-            with _locked(self.run_path):
+            with exclusively_locked(self.run_path):
                 identity = f"{name}-{os.urandom(4).hex()}"
                 bases = dict.fromkeys((self.run_path, self.path))
                 paths = [os.path.join(base, "run", identity) for base in bases]
@@ -186,7 +186,7 @@ class StateDirectory:
         return RunDirectory(
             path,
             ids,
-            facts=RecordedStack(writable=path, layers=layers).as_json(),
+            layers=layers,
             in_use=f"sandbox {name} is running",
             resume=True,
             record=record,
@@ -195,16 +195,29 @@ class StateDirectory:
         )
 
     def kept_changes(
-        self, ids: IdPlan, *, identity: str, name: str, file: str | None, layers: tuple[RecordedLayer, ...]
+        self,
+        ids: IdPlan,
+        *,
+        identity: str,
+        name: str,
+        record: LayerRecord,
+        layers: tuple[RecordedLayer, ...],
     ) -> RunDirectory:
         """Create the directory, locked, of a writable layer that outlives the ephemeral run *identity* of the sandbox *name*.
 
-        *file* is its environment file, *layers* are the layers below.
+        *record* names its environment file and the layers below, *layers* are these as they were opened.
         """
         path = os.path.join(self.path, "changes", identity)
         os.makedirs(path, mode=0o700)
-        facts = {"name": name, "file": file, **RecordedStack(writable=path, layers=layers).as_json()}
-        return RunDirectory(path, ids, facts=facts, in_use=f"{identity} is in use", resume=True)
+        return RunDirectory(
+            path,
+            ids,
+            facts={"name": name},
+            layers=layers,
+            in_use=f"{identity} is in use",
+            resume=True,
+            record=record,
+        )
 
     def open_volume(self, name: str, ids: IdPlan, *, mode: int, file: str | None = None) -> int:
         """Create the volume *name* if it is missing; return a descriptor whose shared lock marks it as in use until closed.
@@ -261,7 +274,7 @@ class StateDirectory:
             return []
         from sandbox.state import sweeping  # imported only if there are runs
 
-        with _locked(self.run_path):
+        with exclusively_locked(self.run_path):
             ended = sweeping.find_ended(self.path, self.run_path, self._place)
         return sweeping.sweep(ended)
 
@@ -271,7 +284,7 @@ class StateDirectory:
 
 
 @contextmanager
-def _locked(directory: str) -> Iterator[None]:
+def exclusively_locked(directory: str) -> Iterator[None]:
     """Lock the state or run directory *directory* exclusively."""
     fd = locks.take(os.path.join(directory, "lock"), wait=True)
     assert fd is not None

@@ -18,6 +18,8 @@ from sandbox.plan import IdPlan, LayerRecord
 from sandbox.state import locks
 from sandbox.state.layer_records import ids_as_json, read_record
 from sandbox.state.removal import ReservedDescriptors, remove_directory
+from sandbox.state.stack_record import LATER, RecordedLayer, RecordedStack
+from unionfs._stdlib.dataclasses import replace
 from unionfs._stdlib.typing import Any
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
@@ -56,12 +58,15 @@ class RunDirectory:
         facts: Mapping[str, Any] | None = None,
         in_use: str = "",
         resume: bool = False,
+        layers: tuple[RecordedLayer, ...] | None = None,
         reserved: ReservedDescriptors | None = None,
         record: LayerRecord | None = None,
         before: LayerRecord | None = None,
         refuse: Callable[[], StateError | None] | None = None,
     ) -> None:
-        """Lock *path*. With *resume*, *path* may contain the writable layer of an earlier run.
+        """Lock *path*. With *resume*, *path* may contain the writable layer of an earlier run, and earlier layers.
+
+        *layers* are the layers below that it is used over now; None: those of its record.
 
         *records* is the directory of the record, *path* if None. The record begins with *facts*, and *path* receives a copy of
         that beginning. *record* is the new record of the writable layer (its file and the layers below it); *before* is the
@@ -84,6 +89,8 @@ class RunDirectory:
         self._fds = [fd]
         self._lasting = resume
         self._reserved = reserved
+        #: The writable layer and those below, if they are recorded here.
+        self.stack: RecordedStack | None = None
         #: The directory in which the writable layer is created.
         self._layer = path
         #: Created directories that the sandbox's root must own (:func:`sandbox.as_container_root.chown_to_root`).
@@ -99,22 +106,48 @@ class RunDirectory:
         try:
             if refuse is not None and (refused := refuse()) is not None:
                 raise refused
-            if resume and (kept := read_record(path)) is not None:
-                from sandbox.state.recorded_ids import other_ids
-
-                if (foreign := other_ids(path, kept.get("ids"), ids)) is not None:
-                    raise foreign
-                if LayerRecord.read(kept) != before:
-                    raise StateError(
-                        f"the record of the writable layer in {path} was changed by another process",
-                        hint="start the sandbox again",
-                    )
+            kept = read_record(path) if resume else None
+            if kept is not None:
+                self._check(kept, before)
+            if resume:
+                self._take_stack(kept, layers)
             self.record({})
             if self._records != path:
                 write_state(path, self._state, lasting=False)
         except BaseException:
             self.close()
             raise
+
+    def _check(self, kept: dict[str, Any], before: LayerRecord | None) -> None:
+        """Raise StateError if *kept*, the record of an earlier run, is about other ids, or is not *before*."""
+        from sandbox.state.recorded_ids import other_ids
+
+        if (foreign := other_ids(self.path, kept.get("ids"), self._ids)) is not None:
+            raise foreign
+        if LayerRecord.read(kept) != before:
+            raise StateError(
+                f"the record of the writable layer in {self.path} was changed by another process",
+                hint="start the sandbox again",
+            )
+
+    def _take_stack(self, kept: dict[str, Any] | None, layers: tuple[RecordedLayer, ...] | None) -> None:
+        """Continue with the writable layer that *kept* names, over *layers*."""
+        stack = RecordedStack.read(kept, self.path)
+        if stack is not None and stack.next is not None:
+            from sandbox.state.earlier_layers import settle
+
+            stack = settle(stack, self._ids)
+        if stack is None and layers is not None:
+            stack = RecordedStack(writable=self.path, layers=layers)
+        if stack is None:
+            return
+        self.note_stack(stack if layers is None else replace(stack, layers=layers))
+        self._layer = stack.writable
+
+    def note_stack(self, stack: RecordedStack) -> None:
+        """Set :attr:`stack`; the next :meth:`record` writes it."""
+        self.stack = stack
+        self.note(stack.as_json(self.path))
 
     def publish(self, path: str, records: str) -> None:
         """Rename the directories of a run to their final names: to *path*, and that of the record to *records*.
@@ -167,9 +200,20 @@ class RunDirectory:
         """The directory in which :meth:`subdirectory` creates the parts of the writable layer."""
         return self._layer
 
+    @property
+    def later_path(self) -> str:
+        """The directory of later writable layers."""
+        return os.path.join(self.path, LATER)
+
+    def later(self) -> int:
+        """Create the directory for later writable layers, if it is missing; return an O_PATH descriptor."""
+        with suppress(FileExistsError):
+            os.mkdir(self.later_path, 0o700)
+        return os.open(self.later_path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
     def explain_layer(self) -> None:
         """Create the note beside the writable layer that says how to read it, unless it exists. Errors are ignored."""
-        with suppress(OSError), open(os.path.join(self._layer, "README"), "x", encoding="utf-8") as file:
+        with suppress(OSError), open(os.path.join(self.path, "README"), "x", encoding="utf-8") as file:
             file.write(_NOTE)
 
     def skeleton(self, points: tuple[MountPoint, ...]) -> int:

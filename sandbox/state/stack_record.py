@@ -2,17 +2,24 @@
 
 The record is part of state.json of a run, of a persistent layer and of a kept ephemeral one::
 
-    "stack": {"writable": DIRECTORY, "layers": [{"kind", "path", "place", "cross"}, ...]}    # bottom first
+    "stack": {"writable": DIRECTORY, "next": DIRECTORY or null, "earlier": [DIRECTORY, ...],
+              "layers": [{"kind", "path", "place", "cross"}, ...]}    # bottom first
 
-It names what the start has opened, so that a reader needs neither the environment file nor the archive.
+It names what the start has opened, so that a reader needs neither the environment file nor the archive. Directories in that of
+the record are relative to it, so that it can be renamed.
 """
 
 from __future__ import annotations
 
-from unionfs._stdlib.dataclasses import dataclass
+import os
+from collections.abc import Iterable
+
+from unionfs._stdlib.dataclasses import dataclass, replace
 from unionfs._stdlib.typing import Any
 
 KEY = "stack"
+LATER = "later"
+"""The directory of the later writable layers, beside the record (sandbox/state/earlier_layers.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,18 +46,38 @@ class RecordedStack:
 
     writable: str
     layers: tuple[RecordedLayer, ...]
+    #: The directories of layers that were the writable one before. They lie above *layers*, and belong to the changes.
+    earlier: tuple[str, ...] = ()
+    #: The next writable layer, while the present one is being frozen (sandbox/state/earlier_layers.py).
+    next: str | None = None
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the record as JSON, under its key."""
+    def frozen(self) -> RecordedStack:
+        """Return the stack after the freeze that *next* is recorded for."""
+        assert self.next is not None
+        return replace(self, writable=self.next, earlier=(*self.earlier, self.writable), next=None)
+
+    def directories(self) -> set[str]:
+        """Return the directories of the writable layer, the earlier ones and the next one."""
+        return {self.writable, *self.earlier} | ({self.next} if self.next is not None else set())
+
+    def as_json(self, directory: str | None = None) -> dict[str, Any]:
+        """Return the record as JSON, under its key, for a state.json in *directory*; None: its paths are not relative."""
         layers = [
             {"kind": one.kind, "path": one.path, "place": one.place, "cross": list(one.cross)}
             for one in self.layers
         ]
-        return {KEY: {"writable": self.writable, "layers": layers}}
+        return {
+            KEY: {
+                "writable": relative(directory, self.writable),
+                "next": None if self.next is None else relative(directory, self.next),
+                "earlier": [relative(directory, path) for path in self.earlier],
+                "layers": layers,
+            }
+        }
 
     @classmethod
-    def read(cls, state: object) -> RecordedStack | None:
-        """Return the stack in *state*, the JSON value of a state.json; None if it has none or a malformed one."""
+    def read(cls, state: object, directory: str) -> RecordedStack | None:
+        """Return the stack in *state*, the JSON value of the state.json in *directory*; None if it has none or a malformed one."""
         value = state.get(KEY) if isinstance(state, dict) else None
         try:
             layers = tuple(
@@ -62,9 +89,31 @@ class RecordedStack:
                 )
                 for one in value["layers"]  # type: ignore[index]
             )
-            return cls(writable=_text(value["writable"]), layers=layers)  # type: ignore[index]
-        except (KeyError, TypeError):
+            following = value.get("next")  # type: ignore[union-attr]
+            return cls(
+                writable=absolute(directory, value["writable"]),  # type: ignore[index]
+                layers=layers,
+                earlier=tuple(absolutes(directory, value.get("earlier", ()))),  # type: ignore[union-attr]
+                next=None if following is None else absolute(directory, following),
+            )
+        except (AttributeError, KeyError, TypeError):
             return None
+
+
+def relative(directory: str | None, path: str) -> str:
+    """Return how a record in *directory* writes *path*: relative if it is in that directory, else unchanged."""
+    inside = directory is not None and (path == directory or path.startswith(directory + "/"))
+    return os.path.relpath(path, directory) if inside else path
+
+
+def absolute(directory: str, value: object) -> str:
+    """Return the path that *value* in a record in *directory* means; TypeError if it is not a string."""
+    return os.path.normpath(os.path.join(directory, _text(value)))
+
+
+def absolutes(directory: str, values: Iterable[object]) -> list[str]:
+    """Return the paths that *values* in a record in *directory* mean."""
+    return [absolute(directory, value) for value in values]
 
 
 def _text(value: object) -> str:

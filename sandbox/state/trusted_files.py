@@ -6,6 +6,7 @@ import os
 import stat
 from contextlib import suppress
 
+from sandbox.kernel.trees import synchronize_directory
 from sandbox.state.location import ELSEWHERE
 from unionfs._stdlib.typing import Any
 
@@ -63,8 +64,10 @@ def read_json(path: str) -> Any:
         os.close(fd)
 
 
-def replace_json(path: str, value: object) -> None:
+def replace_json(path: str, value: object, *, lasting: bool = False) -> None:
     """Replace the file *path* of the state, mode 0600, atomically by the JSON text of *value*.
+
+    With *lasting*, fsync(2) the file before the rename and its directory after it.
 
     Raises:
         OSError: it cannot be written; the old file remains, and no part of the new one.
@@ -75,7 +78,12 @@ def replace_json(path: str, value: object) -> None:
     try:
         with open(new, "x", encoding="utf-8", opener=_open_private) as file:
             json.dump(value, file)
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
         os.rename(new, path)
+        if lasting:
+            synchronize_directory(os.path.dirname(path))
     except OSError:
         with suppress(OSError):
             os.unlink(new)

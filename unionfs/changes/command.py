@@ -1,8 +1,8 @@
 """The command ``unionfs changes``: prints what a writable layer changes, or writes it as an archive. It works beside a server.
 
 With ``--discard`` it discards changes instead, which no server may use meanwhile, and prints those that it discarded. With
-``--freeze`` it freezes the layer, on the same condition. ``--remaining-names`` prints what a server has to link before it does
-that itself.
+``--freeze`` it freezes the layer, on the same condition, and with ``--begin`` it prepares an empty one above earlier layers.
+``--remaining-names`` prints what a server has to link before it freezes the layer itself.
 
 The launcher calls it with ``--request-fd N`` instead of ``-o``: a socket over which the request of
 :mod:`unionfs.launch.protocol` arrives, without a mount. The process then enters the sandbox's user namespace and confines
@@ -70,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     )
     # For the launcher: these need the directories of a request.
     made.add_argument("--freeze", action="store_true", help=argparse.SUPPRESS)
+    made.add_argument("--begin", action="store_true", help=argparse.SUPPRESS)
     made.add_argument("--remaining-names", action="store_true", help=argparse.SUPPRESS)
     made.add_argument(
         "--facts", action="store_true", help="with --json: add what is needed to write the changes back"
@@ -116,6 +117,8 @@ def main(argv: Sequence[str]) -> int:
 def _action_of(arguments: argparse.Namespace) -> Callable[[argparse.Namespace], None]:
     if arguments.freeze:
         return _freeze
+    if arguments.begin:
+        return _begin
     if arguments.remaining_names:
         return _list_remaining_names
     return _discard if arguments.discard else _run
@@ -130,6 +133,14 @@ def _freeze(arguments: argparse.Namespace) -> None:
         raise UnionError("--freeze needs a request with the next directories")
     os.umask(0)
     freeze(source, *following)
+
+
+def _begin(arguments: argparse.Namespace) -> None:
+    from unionfs.changes.freezing import begin
+
+    source = _source(arguments)
+    os.umask(0)
+    begin(source)
 
 
 def _list_remaining_names(arguments: argparse.Namespace) -> None:
@@ -229,7 +240,7 @@ def _source(arguments: argparse.Namespace) -> StackSource:
 def _source_and_next(arguments: argparse.Namespace) -> tuple[StackSource, tuple[int, int] | None]:
     """Return the stack, and the next upper and work directory of the launcher's request."""
     if arguments.request_fd is not None:
-        writes = arguments.applied or arguments.discard or arguments.freeze
+        writes = arguments.applied or arguments.discard or arguments.freeze or arguments.begin
         return _receive(arguments.request_fd, writes=writes)
     from unionfs._stdlib.dataclasses import replace
     from unionfs.assemble import source_from_options

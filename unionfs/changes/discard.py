@@ -25,7 +25,7 @@ from unionfs.changes.merged_tree import Entry
 from unionfs.changes.places import parent_of
 from unionfs.changes.rows import Row
 from unionfs.changes.selection import Selection, Shown, Unfinished
-from unionfs.changes.sources import descriptors, duplicate, without_mount
+from unionfs.changes.stack_copies import descriptors, duplicate, without_mount
 from unionfs.errors import UnionError
 from unionfs.inode.numbers import Identity
 from unionfs.layer.directory import LayerDir

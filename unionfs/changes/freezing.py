@@ -8,8 +8,9 @@ from contextlib import ExitStack
 from unionfs.assemble import StackSource, open_stack
 from unionfs.changes.compared_stack import open_stack_to_compare
 from unionfs.changes.comparison import Comparison
-from unionfs.changes.sources import descriptors, duplicate, without_mount
+from unionfs.changes.stack_copies import descriptors, duplicate, without_mount
 from unionfs.errors import UnionError
+from unionfs.inode.inode import DirectoryInode
 
 
 def remaining_names(source: StackSource) -> list[bytes]:
@@ -50,3 +51,23 @@ def freeze(source: StackSource, upper_fd: int, work_fd: int) -> None:
             fs.link_remaining_names(remaining_names(duplicate(source)))
             undo.pop_all()
         fs.freeze(upper_fd, work_fd, searched=stamp)
+
+
+def begin(source: StackSource) -> None:
+    """Give the empty writable layer of *source* the attributes of the root directory below, which it covers.
+
+    The descriptors are taken over. The umask must be 0.
+
+    Raises:
+        UnionError: there is no writable layer, or it cannot hold what is needed.
+        OSError: an attribute cannot be set.
+    """
+    if source.upper_fd is None or source.work_fd is None:
+        raise UnionError("there is no writable layer to begin: give upperdir and workdir")
+    fs = open_stack(source)
+    try:
+        root = fs.inode_table.root
+        below = DirectoryInode(root.ino, root.parts[1].info(), root.parts[1:], None, b"")
+        fs.parts().copy_up.root(below, root.parts[0])
+    finally:
+        fs.close()

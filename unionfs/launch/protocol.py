@@ -64,6 +64,8 @@ BATCH = 64
 """Descriptors in one packet."""
 DONE = "done "
 """The beginning of the server's answer to a request while it serves."""
+BEGUN = "unionfs/stack"
+"""A file in the work directory that a freeze has begun. If it is missing, the former layer is still the writable one."""
 MAX_CONTROL = 4096
 """The most bytes of such a request."""
 MOST_PATHS = 100

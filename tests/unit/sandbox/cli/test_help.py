@@ -223,8 +223,8 @@ def meaning(action: argparse.Action) -> tuple[object, ...]:
     return (action.metavar, said, action.nargs, action.dest, action.default)
 
 
-#: `fmt --diff` shows what it would change in a file, `up --diff` what the program has changed.
-DIFFERENT = ("--diff",)
+#: `fmt --diff` shows what it would change in a file, `up --diff` what the program has changed. `--list` lists what the verb is about.
+DIFFERENT = ("--diff", "--list")
 
 
 @each_verb

@@ -1,0 +1,186 @@
+"""Freeze the writable layer of a sandbox, running or not, and begin another one over earlier layers.
+
+The layer is frozen by the server of a running sandbox, or else by `unionfs changes`. Both link names first from which only the
+link index leads to a copy, because the index belongs to the writable layer. A running sandbox may change more hard links
+meanwhile. Then the server refuses, and it is tried again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from sandbox.as_container_root import chown_to_root
+from sandbox.changes import reader
+from sandbox.changes.exclusive import exclusively
+from sandbox.changes.reader import has_changes, state_directory
+from sandbox.changes.writable_layers import WritableLayer
+from sandbox.errors import StateError
+from sandbox.kernel import open_paths
+from sandbox.plan import IdPlan
+from sandbox.state.control import ControlClient, ControlError, connect
+from sandbox.state.directory import exclusively_locked
+from sandbox.state.earlier_layers import PARTS, make_next, remove_unused, settle
+from sandbox.state.runs import Run, list_runs
+from sandbox.state.sandbox_directory import write_state
+from sandbox.state.stack_record import RecordedStack
+from sandbox.state.trusted_files import read_json
+from unionfs._stdlib.dataclasses import replace
+from unionfs.launch.protocol import MOST_PATHS, sealed_memfd
+
+_TRIES = 10
+#: Seconds before the next try.
+_PAUSE = 0.05
+
+
+def freeze(layer: WritableLayer) -> tuple[str, ...]:
+    """Freeze the writable layer of *layer*, and return the directories of all earlier layers, bottom first.
+
+    Without changes there is nothing to freeze. The caller has the lock of the snapshots.
+
+    Raises:
+        StateError: the sandbox runs on another machine, has ended meanwhile, or changes too many hard links.
+        SandboxError: the layer cannot be frozen, for example because the disk is full. It is as before.
+    """
+    if not has_changes(layer):
+        return layer.stack.earlier
+    run = _run_of(layer)
+    if run is not None and run.record is not None and run.record.run_directory is not None:
+        return _freeze_running(layer, run.record.run_directory)
+    with exclusively(state_directory(), layer, "its writable layer cannot be frozen from here"):
+        return _freeze_ended(layer)
+
+
+def _run_of(layer: WritableLayer) -> Run | None:
+    """Return the run on this machine that uses *layer*; None if there is none."""
+    for run in list_runs(state_directory()):
+        named = run.record is not None and run.record.layer == layer.name
+        if run.state == "running" and (run.id == layer.id if layer.kind == "kept" else named):
+            return run
+    return None
+
+
+# -- a running sandbox -----------------------------------------------------------------------------------
+
+
+def _freeze_running(layer: WritableLayer, run_directory: str) -> tuple[str, ...]:
+    with connect(run_directory, layer.id) as control, ExitStack() as undo:
+        directory = make_next(layer.path)
+        fds = open_parts(directory, layer.ids, undo)
+        for _ in range(_TRIES):
+            searched = control.ask("stamp")["stamp"]
+            _link(control, remaining_names(layer))
+            try:
+                answer = control.ask("freeze", fds, searched=searched, directory=directory)
+            except ControlError as error:
+                if error.errno_name != "EBUSY":
+                    raise
+                time.sleep(_PAUSE)
+            else:
+                return tuple(answer["layers"])
+    raise StateError(
+        f"sandbox {layer.id} changes hard links or large files all the time, and its writable layer cannot be frozen",
+        hint="run the command again later, or end the sandbox first",
+    )
+
+
+def remaining_names(layer: WritableLayer) -> list[bytes]:
+    """Return the paths in *layer* from which only the link index leads to a copy."""
+    with ExitStack() as undo:
+        process = reader.start(layer, ["--remaining-names"], (), undo)
+        with open(process.output_fd, "rb", closefd=False) as output:
+            names = output.read().split(b"\0")[:-1]
+        process.finish()
+    return names
+
+
+def _link(control: ControlClient, names: Sequence[bytes]) -> None:
+    """Let the server link *names*, a few at a time, because programs wait meanwhile."""
+    for start in range(0, len(names), MOST_PATHS):
+        fd = sealed_memfd(b"".join(name + b"\0" for name in names[start : start + MOST_PATHS]))
+        try:
+            control.ask("link", [fd])
+        finally:
+            os.close(fd)
+
+
+# -- a sandbox that is not running ----------------------------------------------------------------------
+
+
+def _freeze_ended(layer: WritableLayer) -> tuple[str, ...]:
+    directory = make_next(layer.path)
+    planned = replace(layer.stack, next=directory)
+    with ExitStack() as undo:
+        upper_fd, work_fd = open_parts(directory, layer.ids, undo)
+        record(layer, planned)
+        try:
+            _execute(layer, "--freeze", (upper_fd, work_fd))
+        finally:
+            stack = settle(planned, layer.ids)
+            record(layer, stack)
+    return stack.earlier
+
+
+def begin(layer: WritableLayer, earlier: tuple[str, ...]) -> None:
+    """Give *layer*, which no sandbox uses, a new, empty writable layer over the layers *earlier*. The present one is removed.
+
+    The caller has the locks of the layer and of the snapshots. After a kill, the old or the new layers are recorded.
+
+    Raises:
+        SandboxError: the new layer cannot be created; the old ones are as before.
+    """
+    directory = make_next(layer.path)
+    stack = RecordedStack(writable=directory, layers=layer.stack.layers, earlier=earlier)
+    make_parts(replace(layer, stack=stack))
+    record(layer, stack)
+    remove_unused_layers(layer)
+
+
+def make_parts(layer: WritableLayer) -> None:
+    """Create the directories of the writable layer of *layer*, if there are earlier layers. Otherwise its next start does.
+
+    The root directory of an empty writable layer covers those below it, so it gets the attributes of the topmost one.
+    """
+    if not layer.stack.earlier:
+        return
+    with ExitStack() as undo:
+        open_parts(layer.stack.writable, layer.ids, undo)
+        _execute(layer, "--begin", None)
+
+
+def remove_unused_layers(layer: WritableLayer) -> None:
+    """Remove the directories of *layer* that no record and no snapshot names any more."""
+    state = state_directory()
+    with exclusively_locked(state):
+        remove_unused(state, layer.path, layer.ids)
+
+
+def _execute(layer: WritableLayer, option: str, next_fds: tuple[int, int] | None) -> None:
+    with ExitStack() as undo:
+        process = reader.start(layer, [option], (), undo, next_fds=next_fds)
+        with open(process.output_fd, "rb", closefd=False) as output:
+            output.read()
+        process.finish()
+
+
+# -- directories and records ----------------------------------------------------------------------------
+
+
+def open_parts(directory: str, ids: IdPlan, undo: ExitStack) -> tuple[int, int]:
+    """Create the upper and the work directory in *directory*, which the root of *ids* owns; return O_PATH descriptors."""
+    fds = []
+    for part in PARTS:
+        path = os.path.join(directory, part)
+        os.mkdir(path, 0o700)
+        fds.append(open_paths.open_real(path, directory=True))
+        undo.callback(os.close, fds[-1])
+    chown_to_root(ids, *fds)
+    return fds[0], fds[1]
+
+
+def record(layer: WritableLayer, stack: RecordedStack) -> None:
+    """Write *stack* to the record of *layer*, which no sandbox uses."""
+    state = read_json(os.path.join(layer.path, "state.json"))
+    write_state(layer.path, {**state, **stack.as_json(layer.path)}, lasting=True)

@@ -1,0 +1,144 @@
+"""The directories of the writable layers that a sandbox has had, and of the next one.
+
+    HOME/upper, work               the first writable layer; HOME is STATE/sandboxes/NAME or STATE/changes/ID
+    HOME/later/N/upper, work       those after it
+    HOME/snapshots.json            the snapshots (sandbox/state/snapshots.py)
+
+A snapshot freezes the writable layer: it becomes an earlier layer, which never changes again, and the sandbox goes on with a new
+one above it. The record of the stack (sandbox/state/stack_record.py) names the new directory as ``next`` before the freeze, and as
+``writable`` after it. A process that is killed between the two leaves a record of which :func:`settle` knows what it means.
+
+A fork uses the earlier layers of the sandbox that it was made from. So a layer is removed only if no record and no snapshot of any
+sandbox names it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from sandbox.as_container_root import run_with_ids, with_own_id
+from sandbox.errors import StateError
+from sandbox.plan import IdPlan
+from sandbox.state.removal import remove_directory
+from sandbox.state.runs import paths_in
+from sandbox.state.snapshots import read_snapshots
+from sandbox.state.stack_record import LATER, RecordedStack
+from sandbox.state.trusted_files import read_json
+from unionfs._stdlib.dataclasses import replace
+from unionfs.launch.protocol import BEGUN
+
+PARTS = ("upper", "work")
+"""The directories of a writable layer."""
+_REMOVED = ".removed-"
+
+
+def settle(stack: RecordedStack, ids: IdPlan) -> RecordedStack:
+    """Return *stack* without ``next``: as it was before the recorded freeze, or as it is after it if the freeze took place.
+
+    Raises:
+        SandboxError: the work directory, which belongs to *ids*, cannot be examined.
+    """
+    if stack.next is None:
+        return stack
+    path = os.path.join(stack.next, "work", BEGUN)
+    try:
+        begun = bool(os.lstat(path))
+    except FileNotFoundError:
+        begun = False
+    except PermissionError:
+        begun = run_with_ids(with_own_id(ids), lambda: "begun" if os.path.lexists(path) else "") == "begun"
+    return stack.frozen() if begun else replace(stack, next=None)
+
+
+def make_next(home: str) -> str:
+    """Create the directory for one more writable layer in *home*, and return its path.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    later = os.path.join(home, LATER)
+    os.makedirs(later, mode=0o700, exist_ok=True)
+    numbers = [int(name) for name in os.listdir(later) if name.isdecimal()]
+    path = os.path.join(later, str(max(numbers, default=0) + 1))
+    os.mkdir(path, 0o700)
+    return path
+
+
+def used_by_others(state_directory: str, home: str) -> list[str]:
+    """Return the homes of other sandboxes whose records or snapshots name a layer in *home*, sorted.
+
+    Raises:
+        StateError: a record cannot be read.
+    """
+    return sorted(
+        other
+        for other, used in _all_used(state_directory)
+        if other != home and any(path == home or path.startswith(home + "/") for path in used)
+    )
+
+
+def refuse_if_forked(state_directory: str, home: str, name: str) -> None:
+    """Raise StateError if another sandbox uses a layer in *home*, the directory of the sandbox *name*."""
+    others = used_by_others(state_directory, home)
+    if others:
+        names = [os.path.basename(other) for other in others]
+        raise StateError(
+            f"{' and '.join(names)} {'uses' if len(names) == 1 else 'use'} layers of {name}, and would lose files",
+            hint=f"remove that first: {' '.join(['sandbox rm', *(_thing(other) for other in others)])}",
+        )
+
+
+def _thing(home: str) -> str:
+    kind = "changes" if os.path.basename(os.path.dirname(home)) == "changes" else "layer"
+    return f"{kind}:{os.path.basename(home)}"
+
+
+def remove_unused(state_directory: str, home: str, ids: IdPlan) -> None:
+    """Remove the layers in *home* that no record and no snapshot names, and what an earlier call left.
+
+    The caller has the locks of *home* and of the state directory, so no record changes meanwhile.
+
+    Raises:
+        StateError: a record cannot be read, and nothing is removed; or a file cannot be removed.
+        SandboxError: the user namespace of *ids* cannot be created.
+    """
+    used = {path for _, paths in _all_used(state_directory) for path in paths}
+    later = os.path.join(home, LATER)
+    unused = [path for path in _layers_in(later) if path not in used]
+    if home not in used:
+        unused += [path for part in PARTS if os.path.lexists(path := os.path.join(home, part))]
+    for path in unused:
+        # Renamed first: if the removal is interrupted, no part of the layer is taken for a layer.
+        os.rename(path, os.path.join(home, f"{_REMOVED}{os.urandom(4).hex()}"))
+    for name in os.listdir(home):
+        if name.startswith(_REMOVED):
+            remove_directory(os.path.join(home, name), ids)
+
+
+def _layers_in(later: str) -> list[str]:
+    try:
+        return [os.path.join(later, name) for name in os.listdir(later)]
+    except FileNotFoundError:
+        return []
+
+
+def _all_used(state_directory: str) -> Iterator[tuple[str, set[str]]]:
+    """Yield the home of each sandbox, and the directories of layers that its record and its snapshots name."""
+    for base in ("sandboxes", "changes"):
+        for home in paths_in(os.path.join(state_directory, base)):
+            if os.path.basename(home).startswith("."):
+                continue
+            try:
+                stack = RecordedStack.read(read_json(os.path.join(home, "state.json")), home)
+            except FileNotFoundError:
+                continue  # it is being created or removed
+            except (OSError, ValueError):
+                raise StateError(
+                    f"{home}/state.json cannot be read: which layers it uses is unknown",
+                    hint=f"restore the file, or remove {home}",
+                ) from None
+            used = set() if stack is None else stack.directories()
+            for snapshot in read_snapshots(home):
+                used.update(snapshot.layers)
+            yield home, used
