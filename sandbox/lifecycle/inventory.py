@@ -12,6 +12,7 @@ from sandbox.images.origin import read_origin
 from sandbox.kernel.trees import disk_usage
 from sandbox.lifecycle.kept_items import FileReference, Inventory, KeptItem, Kind, Leftover, short_names
 from sandbox.plan import IdPlan, LayerRecord
+from sandbox.state.earlier_layers import forks
 from sandbox.state.layer_records import ids_from_json, read_record
 from sandbox.state.references import read_references
 from sandbox.state.runs import Run, list_runs
@@ -71,6 +72,7 @@ def take(state_directory: str, *, sizes: bool = True) -> Inventory:
         *(_changes(state_directory, name, runs) for name in list_names(state_directory, "changes")),
         *(_volume(state_directory, name, runs) for name in list_names(state_directory, "volume")),
     ]
+    items = _with_forks(state_directory, items)
     over: dict[str, list[str]] = {}
     for item in items:
         for source in item.source:
@@ -104,6 +106,18 @@ def _layer(state_directory: str, name: str, runs: Sequence[Run]) -> KeptItem:
         in_use=_shown(run for run in runs if run.record is not None and run.record.layer == name),
         source=tuple(f"{kind}:{below}" for kind, below, _ in record.layers or ()),
     )
+
+
+def _with_forks(state_directory: str, items: Sequence[KeptItem]) -> list[KeptItem]:
+    """Return *items* with the persistent layers that were forked from each."""
+    try:
+        found = forks(state_directory)
+    except StateError:
+        return list(items)  # reported by the command that would remove one of them
+    return [
+        replace(item, layers=tuple(os.path.basename(path) for path in found.get(item.path, ())))
+        for item in items
+    ]
 
 
 def _changes(state_directory: str, name: str, runs: Sequence[Run]) -> KeptItem:

@@ -48,7 +48,7 @@ class KeptItem:
     files: tuple[FileReference, ...] = ()
     #: The runs that use it, as text.
     in_use: tuple[str, ...] = ()
-    #: The persistent layers that are used over this archive.
+    #: The persistent layers that are used over this archive, or that are forks and need layers of this one.
     layers: tuple[str, ...] = ()
     #: The layers below a persistent layer ("dir:/"), or the path of the unpacked archive.
     source: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ class KeptItem:
 
         If no file is known, layers and volumes count as referenced, but not archives, which can be unpacked again.
         """
-        if self.in_use:
+        if self.in_use or (self.layers and self.kind != "archive"):
             return True
         if self.kind == "archive":
             return self.current and (bool(self.layers) or any(one.exists for one in self.files))

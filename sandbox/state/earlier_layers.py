@@ -71,11 +71,23 @@ def used_by_others(state_directory: str, home: str) -> list[str]:
     Raises:
         StateError: a record cannot be read.
     """
-    return sorted(
-        other
-        for other, used in _all_used(state_directory)
-        if other != home and any(path == home or path.startswith(home + "/") for path in used)
-    )
+    return forks(state_directory).get(home, [])
+
+
+def forks(state_directory: str) -> dict[str, list[str]]:
+    """Return, for each home with a layer that another one names, those others, sorted.
+
+    Raises:
+        StateError: a record cannot be read.
+    """
+    everything = dict(_all_used(state_directory))
+    found: dict[str, set[str]] = {}
+    for other, used in everything.items():
+        for path in used:
+            home = path if path in everything else os.path.dirname(os.path.dirname(path))
+            if home != other:
+                found.setdefault(home, set()).add(other)
+    return {home: sorted(others) for home, others in found.items()}
 
 
 def refuse_if_forked(state_directory: str, home: str, name: str) -> None:

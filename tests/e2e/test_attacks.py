@@ -267,7 +267,7 @@ def test_server_and_process_one_cannot_be_inspected_by_their_own_user(launcher: 
         supervisor.wait(PATIENCE)
 
 
-def test_no_socket_of_a_sandbox_has_a_name(launcher: Launcher) -> None:
+def test_one_socket_of_a_sandbox_has_a_name_and_no_sandbox_sees_it(launcher: Launcher) -> None:
     with launcher.start(command=READY) as supervisor:
         assert first_line(supervisor) == "ready"
         inodes = set()
@@ -279,7 +279,15 @@ def test_no_socket_of_a_sandbox_has_a_name(launcher: Launcher) -> None:
         with open("/proc/net/unix") as table:
             lines = [line.split() for line in table]
         named = [fields for fields in lines if len(fields) > 7 and fields[6] in inodes]
-        assert named == []
+        (path,) = {fields[7] for fields in named}
+        (run,) = (launcher.run / "run").iterdir()
+        assert re.fullmatch(r"/proc/self/fd/\d+/control", path)  # bound by a short path
+        found = [at for at in run.iterdir() if at.is_socket()]
+        assert found == [run / "control"]
+        assert found[0].stat().st_mode & 0o777 == 0o600
+        assert run.stat().st_mode & 0o777 == 0o700
+        shown = launcher.shell(f"ls -A {launcher.run}", HOST_ROOT)
+        assert (shown.status, shown.out) == (0, "")
         supervisor.terminate()
         supervisor.wait(PATIENCE)
 

@@ -86,7 +86,9 @@ def test_a_running_sandbox_goes_on_and_its_later_changes_are_not_in_the_snapshot
     launcher: Launcher, layer: Path
 ) -> None:
     spec = over(layer, PERSISTENT)
-    script = f"{CHANGE}\nexec 3>> name; echo ready; read go; echo more >&3; rm new/file; sync; echo done; read go"
+    script = (
+        f"{CHANGE}\nexec 3>> name; echo ready; read go; echo more >&3; rm new/file; sync; echo done; read go"
+    )
     command = launcher.arguments(spec, ["sh", "-c", script])
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=launcher.environ
@@ -290,7 +292,9 @@ def test_a_kill_of_any_process_during_a_snapshot_leaves_a_usable_layer(
             if victim == "command":
                 supervisor.terminate()
             supervisor.wait()
-        shown = text(launcher, spec, "cd /data; cat last; echo; stat -c %i name other; cat name other changed")
+        shown = text(
+            launcher, spec, "cd /data; cat last; echo; stat -c %i name other; cat name other changed"
+        )
         last, one, other, *written = shown.split("\n")
         assert one == other
         rounds = [f"{attempt}.{number}" for number in range(1, int(last) + 1)]
