@@ -286,6 +286,7 @@ def test_one_socket_of_a_sandbox_has_a_name_and_no_sandbox_sees_it(launcher: Lau
         assert found == [run / "control"]
         assert found[0].stat().st_mode & 0o777 == 0o600
         assert run.stat().st_mode & 0o777 == 0o700
+        let_in(launcher.directory)
         shown = launcher.shell(f"ls -A {launcher.run}", HOST_ROOT)
         assert (shown.status, shown.out) == (0, "")
         supervisor.terminate()
