@@ -57,7 +57,7 @@ OPTION_OF: Mapping[str, str] = MappingProxyType(
     }
 )
 #: Fields on which no suite depends, and fields of descriptors, which every configuration has.
-NOT_VARIED = frozenset(("layers", "upper_fd", "work_fd", "index_fd", "hidden"))
+NOT_VARIED = frozenset(("layers", "upper_fd", "work_fd", "later_fd", "next_fds", "index_fd", "hidden"))
 
 _OF_SANDBOX = {
     # Over unpacked archives, which never change (needs_open_requests, sandbox/plan/storage.py).
