@@ -19,8 +19,8 @@ _DESCRIPTORS = {"stamp": 0, "link": 1, "freeze": 2}
 class LayerRequests:
     """The requests about the writable layer of one sandbox. The supervisor creates it; there is nothing to close."""
 
-    def __init__(self, home: RunDirectory | None, server: Server) -> None:
-        """Execute requests about the layer in *home*, None for none, by *server*."""
+    def __init__(self, home: RunDirectory, server: Server) -> None:
+        """Execute requests about the writable layer in *home*, which lasts, by *server*."""
         self._home = home
         self._server = server
         self._before: RecordedStack | None = None
@@ -29,15 +29,13 @@ class LayerRequests:
         """Begin to execute *request*; :meth:`done` takes the answer of the server.
 
         Raises:
-            RequestError: it is malformed, this sandbox has no layer that lasts, or the record cannot be written.
+            RequestError: it is malformed, or the record cannot be written.
         """
         if len(request.fds) != _DESCRIPTORS.get(request.name, -1):
             raise RequestError(f"unknown or malformed request {request.name}")
-        if self._home is None or self._home.stack is None:
-            raise RequestError("the writable layer of this sandbox is removed at its end")
         message: dict[str, object] = {"do": request.name}
         if request.name == "freeze":
-            self._record_next(self._home, self._home.stack, request.message.get("directory"))
+            self._record_next(request.message.get("directory"))
             message["searched"] = request.message.get("searched")
         try:
             self._server.ask(message, request.fds)
@@ -45,7 +43,9 @@ class LayerRequests:
             self._restore()
             raise RequestError(f"the file system's server cannot be asked: {error.strerror}") from None
 
-    def _record_next(self, home: RunDirectory, stack: RecordedStack, directory: object) -> None:
+    def _record_next(self, directory: object) -> None:
+        home, stack = self._home, self._home.stack
+        assert stack is not None
         path = directory if isinstance(directory, str) else ""
         above, number = os.path.split(path)
         if above != home.later_path or not number.isdecimal():
@@ -66,7 +66,6 @@ class LayerRequests:
             self._restore()
             return answer
         self._before = None
-        assert self._home is not None
         assert self._home.stack is not None
         self._home.note_stack(self._home.stack.frozen())
         with suppress(
@@ -78,7 +77,7 @@ class LayerRequests:
     def _restore(self) -> None:
         """Record the layers as they were before the freeze, which did not take place."""
         before, self._before = self._before, None
-        if before is None or self._home is None:
+        if before is None:
             return
         self._home.note_stack(before)
         with suppress(OSError):

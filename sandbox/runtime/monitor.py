@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import select
 import signal
@@ -33,13 +32,13 @@ from sandbox.runtime.resources import SandboxResources
 from sandbox.runtime.startup import SandboxHandle
 from sandbox.runtime.timeline import Timeline
 from sandbox.runtime.tty import TerminalRelay
-from unionfs._stdlib.typing import Any
 from unionfs.launch.protocol import DONE, Ready
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.runtime.control import ControlSocket
+    from sandbox.runtime.freezing import LayerRequests
     from sandbox.runtime.seccomp_trace import DenialTracer
 
 #: Errors of a FUSE mount whose server has closed it (fs/fuse/dev.c).
@@ -95,7 +94,7 @@ class Monitor:
         serving_filter: bytes | None = None,
         trace_denials: Callable[[int], DenialTracer] | None = None,
         control: ControlSocket | None = None,
-        finish_request: Callable[[dict[str, Any]], dict[str, Any]] = lambda answer: answer,
+        requests: LayerRequests | None = None,
         system: System | None = None,
     ) -> None:
         """Prepare to watch *handle*.
@@ -111,7 +110,7 @@ class Monitor:
             serving_filter: the seccomp filter of the server.
             trace_denials: makes what answers for the listener of a traced filter.
             control: the socket over which commands ask the supervisor.
-            finish_request: gets the server's answer to the current request, and returns what the command is told.
+            requests: executes what they ask.
             system: the calls of the loop.
         """
         self._plan = plan
@@ -124,7 +123,7 @@ class Monitor:
         self._serving_filter = serving_filter
         self._trace_denials = trace_denials
         self._control = control
-        self._finish_request = finish_request
+        self._requests = requests
         self._system = System() if system is None else system
         self._channel_open = True
         self._server_open = resources.served
@@ -316,8 +315,10 @@ class Monitor:
                 self._timeline.mark_server(ready.times)
                 self._trace(f"served by {ready.server}" + (f": {ready.reason}" if ready.reason else ""))
         elif text.startswith(DONE):
-            if self._control is not None:
-                self._control.finish(self._finish_request(json.loads(text.removeprefix(DONE))))
+            if self._control is not None and self._requests is not None:
+                import json
+
+                self._control.finish(self._requests.done(json.loads(text.removeprefix(DONE))))
         elif kind == "full":
             self.full.add(rest)
         elif kind == "closed":

@@ -20,8 +20,6 @@ from sandbox.host.facts import HostFacts
 from sandbox.kernel import process
 from sandbox.plan import Plan
 from sandbox.runtime import filters, outcome, teardown
-from sandbox.runtime.control import ControlSocket
-from sandbox.runtime.freezing import LayerRequests
 from sandbox.runtime.messages import Channel
 from sandbox.runtime.monitor import Monitor
 from sandbox.runtime.phase import Life, Phase
@@ -39,6 +37,8 @@ from sandbox.state.directory import StateDirectory
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.images.reading import Progress
+    from sandbox.runtime.control import ControlSocket
+    from sandbox.runtime.freezing import LayerRequests
     from sandbox.runtime.report import Report
     from sandbox.runtime.seccomp_trace import DenialTracer
 
@@ -203,10 +203,7 @@ class Supervisor:
     def _monitor(
         self, handle: SandboxHandle, wake_reader: int, serving_filter: bytes | None, undo: ExitStack
     ) -> Monitor:
-        requests = LayerRequests(self._resources.lasting_home, self._server)
-        control = self._control_socket(requests)
-        if control is not None:
-            undo.callback(control.close)
+        control, requests = self._control_socket(undo)
         self._life = Life(
             stop_signal=signal_number(self._plan.process.stop_signal),
             stop_timeout=self._plan.process.stop_timeout,
@@ -222,16 +219,26 @@ class Supervisor:
             serving_filter=serving_filter,
             trace_denials=self._trace_denials,
             control=control,
-            finish_request=requests.done,
+            requests=requests,
         )
 
-    def _control_socket(self, requests: LayerRequests) -> ControlSocket | None:
+    def _control_socket(self, undo: ExitStack) -> tuple[ControlSocket | None, LayerRequests | None]:
+        """Listen for commands about a writable layer that lasts. Without one there are none, and the start imports nothing."""
+        home = self._resources.lasting_home
+        if home is None:
+            return None, None
+        from sandbox.runtime.control import ControlSocket
+        from sandbox.runtime.freezing import LayerRequests
+
+        requests = LayerRequests(home, self._server)
         try:
-            return ControlSocket(self._resources.run.path, requests.begin)
+            control = ControlSocket(self._resources.run.path, requests.begin)
         except OSError as error:
             # The sandbox works without it, for example on a file system without sockets.
             self._trace(f"no control socket: {error.strerror}")
-            return None
+            return None, None
+        undo.callback(control.close)
+        return control, requests
 
     def _confinement(self, channel: Channel) -> execve.Confinement:
         plan, trampoline = self._plan.process.seccomp, self._resources.trampoline

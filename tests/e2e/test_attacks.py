@@ -267,8 +267,11 @@ def test_server_and_process_one_cannot_be_inspected_by_their_own_user(launcher: 
         supervisor.wait(PATIENCE)
 
 
-def test_one_socket_of_a_sandbox_has_a_name_and_no_sandbox_sees_it(launcher: Launcher) -> None:
-    with launcher.start(command=READY) as supervisor:
+@pytest.mark.parametrize("writable", ["ephemeral", "persistent"])
+def test_one_socket_of_a_sandbox_at_most_has_a_name_and_no_sandbox_sees_it(
+    launcher: Launcher, writable: str
+) -> None:
+    with launcher.start(HOST_ROOT + f'writable = "{writable}"\n', READY) as supervisor:
         assert first_line(supervisor) == "ready"
         inodes = set()
         for fd in os.listdir(f"/proc/{supervisor.pid}/fd"):
@@ -279,12 +282,15 @@ def test_one_socket_of_a_sandbox_has_a_name_and_no_sandbox_sees_it(launcher: Lau
         with open("/proc/net/unix") as table:
             lines = [line.split() for line in table]
         named = [fields for fields in lines if len(fields) > 7 and fields[6] in inodes]
-        (path,) = {fields[7] for fields in named}
+        paths = {fields[7] for fields in named}
+        assert all(
+            re.fullmatch(r"/proc/self/fd/\d+/control", path) for path in paths
+        )  # bound by a short path
+        assert len(paths) == (writable == "persistent")
         (run,) = (launcher.run / "run").iterdir()
-        assert re.fullmatch(r"/proc/self/fd/\d+/control", path)  # bound by a short path
         found = [at for at in run.iterdir() if at.is_socket()]
-        assert found == [run / "control"]
-        assert found[0].stat().st_mode & 0o777 == 0o600
+        assert found == [run / "control"] * len(paths)
+        assert all(at.stat().st_mode & 0o777 == 0o600 for at in found)
         assert run.stat().st_mode & 0o777 == 0o700
         let_in(launcher.directory)
         shown = launcher.shell(f"ls -A {launcher.run}", HOST_ROOT)

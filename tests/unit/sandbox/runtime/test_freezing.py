@@ -134,10 +134,3 @@ def test_a_malformed_request_reaches_no_server(
         LayerRequests(home, server).begin(made)  # type: ignore[arg-type]
     assert server.recorded == []
     end(made)
-
-
-def test_a_layer_that_is_removed_with_its_sandbox_is_not_frozen(tmp_path: Path) -> None:
-    made = request("stamp")
-    with pytest.raises(RequestError, match="removed at its end"):
-        LayerRequests(None, Recording(tmp_path)).begin(made)  # type: ignore[arg-type]
-    end(made)
