@@ -16,3 +16,19 @@ class Lifeline(Protocol):
 
         The loop calls it between two requests of the kernel.
         """
+
+
+class Silent:
+    """A lifeline over which nothing is sent: if it can be read, its other end is closed."""
+
+    def __init__(self, fd: int) -> None:
+        """Watch the socket *fd*, which belongs to the caller."""
+        self._fd = fd
+
+    def fileno(self) -> int:
+        """Return the descriptor, for poll(2)."""
+        return self._fd
+
+    def handle(self) -> bool:
+        """Return False."""
+        return False

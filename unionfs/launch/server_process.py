@@ -10,6 +10,14 @@ import time
 
 from unionfs.errors import UnionError, explain
 
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from unionfs.fuse.lifeline import Lifeline
+    from unionfs.vfs.filesystem import UnionFs
+
 EXIT_FAILURE = 1
 
 
@@ -42,7 +50,6 @@ def _serve(channel: socket.socket) -> int:
     from unionfs.assemble import open_stack, with_process_facts
     from unionfs.fuse.backend import choose, load, serve
     from unionfs.launch.confine import enter_user_namespace, restrict_files
-    from unionfs.launch.control import Control
     from unionfs.launch.index_builder import IndexBuilder
     from unionfs.launch.request import receive
     from unionfs.options import Server
@@ -55,6 +62,7 @@ def _serve(channel: socket.socket) -> int:
     times["asked"] = time.monotonic_ns()
     if request.fuse_fd is None or request.user_namespace_fd is None:
         raise UnionError("malformed request from the launcher: it has no mount")
+    lifeline_for = _silent if request.later_fd is None else _load_control()
     choice = choose(request.serving, request.fuse_fd)
     if choice.server is Server.PYFUSE3:
         to_standard_error(everything=False)  # pyfuse3 has imported `logging` anyway
@@ -96,11 +104,24 @@ def _serve(channel: socket.socket) -> int:
             fs,
             request.fuse_fd,
             on_ready=report_ready,
-            lifeline=Control(channel, fs),
+            lifeline=lifeline_for(channel, fs),
             callers_visible=False,  # process 1 of the sandbox made the mount, in another pid namespace
         )
     finally:
         index_builder.finish()
+
+
+def _silent(channel: socket.socket, _: UnionFs) -> Lifeline:
+    from unionfs.fuse.lifeline import Silent
+
+    return Silent(channel.fileno())
+
+
+def _load_control() -> Callable[[socket.socket, UnionFs], Lifeline]:
+    """Import what executes requests of the launcher while the mount is served."""
+    from unionfs.launch.control import Control
+
+    return Control
 
 
 def _send_at_once(channel: socket.socket, text: str) -> None:
