@@ -20,7 +20,7 @@ from unionfs.layer.fd_cache import FdCache
 from unionfs.layer.fingerprint import fingerprint
 from unionfs.layer.ownership import SAME_IDS, IdPolicy, Ownership, maps_every_id
 from unionfs.options import Options
-from unionfs.upper.format import ANY_FORMAT, WantedFormat, lower_policy
+from unionfs.upper.format import ANY_FORMAT, WantedFormat, lower_policy, upper_policy
 from unionfs.upper.link_index import LinkIndex
 from unionfs.upper.permissions import NativePermissions, OverridePermissions, owns_single_id
 from unionfs.upper.quota import Quota
@@ -57,9 +57,10 @@ class LayerSource:
     #: The bottom layer, generated for this mount alone. No mark of another layer hides it (layer/resolve.py). Records about the
     #: stack outlast it, so it is not part of the stack's fingerprint, and it has no index.
     skeleton: bool = False
-    #: The layer was the writable one of this stack before. Its objects count as changes. Such layers come first.
+    #: The layer was the writable one, until it was frozen (vfs/freezing.py). Such layers are the first of the lower ones. They
+    #: are read like the writable one, whatever *policy* is, and have no index.
     earlier: bool = False
-    #: Of an earlier layer: its work directory, which only readers of changes need.
+    #: The work directory of an earlier layer: `unionfs changes` reads its records, a mount does not.
     work_fd: int | None = None
 
 
@@ -67,7 +68,7 @@ class LayerSource:
 class StackSource:
     """A stack to open. `open_stack` takes over the descriptors."""
 
-    #: Top first.
+    #: Top first, beginning with the earlier layers.
     lowers: tuple[LayerSource, ...]
     upper_fd: int | None = None
     work_fd: int | None = None
@@ -131,6 +132,7 @@ def open_stack(source: StackSource) -> UnionFs:
     with ExitStack() as undo:
         for taken in (
             *(lower.fd for lower in source.lowers),
+            *(lower.work_fd for lower in source.lowers),
             source.upper_fd,
             source.work_fd,
             source.index_fd,
@@ -139,24 +141,38 @@ def open_stack(source: StackSource) -> UnionFs:
                 undo.callback(os.close, taken)
         fs = _join(source, fds, undo)
         undo.pop_all()
-    if source.work_fd is not None:
-        os.close(source.work_fd)
+    for unneeded in (source.work_fd, *(lower.work_fd for lower in source.lowers)):
+        if unneeded is not None:
+            os.close(unneeded)
     return fs
 
 
 def lower_layers(source: StackSource, fds: FdCache) -> list[Layer]:
-    """Return the lower layers of *source*, top first. They take over its descriptors."""
+    """Return the lower layers of *source*, top first. They take over the descriptors of their root directories.
+
+    Raises:
+        UnionError: an earlier layer is below another one.
+        OSError: the format of an earlier layer cannot be read.
+    """
+    order = [lower.earlier for lower in source.lowers]
+    if order != sorted(order, reverse=True):
+        raise UnionError("an earlier writable layer is below another layer: give the earlier layers first")
+    policies = [
+        upper_policy(lower.fd, source.form, shared=False) if lower.earlier else lower.policy
+        for lower in source.lowers
+    ]
     return [
         Layer(
             lower.fd,
             fds,
-            policy=lower.policy,
+            policy=policy,
             squash=lower.squash,
             skeleton=lower.skeleton,
+            earlier=lower.earlier,
             cross=lower.cross,
             hidden=source.hidden,
         )
-        for lower in source.lowers
+        for lower, policy in zip(source.lowers, policies, strict=True)
     ]
 
 
@@ -164,7 +180,7 @@ def _wanted(source: StackSource, layers: Sequence[Layer]) -> list[Wanted]:
     from unionfs.layer_index.store import Wanted
 
     return [
-        Wanted(layer, lower.indexed and not lower.skeleton, not lower.unchanging)
+        Wanted(layer, lower.indexed and not (lower.skeleton or lower.earlier), not lower.unchanging)
         for layer, lower in zip(layers, source.lowers, strict=True)
     ]
 
@@ -197,7 +213,7 @@ def _join(source: StackSource, fds: FdCache, undo: ExitStack) -> UnionFs:
     upper.workdir.clear_leftovers()
     inode_table = _inode_table([top, *layers], index, [top.root, *roots], stacks)
     log = upper.below_facts
-    if log is not None and log.is_new and roots and not roots[0].layer.skeleton:
+    if log is not None and log.is_new and roots and not (roots[0].layer.skeleton or roots[0].layer.earlier):
         log.note(b"/", roots[0].info())  # the root is never copied up: the layer begins with one
     permissions = OverridePermissions() if top.policy.override_stat else NativePermissions()
     quota = None

@@ -133,8 +133,7 @@ class CopyUp:
         inode.parts.insert(0, copy)
         inode.touch()
         restore_times(parent, target, times)
-        if not source.layer.skeleton:
-            self._note_below(parent, inode.name, info)
+        self._note_below(source.layer, parent, inode.name, info)
         self.copies += 1
 
     def make_alike(
@@ -150,10 +149,13 @@ class CopyUp:
         self._permissions.restrict(tmp_fd, tmp, transaction.mode)
         os.utime(tmp, ns=times_of(info), dir_fd=tmp_fd, follow_symlinks=False)
 
-    def _note_below(self, parent: DirectoryInode, name: bytes, info: os.stat_result) -> None:
-        """Record that the layers below have an object with *info* as *name* of *parent*, of which there is a copy now."""
-        if self._upper.below_facts is not None:
-            self._upper.note_below(self._inode_table.lower_path(parent) + b"/" + name, info)
+    def _note_below(self, layer: Layer, parent: DirectoryInode, name: bytes, info: os.stat_result) -> None:
+        """Record that *layer* has an object with *info* as *name* of *parent*, of which there is a copy now.
+
+        What an earlier layer has is not recorded: its own records are about what was below.
+        """
+        if self._upper.below_facts is not None and not (layer.skeleton or layer.earlier):
+            self._upper.note_below(self._inode_table.base_path(parent) + b"/" + name, info)
 
     def file(
         self,
@@ -244,9 +246,9 @@ class CopyUp:
                 if mode is not None:
                     transaction.mode = stat.S_IFMT(transaction.mode) | stat.S_IMODE(mode)
                 transaction.run(inode, steps, keep)
-            if inode.names and not below.skeleton:
+            if inode.names:
                 directory, name = inode.names[0]
-                self._unfinished.append(lambda: self._note_below(directory, name, info))
+                self._unfinished.append(lambda: self._note_below(below, directory, name, info))
         finally:
             if preallocated is not None:
                 preallocated.close()

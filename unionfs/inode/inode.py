@@ -150,6 +150,14 @@ class DirectoryInode(_InodeState):
         return top if top.layer.writable else None
 
     @property
+    def base(self) -> LayerDir | None:
+        """Return the topmost part that the sandbox has never written, or None if there is none."""
+        for part in self.parts:
+            if not (part.layer.has_changes or part.layer.skeleton):
+                return part
+        return None
+
+    @property
     def skeleton(self) -> LayerDir | None:
         """Return the part in the skeleton, or None if there is none."""
         last = self.parts[-1]

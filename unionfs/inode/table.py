@@ -283,6 +283,13 @@ class InodeTable:
             at = at.parent
         return b"".join(b"/" + name for name in reversed(names))
 
+    def base_path(self, directory: DirectoryInode) -> bytes:
+        """Return the path of *directory* in the layers below the earlier ones, which have it, in the form of :meth:`lower_path`."""
+        part = directory.base if len(self.layers) > 1 and self.layers[1].earlier else None
+        if part is None:
+            return self.lower_path(directory)
+        return b"/" + part.path() if part.parent is not None else b""  # these layers have no redirects
+
     def _unique(self, ino: Ino) -> Ino:
         # The number is taken if two layers are the same directory, or if the recorded origin of another object has it. Two
         # objects must never share an inode.

@@ -50,6 +50,7 @@ class Layer:
         "closed",
         "cross",
         "device",
+        "earlier",
         "fds",
         "frozen",
         "hidden",
@@ -69,6 +70,7 @@ class Layer:
         writable: bool = False,
         squash: bool = False,
         skeleton: bool = False,
+        earlier: bool = False,
         cross: Iterable[bytes] = (),
         hidden: Iterable[Identity] = (),
     ) -> None:
@@ -81,6 +83,7 @@ class Layer:
             writable: the layer is the upper layer.
             squash: show owners that the server's user namespace does not map as 0, without set-id bits.
             skeleton: the layer is the generated bottom layer that contains mount points; no mark of another layer hides it.
+            earlier: the layer was the writable one of the sandbox, until it was frozen: its objects are changes, too.
             cross: paths of mount points, relative to the root and without leading or trailing slashes, whose file systems are
                 read as part of the layer.
             hidden: directories, by identity, that appear empty wherever they occur (the sandbox's own state directory).
@@ -90,6 +93,8 @@ class Layer:
         self.writable = writable
         #: The layer was the writable one of this mount, until it was frozen (vfs/freezing.py). It has changed no more since.
         self.frozen = False
+        #: The layer was the writable one of this mount or of an earlier one.
+        self.earlier = earlier
         self.squash = squash
         self.skeleton = skeleton
         self.cross = frozenset(cross)
@@ -101,6 +106,11 @@ class Layer:
         self.root = LayerDir(self, None, b"")
         self.root.adopt(root_fd)
         self.device: int = self.root.device
+
+    @property
+    def has_changes(self) -> bool:
+        """Return whether the objects of the layer are changes of the sandbox: it is, or was, the writable layer."""
+        return self.writable or self.earlier
 
     def close(self) -> None:
         """Close the root. The descriptor cache closes the directories below it."""

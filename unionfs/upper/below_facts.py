@@ -10,9 +10,11 @@ Each record is a line of text and a path, and begins and ends with a zero byte::
     KIND INODE MODE UID GID SIZE MTIME CTIME LENGTH PATH
 
 KIND is ``=`` for the record of a server. The first one of a path counts, because a later one may already contain a change of
-somebody else. ``!`` replaces it and ``-`` removes it: a program that wrote changes back adds these. MODE has the type and is
-octal, times are nanoseconds since the epoch, LENGTH is that of PATH in bytes. PATH leads from the root of the layers below and
-has no leading slash. A record that does not have its length was cut off by a full disk or a kill, and is ignored.
+somebody else. ``!`` replaces it and ``-`` removes it: a program that wrote changes back adds these. If the writable layer was
+frozen and another one lies on it (vfs/freezing.py), each has its own records, and those of the earlier layer come first. What an
+earlier layer hid or copied is not recorded again. MODE has the type and is
+octal, times are nanoseconds since the epoch, LENGTH is that of PATH in bytes. PATH leads from the root of the layers below that
+were never writable, and has no leading slash. A record that does not have its length was cut off by a full disk or a kill, and is ignored.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ class Fact(NamedTuple):
 
 
 class BelowFacts:
-    """The records of one writable layer, in memory."""
+    """The records of one writable layer, or of several that were written one after the other, in memory."""
 
     def __init__(self) -> None:
         """Start without records."""
@@ -98,19 +100,23 @@ class BelowFacts:
             self._by_path[path] = self._by_ino[fact.ino] = fact
 
 
-def read_facts(home_fd: int) -> BelowFacts | None:
-    """Read the records in *home_fd*, the directory ``unionfs`` in the work directory; None if none were made.
+def read_facts(*home_fds: int) -> BelowFacts | None:
+    """Read the records in *home_fds*, the directories ``unionfs`` in the work directories of writable layers, earliest first.
+
+    Return None if one of them has none, because no records were made for its layer.
 
     Raises:
         OSError: they cannot be read.
     """
-    try:
-        with open(
-            os.open(FACTS_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=home_fd), "rb"
-        ) as file:
-            records = file.read().split(b"\0")
-    except FileNotFoundError:
-        return None
+    records: list[bytes] = []
+    for home_fd in home_fds:
+        try:
+            with open(
+                os.open(FACTS_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=home_fd), "rb"
+            ) as file:
+                records += file.read().split(b"\0")
+        except FileNotFoundError:
+            return None
     facts = BelowFacts()
     for record in records:
         match = _RECORD.match(record)

@@ -71,7 +71,7 @@ def freeze(fs: UnionFs, upper_fd: int, work_fd: int, searched: int | None) -> No
             undo.callback(successor.close)
             parts.copy_up.root(inode_table.root, layer.root)
             inode_table.leave_index()
-            nameless, below = inode_table.nameless_inodes(), inode_table.root.ref.info()
+            nameless = inode_table.nameless_inodes()
             parts.index.move(parts.upper.workdir.home_fd, successor.workdir.home_fd, layer)
             undo.pop_all()
         # From here on nothing fails.
@@ -82,7 +82,6 @@ def freeze(fs: UnionFs, upper_fd: int, work_fd: int, searched: int | None) -> No
         _put_on_top(inode_table, layer, nameless)
         if parts.quota is not None:
             parts.quota.continue_on(layer)
-        parts.upper.note_below(b"/", below)
 
 
 def _put_on_top(inode_table: InodeTable, layer: Layer, nameless: Iterable[Inode]) -> None:
@@ -93,7 +92,7 @@ def _put_on_top(inode_table: InodeTable, layer: Layer, nameless: Iterable[Inode]
     root, frozen = inode_table.root, inode_table.layers[0]
     inode_table.numbers.announce(layer.device)
     layer.below = tuple(part for part in root.parts if not part.skeleton)
-    frozen.writable, frozen.frozen = False, True
+    frozen.writable, frozen.frozen, frozen.earlier = False, True, True
     inode_table.layers = [layer, *inode_table.layers]
     root.parts.insert(0, layer.root)
     root.touch()

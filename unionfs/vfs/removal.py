@@ -80,11 +80,12 @@ class Removal:
     def note_hidden(self, inode: Inode, parent: DirectoryInode, name: bytes) -> None:
         """Record *inode*, which the layers below have as *name* of *parent*, where the upper layer now hides it.
 
-        A copy to which the name led is recorded under the name that was copied.
+        A copy to which the name led is recorded under the name that was copied. What an earlier layer has is not recorded: its
+        own records are about what was below.
         """
-        if self._upper.below_facts is not None and not (inode.layer.writable or inode.layer.skeleton):
+        if self._upper.below_facts is not None and not (inode.layer.has_changes or inode.layer.skeleton):
             info = inode.info or inode.ref.info()
-            self._upper.note_below(self._inode_table.lower_path(parent) + b"/" + name, info)
+            self._upper.note_below(self._inode_table.base_path(parent) + b"/" + name, info)
 
     @contextmanager
     def kept_reachable(self, inode: Inode, parent: DirectoryInode, name: bytes) -> Iterator[None]:

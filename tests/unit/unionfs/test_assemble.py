@@ -97,3 +97,30 @@ def test_five_hundred_layers_are_one_union(tmp_path: Path) -> None:
     assert len(list(fs.directories.entries(stream, 0))) == 502
     fs.trim()
     fs.close()
+
+
+def test_earlier_layers_lie_above_all_other_lower_layers(base: Path) -> None:
+    fds = [os.open(base / name, os.O_PATH) for name in ("lower", "other")]
+    with pytest.raises(UnionError, match="give the earlier layers first"):
+        open_stack(StackSource(lowers=(LayerSource(fd=fds[0]), LayerSource(fd=fds[1], earlier=True))))
+
+
+def test_a_mount_reads_an_earlier_layer_like_the_writable_one_and_closes_its_work_directory(
+    base: Path,
+) -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+    os.setxattr(base / "other", "user.unionfs.whiteouts", b"overlay")
+    os.setxattr(base / "other", "user.unionfs.features", b"redirect")
+    fds = {name: os.open(base / name, os.O_PATH) for name in ("lower", "other", "upper", "work")}
+    earlier = LayerSource(fd=fds["other"], earlier=True, work_fd=os.open(base / "mnt", os.O_PATH))
+    fs = open_stack(
+        StackSource(
+            lowers=(earlier, LayerSource(fd=fds["lower"])), upper_fd=fds["upper"], work_fd=fds["work"]
+        )
+    )
+    upper, other, lower = fs.inode_table.layers
+    assert (upper.earlier, other.earlier, lower.earlier) == (False, True, False)
+    assert not other.frozen
+    assert (other.policy.redirect, other.policy.metacopy, other.policy.aufs) == (True, False, False)
+    fs.close()
+    assert sorted(os.listdir("/proc/self/fd")) == before
