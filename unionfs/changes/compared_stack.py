@@ -1,4 +1,7 @@
-"""Opens a stack for comparison: the union and the layers below the writable one, which a server may be using meanwhile.
+"""Opens a stack for comparison: the union, and the layers below that the sandbox has not changed. A server may be using them.
+
+The writable layer may lie on earlier ones, which were writable until they were frozen (vfs/freezing.py). What these have are
+changes, too: the layers below them are what the union is compared with.
 
 Nothing is written and no lock is taken, so `unionfs changes` works beside a running server. A change that happens meanwhile is
 seen or not; each object is seen whole, because the server publishes each by one rename.
@@ -12,6 +15,7 @@ from contextlib import ExitStack
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs.assemble import StackSource, lower_layers
 from unionfs.changes.merged_tree import MergedTree
+from unionfs.changes.origins import Origins
 from unionfs.errors import UnionError
 from unionfs.inode.numbers import InodeNumbers
 from unionfs.layer.directory import Layer
@@ -30,38 +34,58 @@ _MOST_FDS = 512
 
 @dataclass(slots=True)
 class ComparedStack:
-    """The two trees of a comparison, and what the work directory records. :meth:`close` closes the layers."""
+    """The two trees of a comparison, and what the work directories record. :meth:`close` closes the layers."""
 
     union: MergedTree
+    #: The layers that were never writable.
     below: MergedTree
+    #: All layers below the writable one: *below*, unless there are earlier layers.
+    lower: MergedTree
+    #: Top first: the writable layer, the earlier ones, those of *below*.
     layers: list[Layer]
-    records: LinkRecords | None
-    #: What the layers below had when the writable layer first hid or copied it; None if it was not recorded.
+    #: The records of the link indexes of the writable layer and of the earlier ones, top first. None: there are none.
+    all_records: list[LinkRecords | None]
+    #: What the layers of *below* had when the writable layer or an earlier one first hid or copied it; None if it was not
+    #: recorded.
     facts: BelowFacts | None
 
+    @property
+    def records(self) -> LinkRecords | None:
+        """The records of the writable layer's link index; None if there are none."""
+        return self.all_records[0]
+
+    @property
+    def earlier(self) -> list[Layer]:
+        """The earlier layers, top first."""
+        return [layer for layer in self.layers if layer.earlier]
+
     def close(self) -> None:
-        """Close the layers and the link index."""
+        """Close the layers and the link indexes."""
         for layer in self.layers:
             layer.close()
         if self.layers:
             fds = self.layers[0].fds
             fds.capacity = 0
             fds.trim()
-        if self.records is not None:
-            self.records.close()
+        for records in self.all_records:
+            if records is not None:
+                records.close()
 
 
 def open_stack_to_compare(source: StackSource) -> ComparedStack:
     """Open the layers of *source*, whose descriptors it takes over.
 
     Raises:
-        UnionError: there is no writable layer.
+        UnionError: there is no writable layer, or a layer below the earlier ones may have redirects.
         OSError: a directory cannot be read.
     """
     if source.upper_fd is None or source.work_fd is None:
         raise UnionError("only a writable layer has changes: give upperdir and workdir")
     fds = FdCache(_MOST_FDS)
-    with ExitStack() as undo:
+    with ExitStack() as undo, ExitStack() as done:
+        for each in source.lowers:
+            if each.work_fd is not None:
+                done.callback(os.close, each.work_fd)
         lowers = []
         for layer in lower_layers(source, fds):
             if layer.skeleton:
@@ -71,32 +95,46 @@ def open_stack_to_compare(source: StackSource) -> ComparedStack:
         top = Layer(source.upper_fd, fds, writable=True)
         for layer in (top, *lowers):
             undo.callback(layer.close)
+        base = [layer for layer in lowers if not layer.earlier]
+        if len(base) < len(lowers) and any(layer.policy.redirect for layer in base):
+            raise UnionError(
+                "a layer below an earlier writable layer may have redirects: read it without them"
+            )
         top.policy = upper_policy(source.upper_fd, source.form, shared=used_by_kernel(source.work_fd))
         numbers = InodeNumbers()
         for layer in reversed([top, *lowers]):
             numbers.announce(layer.device)
-        shown_below = roots([layer.root for layer in lowers])
-        shown = roots([top.root, *(layer.root for layer in lowers)])
-        for parts in (shown_below, shown):
+        shown_base, shown_lower, shown = (
+            roots([layer.root for layer in layers]) for layers in (base, lowers, [top, *lowers])
+        )
+        for parts in (shown_base, shown_lower, shown):
             for position, part in enumerate(parts):
                 part.layer.below = tuple(parts[position + 1 :])
         ownership = Ownership(source.ids)
-        records = facts = None
-        home_fd = open_home(source.work_fd)
-        if home_fd is not None:
-            undo.callback(os.close, home_fd)
-            records = LinkRecords.read(top, home_fd, fingerprint(lowers))
-            facts = read_facts(home_fd)
+        works = [source.work_fd, *(each.work_fd for each in source.lowers if each.earlier)]
+        homes = [None if work_fd is None else open_home(work_fd) for work_fd in works]
+        opened = [home_fd for home_fd in homes if home_fd is not None]
+        for fd in opened:
+            done.callback(os.close, fd)
+        records: list[LinkRecords | None] = []
+        for position, (layer, home_fd) in enumerate(zip((top, *lowers), homes, strict=False)):
+            found = (
+                None if home_fd is None else LinkRecords.read(layer, home_fd, fingerprint(lowers[position:]))
+            )
+            records.append(found)
+            if found is not None:
+                undo.callback(found.close)
+        facts = read_facts(*reversed(opened)) if len(opened) == len(homes) else None
         acls = source.acl and source.ids == SAME_IDS and not top.policy.override_stat
-        union = MergedTree(shown, numbers, ownership, records, acls=acls)
-        below = MergedTree(shown_below, numbers, ownership, acls=acls)
+        origins = Origins(list(zip([top, *lowers], records, strict=False)), numbers)
+        union = MergedTree(shown, numbers, ownership, records[0], origins, acls=acls)
+        below = MergedTree(shown_base, numbers, ownership, acls=acls)
+        lower = below if base == lowers else MergedTree(shown_lower, numbers, ownership, acls=acls)
         undo.pop_all()
-    if home_fd is not None:
-        os.close(home_fd)
     os.close(source.work_fd)
     if source.index_fd is not None:
         os.close(source.index_fd)
-    return ComparedStack(union, below, [top, *lowers], records, facts)
+    return ComparedStack(union, below, lower, [top, *lowers], records, facts)
 
 
 def open_home(work_fd: int) -> int | None:

@@ -1,5 +1,8 @@
 """Compares the union with the layers below the writable one, and returns what differs as rows.
 
+If the writable layer lies on earlier ones, which were writable before (vfs/freezing.py), they count as parts of it. In this
+package, "the layers below" are those below the earlier layers, too.
+
 The comparison reads the directories of the writable layer, and of the layers below only what these directories hide, so its
 time depends on the number of changes. There are two exceptions. The entries of deleted and replaced directories are read,
 because each is a row. And the other names of a changed hard link are in no directory of the writable layer: if the link index
@@ -11,23 +14,24 @@ It has these steps:
    was moved, at the path below the old place. It collects the moves of directories, and what no longer is at its old path.
 2. With all moves known, pairs are dissolved whose old object moved elsewhere.
 3. The entries of deleted and replaced directories are listed.
-4. Files that moved are found by the inode number that their copy-up recorded, or by the redirect of a metadata-only copy.
+4. Files that moved are found by the inode number that their copy-up recorded, or by the redirect of a metadata-only copy
+   (:mod:`unionfs.changes.moved_files`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs.changes.compared_stack import ComparedStack
 from unionfs.changes.equality import Equality
-from unionfs.changes.merged_tree import Entry, MergedTree, joined
+from unionfs.changes.merged_tree import Entry, joined
+from unionfs.changes.moved_files import MovedFiles
 from unionfs.changes.rows import ADDED, CHANGED, DELETED, MOVED, ORDER, Moves, Row
 from unionfs.formats.xattrs import parse_redirect
 from unionfs.layer.directory import LayerDir
-from unionfs.layer.metacopy import redirect_of
-from unionfs.layer.objects import PathRef
-from unionfs.types import Ino
+from unionfs.upper.link_records import LinkRecords
 
 
 @dataclass(slots=True)
@@ -64,6 +68,8 @@ class Comparison:
         self._below = stack.below
         self._records = stack.records
         self._equality = Equality(stack.union, stack.below)
+        #: The layers below have no redirects then (:mod:`unionfs.changes.compared_stack`).
+        self._has_earlier = bool(stack.earlier)
         self.moves = Moves()
         #: Objects of the writable layer with their old objects, and whether these are equal.
         self._matched: list[tuple[Row, bool]] = []
@@ -73,15 +79,18 @@ class Comparison:
         """Return the changes, sorted by path."""
         self._walk_all()
         for path, new, old_path, old in self._other_names():
-            self._match(path, new, old_path, old)
+            if old_path is not None:
+                self._match(path, new, old_path, old)
         rows = self._settled()
-        rows = self._with_moved_files(rows, self._deleted(rows))
+        files = MovedFiles(self._union, self._below, self._equality, self.moves, earlier=self._has_earlier)
+        rows = files.joined_rows(rows, self._deleted(rows))
         rows.sort(key=lambda row: (row.path, ORDER[row.kind]))
         return rows
 
     def remaining_names(self) -> list[bytes]:
         """Return the paths from which only the link index leads to a copy (`UnionFs.link_remaining_names`)."""
-        self._walk_all()
+        if not self._has_earlier:
+            self._walk_all()  # the search depends on the moves
         return [path for path, _, _, _ in self._other_names()]
 
     # -- step 1: pairs -----------------------------------------------------------------------------
@@ -90,7 +99,7 @@ class Comparison:
         root, old = self._union.root, self._below.root
         if old.parts:
             self._match(b"", root, b"", old)
-        pending: list[_Pair] = [_Pair(b"", root, b"", old.parts, hides=len(root.parts) == 1)]
+        pending: list[_Pair] = [_Pair(b"", root, b"", old.parts, hides=not root.base_parts)]
         while pending:
             pending += self._walk(pending.pop())
 
@@ -99,7 +108,7 @@ class Comparison:
         upper = pair.entry.ref
         assert isinstance(upper, LayerDir)
         try:
-            names = set(upper.names())
+            names = {name for part in pair.entry.change_parts for name in part.names()}
         except (FileNotFoundError, PermissionError):
             return []  # removed meanwhile, or closed even to its owner
         if pair.hides:
@@ -122,7 +131,7 @@ class Comparison:
             if old is not None:
                 self._gone.append(_Gone(old_path, old, path, None))
             return None
-        if not new.writable:
+        if not new.is_change:
             return None
         if not new.is_dir:
             self._match(path, new, old_path, old)
@@ -149,8 +158,11 @@ class Comparison:
 
         None: no directory merges with it.
         """
-        if len(new.parts) == 1:
+        base = new.base_parts
+        if not base:
             return None
+        if self._has_earlier:
+            return base[0].path()
         redirect = upper.redirect(name)
         if redirect is None:
             return joined(pair.old_path, name)
@@ -183,11 +195,17 @@ class Comparison:
             equal = self._contents and self._equality.equal(new, old)
             self._matched.append((Row(CHANGED, path, new, old_path, old), equal))
 
-    def _other_names(self) -> Iterator[tuple[bytes, Entry, bytes, Entry]]:
-        """Yield the names of changed hard links that are in no directory of the writable layer: paths and entries, new and old."""
+    def _other_names(self) -> Iterator[tuple[bytes, Entry, bytes | None, Entry | None]]:
+        """Yield the names of changed hard links that are in no directory of the writable layer: paths and entries, new and old.
+
+        The old ones are None if an earlier layer has the name: the walk has compared it.
+        """
         records, below = self._records, self._below
         left = sum(names for _, names, _ in records.copies()) if records is not None else 0
         if records is None or not left:
+            return
+        if self._has_earlier:
+            yield from islice(self._indexed_names(records), left)
             return
         for old_path, old in below.walk(below.root, b""):
             if old.is_dir or not records.lower_names(below.number(old.info)):
@@ -199,6 +217,27 @@ class Comparison:
                 left -= 1
                 if not left:
                     return
+
+    def _indexed_names(
+        self, records: LinkRecords
+    ) -> Iterator[tuple[bytes, Entry, bytes | None, Entry | None]]:
+        """Yield what :meth:`_other_names` does, by a search of the union: the index leads from earlier layers, too."""
+        pending = [(b"", self._union.root)]
+        while pending:
+            above, directory = pending.pop()
+            base, changes = directory.base_parts, directory.change_parts
+            children = []
+            for name in self._union.names(directory.parts):
+                path, new = joined(above, name), self._union.find(directory.parts, name)
+                if new is None:
+                    continue  # removed meanwhile
+                if new.is_dir:
+                    children.append((path, new))
+                elif records.is_entry(new.ref):
+                    is_compared = any(part.mark(name) is not None for part in changes)
+                    old = None if is_compared else self._below_at(base, name)
+                    yield path, new, None if old is None else joined(base[0].path(), name), old
+            pending += reversed(children)
 
     # -- step 2: pairs that moves dissolve ---------------------------------------------------------
 
@@ -255,98 +294,3 @@ class Comparison:
                 if child.is_dir:
                     pending.append((child_path, child, present))
         return rows
-
-    # -- step 4: files that moved ------------------------------------------------------------------
-
-    def _with_moved_files(self, rows: list[Row], deleted: list[Row]) -> list[Row]:
-        """Return *rows* and *deleted*, where a file that is gone at one path and new at another is one row."""
-        sources = _Sources(self._below)
-        for row in deleted:
-            sources.add(row)
-        takers = []
-        for row in rows:
-            new, old = row.new, row.old
-            if row.kind == MOVED or new is None or new.is_dir or not isinstance(new.ref, PathRef):
-                continue
-            copied = self._union.may_be_copy(new)
-            origin = self._union.origin(new) if copied else None
-            if row.kind == CHANGED and old is not None and not old.is_dir:
-                if origin in (None, self._below.number(old.info)):
-                    # A file that was written anew has no origin. Its old object may have moved all the same.
-                    if origin is None:
-                        sources.add(row)
-                    continue
-                sources.add(row)
-            if copied:
-                takers.append((row, origin))
-        moved: list[Row] = []
-        for row, origin in takers:
-            assert row.new is not None
-            source = sources.take(self._redirect(row.new), origin)
-            if source is None:
-                continue
-            self.moves.add(source.path, row.path)
-            if row.kind == CHANGED and row.old_path is not None and row.old is not None:
-                row.replaced.append((row.old_path, row.old))
-            row.kind, row.old_path, row.old = MOVED, source.path, source.old
-            moved.append(row)
-        for row in moved:
-            if id(row) in sources.taken:
-                row.replaced.clear()  # what was there has moved itself
-        for row in rows:
-            if row.kind == CHANGED and id(row) in sources.taken:
-                row.kind, row.old_path, row.old = ADDED, None, None
-        changed = [
-            Row(CHANGED, row.path, row.new, row.old_path, row.old)
-            for row in moved
-            if row.new is not None and row.old is not None and not self._equality.equal(row.new, row.old)
-        ]
-        return rows + changed + [row for row in deleted if id(row) not in sources.taken]
-
-    def _redirect(self, new: Entry) -> bytes | None:
-        """Return the path of the contents of the metadata-only copy *new* in the layers below; None for another object."""
-        try:
-            if self._union.metadata_copy_of(new) is None or not isinstance(new.ref, PathRef):
-                return None
-            return (redirect_of(new.ref) or b"").removeprefix(b"/") or None
-        except FileNotFoundError:
-            return None  # removed meanwhile
-
-
-@dataclass(slots=True)
-class _Source:
-    """An old file that is no longer at its path."""
-
-    path: bytes
-    old: Entry
-    #: The row that says so: "deleted", or "changed" as another object is there now.
-    row: Row
-
-
-class _Sources:
-    """Old files that are no longer at their path, each of which may have moved to one other path."""
-
-    def __init__(self, below: MergedTree) -> None:
-        """Start with none; *below* numbers the files."""
-        self._below = below
-        self._by_path: dict[bytes, _Source] = {}
-        self._by_number: dict[Ino, list[_Source]] = {}
-        #: The rows of those that were taken, by identity.
-        self.taken: set[int] = set()
-
-    def add(self, row: Row) -> None:
-        """Add the old object of *row*, unless it is a directory."""
-        if row.old is not None and row.old_path is not None and not row.old.is_dir:
-            source = _Source(row.old_path, row.old, row)
-            self._by_path[source.path] = source
-            self._by_number.setdefault(self._below.number(source.old.info), []).append(source)
-
-    def take(self, path: bytes | None, number: Ino | None) -> _Source | None:
-        """Take the file at *path*, or else one with the inode *number*; None if there is none."""
-        found = [] if path is None or path not in self._by_path else [self._by_path[path]]
-        found += self._by_number.get(number, []) if number is not None else []
-        for source in found:
-            if id(source.row) not in self.taken:
-                self.taken.add(id(source.row))
-                return source
-        return None

@@ -113,7 +113,7 @@ class _Layers:
 
     def occupied(self, path: bytes) -> bool:
         above = self._union.at(parent_of(path))
-        if above is None or not above.writable or not isinstance(above.ref, LayerDir):
+        if above is None or not above.ref.layer.writable or not isinstance(above.ref, LayerDir):
             return False
         return above.ref.mark(path.rpartition(b"/")[2]) is not None
 

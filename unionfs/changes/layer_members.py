@@ -17,13 +17,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from unionfs._stdlib.typing import NamedTuple
 from unionfs.changes.compared_stack import ComparedStack
 from unionfs.changes.equality import Equality
-from unionfs.changes.merged_tree import Entry, joined, naming
+from unionfs.changes.merged_tree import Entry, MergedTree, joined, naming
 from unionfs.changes.pax import is_supported
 from unionfs.errors import UnionError
 from unionfs.formats.whiteout import WH_OPAQUE, WH_PREFIX
 from unionfs.formats.xattrs import parse_redirect
 from unionfs.inode.numbers import Identity
 from unionfs.layer.directory import LayerDir
+from unionfs.upper.link_records import LinkRecords
 
 #: The path of the root as a member.
 ROOT = b"."
@@ -55,6 +56,7 @@ class LayerMembers:
         self._union = stack.union
         self._below = stack.below
         self._records = stack.records
+        self._has_earlier = bool(stack.earlier)
         self._equality = Equality(stack.union, stack.below)
         #: Names of changed hard links that no directory of the writable layer has, by the path of their directory.
         self._other_names: dict[bytes, dict[bytes, Entry]] = {}
@@ -122,10 +124,13 @@ class LayerMembers:
             return True
         if parent is None:
             return False
-        if not new.writable:
+        if not new.is_change:
             return True
-        if len(new.parts) == 1:
+        base = new.base_parts
+        if not base:
             return False
+        if self._has_earlier:  # these layers have no redirects
+            return base[0].path() == path
         with naming(path):
             redirect = _upper(parent).redirect(path.rpartition(b"/")[2])
         if redirect is None:
@@ -137,10 +142,10 @@ class LayerMembers:
         """Return the pairs in the directory *new* of the writable layer, which merges with *old*."""
         try:
             with naming(path):
-                names = set(_upper(new).names())
+                names = {name for part in new.change_parts for name in part.names()}
         except FileNotFoundError:
             return []  # removed meanwhile
-        if len(new.parts) == 1:  # the root, which hides all layers below
+        if not new.base_parts:  # the root, which hides all layers below
             names.update(self._below.names(old.parts))
         others = self._other_names.pop(path, {})
         found = []
@@ -165,7 +170,7 @@ class LayerMembers:
             if new is None or not is_supported(new.mode):
                 if old is not None and (new is None or stat.S_IFMT(new.mode) != stat.S_IFMT(old.mode)):
                     yield from _whiteout(path)
-            elif parent is not None and not new.writable:
+            elif parent is not None and not new.is_change:
                 continue  # only the layers below have it
             elif not new.is_dir:
                 if parent is None or self._adds(path, new, old):
@@ -178,7 +183,7 @@ class LayerMembers:
                 if old is not None and old.is_dir:
                     yield LayerMember(joined(path, WH_OPAQUE), None)
                 for below, entry in self._union.walk(new, path, complete=True):
-                    if not (entry.is_dir or entry.writable) and entry.info.st_nlink > 1:
+                    if not (entry.is_dir or entry.is_change) and entry.info.st_nlink > 1:
                         identity = _identity(entry)
                         self._unlisted[identity] = self._unlisted.get(identity, entry.info.st_nlink) - 1
                     yield LayerMember(below, entry)
@@ -189,7 +194,7 @@ class LayerMembers:
         """
         if not any(left > 0 for left in self._unlisted.values()):
             return
-        for path, old in self._below_in(tops):
+        for path, old in _all_in(self._below, tops):
             if not old.is_dir and self._unlisted.get(_identity(old), 0) > 0:
                 new = self._union.at(path)
                 if new is not None and _identity(new) == _identity(old):
@@ -210,24 +215,35 @@ class LayerMembers:
         left = sum(names for _, names, _ in records.copies()) if records is not None else 0
         if records is None or not left:
             return
-        for path, old in self._below_in(tops):
+        for path, new in self._indexed_in(tops, records):
+            directory, _, name = path.rpartition(b"/")
+            self._other_names.setdefault(directory, {})[name] = new
+            left -= 1
+            if not left:
+                return
+
+    def _indexed_in(self, tops: Iterable[bytes], records: LinkRecords) -> Iterator[tuple[bytes, Entry]]:
+        """Yield the names at and below *tops* from which only the link index leads to a copy. Of moved directories, which are
+        listed whole, some may be missing.
+        """
+        if self._has_earlier:  # from whose names it leads, too
+            yield from (each for each in _all_in(self._union, tops) if records.is_entry(each[1].ref))
+            return
+        for path, old in _all_in(self._below, tops):
             if old.is_dir or old.info.st_nlink < 2 or records.find(self._below.number(old.info)) is None:
                 continue
             new = self._union.at(path)
             if new is not None and records.is_entry(new.ref):
-                directory, _, name = path.rpartition(b"/")
-                self._other_names.setdefault(directory, {})[name] = new
-                left -= 1
-                if not left:
-                    return
+                yield path, new
 
-    def _below_in(self, tops: Iterable[bytes]) -> Iterator[tuple[bytes, Entry]]:
-        """Yield what the layers below have at and below *tops*."""
-        for top in tops:
-            entry = self._below.at(top)
-            if entry is not None:
-                yield top, entry
-                yield from self._below.walk(entry, top)
+
+def _all_in(tree: MergedTree, tops: Iterable[bytes]) -> Iterator[tuple[bytes, Entry]]:
+    """Yield what *tree* has at and below *tops*."""
+    for top in tops:
+        entry = tree.at(top)
+        if entry is not None:
+            yield top, entry
+            yield from tree.walk(entry, top)
 
 
 def _identity(entry: Entry) -> Identity:

@@ -1,4 +1,4 @@
-"""One merged tree, read without a mount: the union, or the layers below the writable one.
+"""One merged tree, read without a mount: the union, or layers below the writable one.
 
 :class:`MergedTree` resolves names by the rules of :mod:`unionfs.layer.resolve` and returns an :class:`Entry` for each. It has
 no table of inodes: it reads each object once, and a walk of millions of objects keeps only the directories on its way.
@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from unionfs._stdlib.typing import NamedTuple
+from unionfs.changes.origins import Origins
 from unionfs.formats.xattrs import shown_name, stored_name
 from unionfs.inode.numbers import InodeNumbers
 from unionfs.layer.directory import LayerDir
@@ -57,9 +58,19 @@ class Entry(NamedTuple):
         return stat.S_ISREG(self.mode)
 
     @property
-    def writable(self) -> bool:
-        """Whether the writable layer has the object."""
-        return self.ref.layer.writable
+    def is_change(self) -> bool:
+        """Whether the writable layer or an earlier one has the object."""
+        return self.ref.layer.has_changes
+
+    @property
+    def change_parts(self) -> list[LayerDir]:
+        """The parts in the writable layer and in earlier ones, top first."""
+        return [part for part in self.parts if part.layer.has_changes]
+
+    @property
+    def base_parts(self) -> tuple[LayerDir, ...]:
+        """The parts in the other layers, which the sandbox has not changed, top first."""
+        return tuple(part for part in self.parts if not part.layer.has_changes)
 
 
 class MergedTree:
@@ -71,16 +82,18 @@ class MergedTree:
         numbers: InodeNumbers,
         ownership: Ownership,
         records: LinkRecords | None = None,
+        origins: Origins | None = None,
         *,
         acls: bool = True,
     ) -> None:
         """Read the tree of the root directories *roots*, top first.
 
-        *records* are those of the writable layer among them. *acls*: access control lists are shown.
+        *records* are those of the writable layer among them, and *origins* those of copies. *acls*: access control lists are shown.
         """
         self._numbers = numbers
         self._ownership = ownership
         self._records = records
+        self._origins = origins
         self._acls = acls
         self._fds = roots[0].layer.fds
         self.root = self._directory(tuple(roots))
@@ -210,13 +223,16 @@ class MergedTree:
         """Return the inode number that the mount shows for the object on disk with the attributes *info*."""
         return self._numbers.number((info.st_dev, info.st_ino))
 
-    def origin(self, entry: Entry) -> Ino | None:
-        """Return the inode number that *entry* had before its copy-up; None if it is not known to be a copy."""
-        if self._records is None or not entry.writable or not isinstance(entry.ref, PathRef):
+    def origin(self, entry: Entry, is_base: Callable[[Ino], bool]) -> Ino | None:
+        """Return the inode number of the object that *entry* is a copy of, in the layers that were never writable.
+
+        None if it is not known to be a copy. *is_base* is that of :meth:`unionfs.changes.origins.Origins.of`.
+        """
+        if self._origins is None or not entry.is_change or not isinstance(entry.ref, PathRef):
             return None
         self._fds.trim()
         try:
-            return self._records.origin(entry.ref, entry.info)
+            return self._origins.of(entry.ref, entry.info, entry.below, is_base)
         except FileNotFoundError:
             return None  # removed meanwhile
 

@@ -12,7 +12,7 @@ from tests.support.tree import File, HardLink, Symlink, Tree
 from tests.unit.unionfs.client import Client
 from unionfs.changes.compared_stack import open_stack_to_compare
 from unionfs.changes.comparison import Comparison
-from unionfs.formats.whiteout import MarkPolicy
+from unionfs.formats.whiteout import ALL_MARKS, NO_MARKS, MarkPolicy
 from unionfs.upper.format import WantedFormat, lower_policy
 
 if TYPE_CHECKING:
@@ -113,6 +113,39 @@ class FreezingClient(Client):
             now = picture(path)
             changed = {at: (before.get(at), now.get(at)) for at in before.keys() | now.keys()}
             assert {at: both for at, both in changed.items() if both[0] != both[1]} == {}, path
+
+
+class EarlierClient(FreezingClient):
+    """A client that opens the frozen layers again as earlier layers, as the launcher does."""
+
+    def __init__(self, base: Path, lowers: Sequence[Tree], form: WantedFormat) -> None:
+        """Write *lowers* below *base*, and open them with an empty upper layer."""
+        #: The work directories of the frozen layers.
+        self.works: dict[Path, Path] = {}
+        super().__init__(base, lowers, form)
+
+    def _source(self, *, writable: bool) -> StackSource:
+        source = super()._source(writable=writable)
+        lowers = tuple(
+            replace(lower, earlier=True, work_fd=os.open(self.works[path], _OPEN_DIR))
+            if path in self.works
+            else lower
+            for path, lower in zip(self.lowers, source.lowers, strict=True)
+        )
+        return replace(source, lowers=lowers)
+
+    def _policy_of(self, path: Path, fd: int) -> MarkPolicy:
+        return NO_MARKS if path in self.works else ALL_MARKS  # an earlier layer is read by its record
+
+    def source_to_compare(self) -> StackSource:
+        """Return the stack with descriptors of its own."""
+        return self._source(writable=True)
+
+    def freeze_running(self) -> None:
+        """Freeze the writable layer, and keep its work directory."""
+        upper, work = self.upper, self.work
+        super().freeze_running()
+        self.works[upper] = work
 
 
 def freeze(client: FreezingClient, searched: int | None = None) -> tuple[Path, Path]:

@@ -8,6 +8,7 @@ import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.unit.unionfs.client import Client
+from tests.unit.unionfs.freezing import EarlierClient
 from unionfs.assemble import LayerSource, StackSource
 from unionfs.changes import report
 from unionfs.changes.compared_stack import open_stack_to_compare
@@ -39,6 +40,8 @@ class Facts(NamedTuple):
 
 def source_of(union: Union) -> StackSource:
     """Return the stack of *union* with descriptors of its own."""
+    if isinstance(union, EarlierClient):
+        return union.source_to_compare()
     lowers = tuple(LayerSource(fd=os.open(path, _OPEN_DIR), policy=union.policy) for path in union.lowers)
     return StackSource(
         lowers=lowers,

@@ -1,0 +1,108 @@
+"""Changes of a union whose writable layer is frozen at random: rows and archives are those of all its layers together."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.unit.unionfs.changes.archives import (
+    differences,
+    facts_on_disk,
+    links_in,
+    links_on_disk,
+    unpack_layer,
+    without_marks,
+    written,
+)
+from tests.unit.unionfs.changes.test_layer_histories import comparable
+from tests.unit.unionfs.changes.trees import Facts, below_of, check, compare, facts, shown_by
+from tests.unit.unionfs.client import Client
+from tests.unit.unionfs.compared_union import ComparedUnion
+from tests.unit.unionfs.freezing import EarlierClient
+from tests.unit.unionfs.operations import FORMS, copy_tree
+from tests.unit.unionfs.test_freezing_histories import FreezingHistories
+
+
+class EarlierHistories(FreezingHistories):
+    """A union whose changes are compared with the lowest layers, which the histories never write."""
+
+    client: ClassVar[type[Client]] = EarlierClient
+    max_generations: ClassVar[int] = 8
+    compared: ClassVar[int] = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._below: dict[bytes, Facts] = below_of(self.union)
+        self._copies = Path(tempfile.mkdtemp(prefix="unionfs-histories-"))
+        self._cleanup.callback(shutil.rmtree, self._copies)
+        self._base = self._copies / "base"
+        copy_tree(Path(self.plain), self._base)
+
+    def freeze(self) -> None:
+        """Not a rule: a layer that lost its work directory is not an earlier one."""
+
+    def compare(self) -> None:
+        """Compare the two trees, then the rows with the trees, and now and then an archive."""
+        super().compare()
+        shown = shown_by(self.union)
+        check(compare(self.union), self._below, shown)
+        since = {
+            (value["kind"], value["path"], value["old"]["path"], value["old"]["since"])
+            for value in facts(self.union)
+            if "old" in value and value["old"]["since"] != "same"
+        }
+        assert since == set(), "an old object counts as changed although nobody changed the layers below"
+        if EarlierHistories.compared % 3 == 0:
+            self._compare_layer(without_marks(comparable(shown)))
+        EarlierHistories.compared += 1
+
+    def _compare_layer(self, shown: dict[bytes, Facts]) -> None:
+        target = Path(tempfile.mkdtemp(dir=self._copies)) / "layer"
+        copy_tree(self._base, target)
+        archive = written(self.union, "layer")
+        unpack_layer(archive, target)
+        assert differences(shown, without_marks(comparable(facts_on_disk(target)))) == {}
+        assert links_on_disk(target) == links_in(self.union, shown)
+        assert written(self.union, "layer") == archive, "two runs give different bytes"
+        shutil.rmtree(target)
+
+
+SHORT = settings(
+    max_examples=8,
+    stateful_step_count=80,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.generate],
+    derandomize=True,
+    database=None,
+)
+LONG = settings(
+    SHORT, max_examples=300, stateful_step_count=200, derandomize=False, phases=[Phase.generate, Phase.shrink]
+)
+
+
+def run(form: str, how: settings) -> None:
+    """Run the histories of a union whose writable layers have the format *form*."""
+    machine = type("Machine", (EarlierHistories,), {"form": FORMS[form]})
+    run_state_machine_as_test(machine, settings=how)
+
+
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_changes_are_those_of_all_layers_whatever_was_done(form: str) -> None:
+    before = FreezingHistories.frozen
+    run(form, SHORT)
+    assert FreezingHistories.frozen > before
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_changes_are_those_of_all_layers_after_long_histories(form: str) -> None:
+    before = ComparedUnion.operations
+    run(form, LONG)
+    assert ComparedUnion.operations - before >= 10_000
