@@ -83,58 +83,65 @@ def open_stack_to_compare(source: StackSource) -> ComparedStack:
         raise UnionError("only a writable layer has changes: give upperdir and workdir")
     fds = FdCache(_MOST_FDS)
     with ExitStack() as undo, ExitStack() as done:
-        for each in source.lowers:
-            if each.work_fd is not None:
-                done.callback(os.close, each.work_fd)
-        lowers = []
-        for layer in lower_layers(source, fds):
-            if layer.skeleton:
-                layer.close()
-            else:
-                lowers.append(layer)
-        top = Layer(source.upper_fd, fds, writable=True)
-        for layer in (top, *lowers):
+        works = [source.work_fd, *(lower.work_fd for lower in source.lowers if lower.earlier)]
+        for fd in (*works, source.index_fd):
+            if fd is not None:
+                done.callback(os.close, fd)
+        layers = _open_layers(source, source.upper_fd, fds)
+        for layer in layers:
             undo.callback(layer.close)
-        base = [layer for layer in lowers if not layer.earlier]
+        top, lowers, base = layers[0], layers[1:], [layer for layer in layers if not layer.has_changes]
         if len(base) < len(lowers) and any(layer.policy.redirect for layer in base):
             raise UnionError(
                 "a layer below an earlier writable layer may have redirects: read it without them"
             )
         top.policy = upper_policy(source.upper_fd, source.form, shared=used_by_kernel(source.work_fd))
         numbers = InodeNumbers()
-        for layer in reversed([top, *lowers]):
+        for layer in reversed(layers):
             numbers.announce(layer.device)
         shown_base, shown_lower, shown = (
-            roots([layer.root for layer in layers]) for layers in (base, lowers, [top, *lowers])
+            roots([layer.root for layer in each]) for each in (base, lowers, layers)
         )
         for parts in (shown_base, shown_lower, shown):
             for position, part in enumerate(parts):
                 part.layer.below = tuple(parts[position + 1 :])
-        ownership = Ownership(source.ids)
-        works = [source.work_fd, *(each.work_fd for each in source.lowers if each.earlier)]
         homes = [None if work_fd is None else open_home(work_fd) for work_fd in works]
         opened = [home_fd for home_fd in homes if home_fd is not None]
         for fd in opened:
             done.callback(os.close, fd)
         records: list[LinkRecords | None] = []
-        for position, (layer, home_fd) in enumerate(zip((top, *lowers), homes, strict=False)):
-            found = (
-                None if home_fd is None else LinkRecords.read(layer, home_fd, fingerprint(lowers[position:]))
-            )
-            records.append(found)
+        for position, home_fd in enumerate(homes):
+            found = None
+            if home_fd is not None:
+                found = LinkRecords.read(layers[position], home_fd, fingerprint(lowers[position:]))
             if found is not None:
                 undo.callback(found.close)
+            records.append(found)
         facts = read_facts(*reversed(opened)) if len(opened) == len(homes) else None
+        ownership = Ownership(source.ids)
         acls = source.acl and source.ids == SAME_IDS and not top.policy.override_stat
-        origins = Origins(list(zip([top, *lowers], records, strict=False)), numbers)
+        origins = Origins(list(zip(layers, records, strict=False)), numbers)
         union = MergedTree(shown, numbers, ownership, records[0], origins, acls=acls)
         below = MergedTree(shown_base, numbers, ownership, acls=acls)
         lower = below if base == lowers else MergedTree(shown_lower, numbers, ownership, acls=acls)
         undo.pop_all()
-    os.close(source.work_fd)
-    if source.index_fd is not None:
-        os.close(source.index_fd)
-    return ComparedStack(union, below, lower, [top, *lowers], records, facts)
+    return ComparedStack(union, below, lower, layers, records, facts)
+
+
+def _open_layers(source: StackSource, upper_fd: int, fds: FdCache) -> list[Layer]:
+    """Return the layers of *source*, top first, but for the skeleton. They take over its descriptors."""
+    with ExitStack() as undo:
+        for fd in (upper_fd, *(lower.fd for lower in source.lowers)):
+            undo.callback(os.close, fd)
+        lowers = lower_layers(source, fds)
+        undo.pop_all()
+    layers = [Layer(upper_fd, fds, writable=True)]
+    for layer in lowers:
+        if layer.skeleton:
+            layer.close()
+        else:
+            layers.append(layer)
+    return layers
 
 
 def open_home(work_fd: int) -> int | None:

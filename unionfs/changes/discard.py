@@ -18,6 +18,7 @@ from contextlib import ExitStack, suppress
 from unionfs.assemble import StackSource, open_stack
 from unionfs.changes.compared_stack import ComparedStack, open_stack_to_compare
 from unionfs.changes.comparison import Comparison
+from unionfs.changes.discard_earlier import selected_rows, without_earlier
 from unionfs.changes.discard_plan import Conflict, make_plan
 from unionfs.changes.discarder import Discarder
 from unionfs.changes.hidden import hidden_in, names_in
@@ -42,8 +43,8 @@ def discard(source: StackSource, paths: Iterable[bytes]) -> list[Row]:
     Return the rows that it discarded. The umask must be 0.
 
     Raises:
-        UnionError: there is no writable layer, a server uses it, or something that is not selected is in the way. Nothing is
-            changed then.
+        UnionError: there is no writable layer, a server uses it, an earlier layer has one of the changes, or something that is not
+            selected is in the way. Nothing is changed then.
         OSError: a step failed. The steps before it are done; the same call continues.
     """
     with ExitStack() as closing:
@@ -66,6 +67,10 @@ def _discard(fs: UnionFs, source: StackSource, chosen: Sequence[bytes]) -> list[
     workdir = fs.parts().upper.workdir
     unfinished = _read_unfinished(workdir.home_fd, chosen)
     discarded: list[Row] = []
+    has_earlier = any(lower.earlier for lower in source.lowers)
+    if has_earlier:
+        discarded = _changes_of_writable_layer(source, chosen, unfinished)
+        source = without_earlier(source)
     for _ in range(_MOST_PLANS):
         stack = open_stack_to_compare(duplicate(source))
         try:
@@ -80,7 +85,7 @@ def _discard(fs: UnionFs, source: StackSource, chosen: Sequence[bytes]) -> list[
             if plan.unfinished.shown or plan.unfinished.restored:
                 with suppress(OSError):  # on a full disk, the rest is discarded all the same
                     workdir.save(_UNFINISHED, _encoded(chosen, unfinished))
-            Discarder(fs, stack, rows).execute(plan.steps)
+            Discarder(fs, stack, rows, has_earlier=has_earlier).execute(plan.steps)
         finally:
             stack.close()
         if not plan.again:
@@ -91,6 +96,20 @@ def _discard(fs: UnionFs, source: StackSource, chosen: Sequence[bytes]) -> list[
     with suppress(FileNotFoundError):
         os.unlink(_UNFINISHED, dir_fd=workdir.home_fd)
     return discarded
+
+
+def _changes_of_writable_layer(
+    source: StackSource, chosen: Sequence[bytes], unfinished: Unfinished
+) -> list[Row]:
+    stack = open_stack_to_compare(duplicate(source))
+    try:
+        over_earlier = open_stack_to_compare(duplicate(without_earlier(source)))
+        try:
+            return selected_rows(stack, over_earlier, chosen, unfinished)
+        finally:
+            over_earlier.close()
+    finally:
+        stack.close()
 
 
 class _Layers:

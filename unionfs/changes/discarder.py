@@ -50,8 +50,13 @@ _ACLS = frozenset((acl.ACCESS, acl.DEFAULT))
 class Discarder:
     """Executes the steps of one plan. It borrows the file system and the stack that was compared for the plan."""
 
-    def __init__(self, fs: UnionFs, stack: ComparedStack, rows: Iterable[Row]) -> None:
-        """Change the writable layer of *fs*, which is that of *stack*. *rows* are all of its changes."""
+    def __init__(
+        self, fs: UnionFs, stack: ComparedStack, rows: Iterable[Row], *, has_earlier: bool = False
+    ) -> None:
+        """Change the writable layer of *fs*, which is that of *stack*. *rows* are all of its changes.
+
+        *has_earlier*: some of the lower layers are earlier ones. What the steps show is in none of them.
+        """
         self._fs = fs
         self._inode_table = fs.inode_table
         parts = fs.parts()
@@ -59,6 +64,7 @@ class Discarder:
         self._index = parts.index
         self._copy_up = parts.copy_up
         self._below = stack.below
+        self._has_earlier = has_earlier
         self._recorded = stack.facts.paths() if stack.facts is not None else []
         #: How many names of each lower file do not lead to it.
         paths = {row.old_path: row.old for row in rows if row.old is not None and not row.old.is_dir}
@@ -399,6 +405,10 @@ class Discarder:
         log = self._upper.below_facts
         if log is None:
             return
+        if self._has_earlier:
+            base = _base_path(self._old(old_path))
+            holes = frozenset(base + hole[len(old_path) :] for hole in holes)
+            old_path = base
         at = bisect_left(self._recorded, old_path)
         while at < len(self._recorded) and self._recorded[at].startswith(old_path):
             path = self._recorded[at]
@@ -406,6 +416,13 @@ class Discarder:
             is_kept = any(is_at_or_below(path, hole) or is_at_or_below(hole, path) for hole in holes)
             if is_at_or_below(path, old_path) and not is_kept:
                 log.renew(b"/" + path, None)
+
+
+def _base_path(old: Entry) -> bytes:
+    """Return the path of *old* in its lowest layer, which no earlier layer has moved. The records have that path."""
+    if isinstance(old.ref, PathRef):
+        return joined(old.ref.directory.path(), old.ref.name)
+    return old.parts[-1].path()
 
 
 @contextmanager

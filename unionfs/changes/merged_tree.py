@@ -121,10 +121,12 @@ class MergedTree:
             return None
 
     def find_top(self, parts: Sequence[LayerDir], name: bytes) -> Entry | None:
-        """Return what :meth:`find` does, sooner if the topmost directory has the name and it is not that of a directory."""
+        """Return what :meth:`find` does, sooner if the writable layer has the name and it is not that of a directory."""
         self._fds.trim()
         mark = parts[0].mark(name)
-        if mark is not Mark.OTHER:
+        if (
+            mark is not Mark.OTHER or not parts[0].layer.writable
+        ):  # from an earlier layer, the link index may lead to a copy
             return self.find(parts, name)
         try:
             ref = parts[0].entry(name)

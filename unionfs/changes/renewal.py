@@ -3,7 +3,7 @@
 The changes stay in the writable layer: as they equal what is below now, they are no longer changes. Two things must follow what
 was written. The records of what is below (unionfs/upper/below_facts.py) describe the objects from before. And marks lead to
 places from which objects moved away: the redirect of a directory that is at its new place below, too, and that of a metadata-only
-copy whose contents are there.
+copy whose contents are there. Earlier layers stay as they are, and so does a mark of the writable layer that leads to one.
 
 The caller makes sure that no server uses the layer if anything moved: a server keeps redirects in memory.
 """
@@ -15,7 +15,8 @@ import stat
 from collections.abc import Iterable
 
 from unionfs.changes.compared_stack import ComparedStack
-from unionfs.changes.merged_tree import Entry, MergedTree, joined
+from unionfs.changes.earlier import EarlierLayers
+from unionfs.changes.merged_tree import Entry, joined
 from unionfs.formats.xattrs import METACOPY_XATTRS, REDIRECT_XATTRS
 from unionfs.layer.directory import LayerDir
 from unionfs.layer.metacopy import is_metacopy, redirect_of
@@ -37,9 +38,9 @@ def renew(stack: ComparedStack, home_fd: int, paths: Iterable[bytes]) -> None:
     """
     log = BelowFactsLog(home_fd)
     try:
-        renewal = _Renewal(stack.below, log)
-        for path in [*renewal.unfinished(stack.union), *paths]:
-            renewal.at(stack.union, path)
+        renewal = _Renewal(stack, log)
+        for path in [*renewal.unfinished(), *paths]:
+            renewal.at(path)
     finally:
         log.close()
 
@@ -47,16 +48,20 @@ def renew(stack: ComparedStack, home_fd: int, paths: Iterable[bytes]) -> None:
 class _Renewal:
     """The renewal of one path and of what is below it."""
 
-    def __init__(self, below: MergedTree, log: BelowFactsLog) -> None:
-        self._below = below
+    def __init__(self, stack: ComparedStack, log: BelowFactsLog) -> None:
+        self._union = stack.union
+        self._below = stack.below
+        self._lower = stack.lower
+        self._earlier = EarlierLayers(stack.earlier, stack.union) if stack.earlier else None
         self._log = log
-
-    def unfinished(self, union: MergedTree) -> list[bytes]:
-        """Return the paths of objects of the writable layer that moved, and have moved below, too."""
-        top = union.root.ref
+        top = stack.union.root.ref
         assert isinstance(top, LayerDir)
+        self._top = top
+
+    def unfinished(self) -> list[bytes]:
+        """Return the paths of objects of the writable layer that moved, and have moved below, too."""
         found: list[bytes] = []
-        pending = [(top, b"")]
+        pending = [(self._top, b"")]
         while pending:
             directory, path = pending.pop()
             for name in directory.names():
@@ -83,17 +88,15 @@ class _Renewal:
         if target == path:
             return False
         try:
-            here = self._below.at(path)
-            return here is not None and here.is_dir == directory and self._below.at(target) is None
+            here = self._lower.at(path)
+            return here is not None and here.is_dir == directory and self._lower.at(target) is None
         except PermissionError:
             return False
 
-    def at(self, union: MergedTree, path: bytes) -> None:
+    def at(self, path: bytes) -> None:
         self._record(path)
-        top = union.root.ref
-        assert isinstance(top, LayerDir)
         parent, _, name = path.rpartition(b"/")
-        directory = _descend(top, parent)
+        directory = _descend(self._top, parent)
         if directory is not None and path:
             self._entry(directory, name, path)
 
@@ -116,13 +119,23 @@ class _Renewal:
                 continue
             old = self._record(path)
             if mark is Mark.OTHER:
-                if old is not None and old.is_file:
+                if old is not None and old.is_file and self._is_open(path):
                     _lead_to(directory, name, path)
                 continue
             child = directory.child(name)
-            if old is not None and old.is_dir:
+            if old is not None and old.is_dir and self._merges_with_base_alone(path):
                 _remove_redirect(child)
             pending += [(child, each, joined(path, each)) for each in child.names()]
+
+    def _merges_with_base_alone(self, path: bytes) -> bool:
+        """Return whether no earlier layer is part of the directory at *path*, or would be without its redirect."""
+        if self._earlier is None:
+            return True
+        present = self._union.at(path)
+        return present is not None and not self._earlier.contribute(present) and self._is_open(path)
+
+    def _is_open(self, path: bytes) -> bool:
+        return self._earlier is None or self._earlier.let_through(path)
 
 
 def _descend(directory: LayerDir, path: bytes) -> LayerDir | None:

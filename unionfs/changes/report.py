@@ -6,7 +6,7 @@ not UTF-8 is a surrogate (PEP 383), which JSON escapes.
 With ``facts``, a value also has what a program needs that writes the change to a directory below: ``mode``, ``uid`` and ``gid``
 as the mount shows them, whether the object has ``capabilities``, and ``old``, the object of the layers below:
 
-* ``path``, ``layer`` (0 is the topmost of the lower layers), ``ino``, ``mode``, ``size``, ``mtime`` and ``ctime`` (nanoseconds), as
+* ``path``, ``layer`` (0 is the topmost of the lower layers that were never writable), ``ino``, ``mode``, ``size``, ``mtime`` and ``ctime`` (nanoseconds), as
   stat(2) reports them now;
 * ``since``: "same" if it is still what the server met when the writable layer first hid or copied it; "touched" if only its
   status change time differs; "changed"; "unknown" if the work directory has no records.
@@ -14,7 +14,8 @@ as the mount shows them, whether the object has ``capabilities``, and ``old``, t
 An old object that is gone by now has ``since`` "gone" and nothing else but its path.
 
 A moved object also has ``replaced`` if the layers below have another object at its path: a list of values like ``old``, of that
-object and, if it is a directory, of everything below it that has no row of its own.
+object and, if it is a directory, of everything below it that has no row of its own. It has ``fixed``, true, if the move cannot be
+written to a directory below, because an earlier layer is part of it (:mod:`unionfs.changes.earlier`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import stat
 
 from unionfs._stdlib.typing import Any
 from unionfs.changes.compared_stack import ComparedStack
+from unionfs.changes.earlier import EarlierLayers
 from unionfs.changes.merged_tree import Entry
 from unionfs.changes.rows import DELETED, MOVED, Row
 
@@ -65,7 +67,9 @@ class Facts:
         self._union = stack.union
         self._below = stack.below
         self._recorded = stack.facts
-        self._layers = {id(layer): position for position, layer in enumerate(stack.layers[1:])}
+        self._earlier = EarlierLayers(stack.earlier, stack.union) if stack.earlier else None
+        base = [layer for layer in stack.layers if not layer.has_changes]
+        self._layers = {id(layer): position for position, layer in enumerate(base)}
 
     def of(self, row: Row) -> dict[str, Any]:
         """Return *row* as a JSON value with facts."""
@@ -80,6 +84,8 @@ class Facts:
             value["old"] = old
         if row.replaced:
             value["replaced"] = [self._facts(path, entry) for path, entry in row.replaced]
+        if self._earlier is not None and self._earlier.fix(row):
+            value["fixed"] = True
         return value
 
     def _has_capabilities(self, entry: Entry) -> bool:
