@@ -83,7 +83,7 @@ class Layer:
             writable: the layer is the upper layer.
             squash: show owners that the server's user namespace does not map as 0, without set-id bits.
             skeleton: the layer is the generated bottom layer that contains mount points; no mark of another layer hides it.
-            earlier: the layer was the writable one of the sandbox, until it was frozen: its objects are changes, too.
+            earlier: the layer was writable, until this mount or an earlier one froze it: its objects are changes, too.
             cross: paths of mount points, relative to the root and without leading or trailing slashes, whose file systems are
                 read as part of the layer.
             hidden: directories, by identity, that appear empty wherever they occur (the sandbox's own state directory).
@@ -93,7 +93,6 @@ class Layer:
         self.writable = writable
         #: The layer was the writable one of this mount, until it was frozen (vfs/freezing.py). It has changed no more since.
         self.frozen = False
-        #: The layer was the writable one of this mount or of an earlier one.
         self.earlier = earlier
         self.squash = squash
         self.skeleton = skeleton
@@ -459,9 +458,7 @@ class LayerDir:
         return self.stat()
 
     def proc_path(self) -> bytes:
-        """Return a path of the directory for calls that take no descriptor, or no O_PATH one. Such calls must follow links in
-        it.
-        """
+        """Return a path of the directory for calls that take no O_PATH descriptor. They must follow links in it."""
         return b"/proc/self/fd/%d" % self.fd()
 
     # -- bookkeeping for the writable layer: called after the change on disk succeeded -------------

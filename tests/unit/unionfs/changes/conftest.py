@@ -19,12 +19,15 @@ from tests.unit.unionfs.changes.archives import (
     written,
     xattrs_of,
 )
+from tests.unit.unionfs.changes.earlier import Judge, compare_all
 from tests.unit.unionfs.changes.trees import shown_by
+from tests.unit.unionfs.freezing import EarlierClient
 from tests.unit.unionfs.operations import FORMS, copy_tree
 from unionfs.formats.xattrs import is_private
 
 if TYPE_CHECKING:
     import tarfile
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.unit.unionfs.conftest import MakeUnion
@@ -42,6 +45,29 @@ def form(request: pytest.FixtureRequest) -> WantedFormat:
 def union(make_union: MakeUnion, form: WantedFormat) -> Union:
     """Return a union over LOWER."""
     return make_union(LOWER, form=form)
+
+
+@pytest.fixture
+def client(tmp_path: Path, form: WantedFormat) -> Iterator[EarlierClient]:
+    """Return a union over LOWER that can be frozen. One file is deleted."""
+    opened = EarlierClient(tmp_path, [LOWER], form)
+    opened.unlink("a")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def judge(client: EarlierClient, tmp_path: Path) -> Judge:
+    """Return a function that compares the changes of the client with what is expected."""
+    base = tmp_path / "base"
+    copy_tree(client.lowers[-1], base)
+
+    def judge(*expected: str) -> None:
+        compare_all(client, base, list(expected))
+        client.reopen()
+        compare_all(client, base, list(expected))
+
+    return judge
 
 
 class Layer(Protocol):

@@ -62,6 +62,11 @@ class EarlierHistories(FreezingHistories):
             self._compare_layer(without_marks(comparable(shown)))
         EarlierHistories.compared += 1
 
+    def compare_numbers(self) -> None:
+        """Compare inode numbers, unless they depend on the way in which a symbolic link is stored."""
+        if not self.form.override_stat:
+            super().compare_numbers()
+
     def _compare_layer(self, shown: dict[bytes, Facts]) -> None:
         target = Path(tempfile.mkdtemp(dir=self._copies)) / "layer"
         copy_tree(self._base, target)
