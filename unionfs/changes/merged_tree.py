@@ -60,7 +60,8 @@ class Entry(NamedTuple):
     @property
     def is_change(self) -> bool:
         """Whether the writable layer or an earlier one has the object."""
-        return self.ref.layer.has_changes
+        layer = self.ref.layer
+        return layer.writable or layer.earlier  # `has_changes`, which takes longer
 
     @property
     def change_parts(self) -> list[LayerDir]:

@@ -38,9 +38,10 @@ class MovedFiles:
             if row.kind == MOVED or new is None or new.is_dir or not isinstance(new.ref, PathRef):
                 continue
             copied = self._union.may_be_copy(new)
-            origin = self._origin(new, old, sources) if copied else None
-            if row.kind == CHANGED and old is not None and not old.is_dir:
-                if origin in (None, self._below.number(old.info)):
+            number = None if old is None or old.is_dir else self._below.number(old.info)
+            origin = self._origin(new, number, sources) if copied else None
+            if row.kind == CHANGED and number is not None:
+                if origin in (None, number):
                     # A file that was written anew has no origin. Its old object may have moved all the same.
                     if origin is None:
                         sources.add(row)
@@ -72,8 +73,7 @@ class MovedFiles:
         ]
         return rows + changed + [row for row in deleted if id(row) not in sources.taken]
 
-    def _origin(self, new: Entry, old: Entry | None, sources: _Sources) -> Ino | None:
-        expected = None if old is None else self._below.number(old.info)
+    def _origin(self, new: Entry, expected: Ino | None, sources: _Sources) -> Ino | None:
         return self._union.origin(new, lambda number: number == expected or sources.has(number))
 
     def _redirect(self, new: Entry) -> bytes | None:

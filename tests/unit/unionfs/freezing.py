@@ -147,6 +147,14 @@ class EarlierClient(FreezingClient):
         super().freeze_running()
         self.works[upper] = work
 
+    def fork(self) -> None:
+        """Freeze the writable layer, and continue on another one, whose records know nothing of it, as a forked sandbox does."""
+        self.freeze_running()
+        self.close()
+        self.upper, self.work = self.new_layer()
+        self._copy_root(self.lowers[0], self.upper)
+        self.fs = self._open()
+
 
 def freeze(client: FreezingClient, searched: int | None = None) -> tuple[Path, Path]:
     """Freeze without a search. Return the new directories."""

@@ -215,6 +215,24 @@ def test_a_hard_link_that_was_made_before(client: EarlierClient, judge: Judge) -
     judge("C b", "A again")
 
 
+def test_a_fork_follows_the_records_of_the_layer_that_it_lies_on(client: EarlierClient, judge: Judge) -> None:
+    client.rename("b", "small")
+    client.rename("d", "moved")
+    client.write("h1", b"changed")
+    client.chmod("big", 0o644)
+    client.fork()
+    judge("R b -> small", "R d -> moved", "C h1", "C h2", "C hd/h3", "C big")
+    client.rename("small", "smaller")
+    client.write("smaller", b"!")
+    client.rename("moved/a", "moved/sub/a")
+    client.rename("big", "bigger")
+    client.write("h2", b"again")
+    expected = ["R b -> smaller", "C smaller", "R d -> moved", "R d/a -> moved/sub/a", "R big -> bigger"]
+    judge(*expected, "C bigger", "C h1", "C h2", "C hd/h3")
+    client.fork()
+    judge(*expected, "C bigger", "C h1", "C h2", "C hd/h3")
+
+
 def test_symbolic_links_and_attributes_of_directories(client: EarlierClient, judge: Judge) -> None:
     client.chmod("d", 0o700)
     client.setxattr("d/sub", "user.k", b"1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import ClassVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
 from tests.unit.unionfs.changes.archives import (
     differences,
@@ -46,6 +47,28 @@ class EarlierHistories(FreezingHistories):
 
     def freeze(self) -> None:
         """Not a rule: a layer that lost its work directory is not an earlier one."""
+
+    @precondition(lambda self: self._generations < self.max_generations)
+    @rule()
+    def fork(self) -> None:
+        """Continue on a layer that does not get the link index.
+
+        The index alone knows how many names of a file are deleted. Renaming a name makes it one of a copy.
+        """
+        self._generations += 1
+        for path in self.walk()[1]:
+            inode = self.union.file(path)
+            if inode.indexed or inode.ref.stat().st_nlink > 1:
+                for old, new in ((path, f"{path}~"), (f"{path}~", path)):
+                    self.union.rename(old, new)
+                    os.rename(self.plain + old, self.plain + new)
+        self._close_handles()
+        self._forget_numbers()
+        assert isinstance(self.union, EarlierClient)
+        self.union.fork()
+        self._compare_unlisted()
+        self.compare()
+        self.compare_numbers()
 
     def compare(self) -> None:
         """Compare the two trees, then the rows with the trees, and now and then an archive."""
