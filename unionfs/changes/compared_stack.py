@@ -1,7 +1,7 @@
 """Opens a stack for comparison: the union, and the layers below that the sandbox has not changed. A server may be using them.
 
-The writable layer may lie on earlier ones, which were writable until they were frozen (vfs/freezing.py). What these have are
-changes, too: the layers below them are what the union is compared with.
+The writable layer may lie on earlier ones, which were writable until they were frozen (vfs/freezing.py). Their objects are
+changes, too. The union is compared with the layers below the earlier ones.
 
 Nothing is written and no lock is taken, so `unionfs changes` works beside a running server. A change that happens meanwhile is
 seen or not; each object is seen whole, because the server publishes each by one rename.

@@ -1,4 +1,4 @@
-"""Refuses to discard what an earlier layer changes, because that layer never changes again.
+"""Refuses to discard changes of an earlier layer, because that layer never changes again.
 
 The changes of the sandbox are those of the writable layer and of the earlier ones. Only those that the writable layer alone made
 can be discarded: compared with the earlier layers, it must have the same changes at the chosen paths as compared with the layers

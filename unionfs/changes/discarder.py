@@ -55,7 +55,7 @@ class Discarder:
     ) -> None:
         """Change the writable layer of *fs*, which is that of *stack*. *rows* are all of its changes.
 
-        *has_earlier*: some of the lower layers are earlier ones. What the steps show is in none of them.
+        *has_earlier*: some of the lower layers are earlier ones. The steps show no object of these.
         """
         self._fs = fs
         self._inode_table = fs.inode_table

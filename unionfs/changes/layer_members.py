@@ -223,10 +223,11 @@ class LayerMembers:
                 return
 
     def _indexed_in(self, tops: Iterable[bytes], records: LinkRecords) -> Iterator[tuple[bytes, Entry]]:
-        """Yield the names at and below *tops* from which only the link index leads to a copy. Of moved directories, which are
-        listed whole, some may be missing.
+        """Yield the names at and below *tops* from which only the link index leads to a copy.
+
+        Names in moved directories may be missing, because these are listed whole.
         """
-        if self._has_earlier:  # from whose names it leads, too
+        if self._has_earlier:  # the index also leads from names in earlier layers
             yield from (each for each in _all_in(self._union, tops) if records.is_entry(each[1].ref))
             return
         for path, old in _all_in(self._below, tops):

@@ -1,7 +1,7 @@
-"""Finds which object of the layers below a changed object is a copy of, over all writable layers that the sandbox has had.
+"""Finds the original of a changed object: the object of the layers below of which it is a copy.
 
-A copy records the inode number of the object that it was made of (upper/link_index.py). If an earlier layer has that object, it
-may be a copy itself, with a record of its own: the chain ends at an object of the layers that were never writable.
+A copy records the inode number of the copied object (upper/link_index.py). That object may be a copy itself, in an earlier
+layer and with a record of its own. The chain ends at an object of the layers that were never writable.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ class CopyUp:
     def _note_below(self, layer: Layer, parent: DirectoryInode, name: bytes, info: os.stat_result) -> None:
         """Record that *layer* has an object with *info* as *name* of *parent*, of which there is a copy now.
 
-        What an earlier layer has is not recorded: its own records are about what was below.
+        An object of an earlier layer is not recorded, because the records of that layer describe the object below.
         """
         if self._upper.below_facts is not None and not (layer.skeleton or layer.earlier):
             self._upper.note_below(self._inode_table.base_path(parent) + b"/" + name, info)

@@ -11,8 +11,8 @@ Each record is a line of text and a path, and begins and ends with a zero byte::
 
 KIND is ``=`` for the record of a server. The first one of a path counts, because a later one may already contain a change of
 somebody else. ``!`` replaces it and ``-`` removes it: a program that wrote changes back adds these. If the writable layer was
-frozen and another one lies on it (vfs/freezing.py), each has its own records, and those of the earlier layer come first. What an
-earlier layer hid or copied is not recorded again. MODE has the type and is
+frozen and another one lies on it (vfs/freezing.py), each has its own records, and those of the earlier layer come first. The
+writable layer makes no record of an object of an earlier layer. MODE has the type and is
 octal, times are nanoseconds since the epoch, LENGTH is that of PATH in bytes. PATH leads from the root of the layers below that
 were never writable, and has no leading slash. A record that does not have its length was cut off by a full disk or a kill, and is ignored.
 """

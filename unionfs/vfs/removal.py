@@ -80,8 +80,8 @@ class Removal:
     def note_hidden(self, inode: Inode, parent: DirectoryInode, name: bytes) -> None:
         """Record *inode*, which the layers below have as *name* of *parent*, where the upper layer now hides it.
 
-        A copy to which the name led is recorded under the name that was copied. What an earlier layer has is not recorded: its
-        own records are about what was below.
+        A copy to which the name led is recorded under the name that was copied. An object of an earlier layer is not recorded,
+        because the records of that layer describe the object below.
         """
         if self._upper.below_facts is not None and not (inode.layer.has_changes or inode.layer.skeleton):
             info = inode.info or inode.ref.info()
