@@ -136,6 +136,9 @@ def _conflicts(change: Change, rules: Rules) -> list[Conflict]:
         else:
             reason = _SINCE.get(old.since, _SINCE["unknown"])
         found.append(Conflict(change, old.path, reason))
+    if change.is_fixed:
+        reason = "an earlier layer of the sandbox has this move, and would lead to nothing: export it instead"
+        found.append(Conflict(change, change.path, reason))
     return found
 
 

@@ -10,6 +10,7 @@ from sandbox.changes.exclusive import exclusively
 from sandbox.changes.frozen_layers import begin
 from sandbox.changes.reader import start, state_directory
 from sandbox.changes.writable_layers import WritableLayer, find
+from sandbox.errors import SandboxError
 from sandbox.state import snapshots
 from sandbox.state.earlier_layers import refuse_if_forked, settle
 from sandbox.state.removal import remove_directory
@@ -64,4 +65,9 @@ def _discard_paths(layer: WritableLayer, paths: Sequence[str]) -> None:
         process = start(layer, ["--discard"], paths, undo)
         with open(process.output_fd, "rb", closefd=False) as output:
             output.read()
-        process.finish()
+        try:
+            process.finish()
+        except SandboxError as error:
+            if layer.stack.earlier and "earlier layer" in error.message:
+                error.hint = f"return to a snapshot with sandbox rollback, or discard everything: sandbox discard {layer.id}"
+            raise

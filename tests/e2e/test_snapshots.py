@@ -306,3 +306,54 @@ def test_a_kill_of_any_process_during_a_snapshot_leaves_a_usable_layer(
         assert sandbox(launcher, "rollback", "box", name).status == 0
         moved = "cd /data; cmp name other; ls moved gone/moved 2> /dev/null || true"
         assert text(launcher, spec, moved).splitlines()[-2:] == ["inside", "kept"]
+
+
+def host(tmp_path: Path) -> Path:
+    """Return a directory of the host with some files, as the only layer of a sandbox."""
+    top = tmp_path / "host"
+    for name in ("data/changed", "data/deleted", "data/moved/file", "data/later", "data/touched"):
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_text(f"old {name}\n")
+    return top
+
+
+def test_changes_of_earlier_layers_are_applied_exported_and_discarded_with_the_others(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    top = host(tmp_path)
+    spec = over(top, PERSISTENT)
+    script = "cd /data; echo new > changed; rm deleted; mv moved away; echo new > new; echo 1 > touched"
+    assert launcher.shell(script, spec).status == 0
+    make(launcher, "one")
+    assert launcher.shell("cd /data; echo more >> new; echo new > later; echo 2 > touched", spec).status == 0
+    refused = sandbox(launcher, "discard", "box", "/data/changed")
+    assert (refused.status, "an earlier layer of the sandbox has this change" in refused.err) == (125, True)
+    assert "sandbox rollback" in refused.err
+    assert sandbox(launcher, "discard", "box", "/data/later").status == 0
+    assert ("C", "/data/later", None) not in rows(sandbox(launcher, "diff", "box", "--json"))
+
+    done = sandbox(launcher, "export", "box", "/data", f"tar:{tmp_path}/whole.tar")
+    assert done.status == 0, done.err
+    listed = subprocess.run(
+        ["tar", "-xOf", tmp_path / "whole.tar", "data/new"], capture_output=True, check=True
+    )
+    assert listed.stdout == b"new\nmore\n"
+
+    (top / "data" / "touched").write_text("by somebody else\n")
+    to = ["--yes", "--to", str(top)]
+    refused = sandbox(launcher, "apply", "box", *to, "/data/away")
+    assert (refused.status, "an earlier layer of the sandbox has this move" in refused.err) == (125, True)
+    refused = sandbox(launcher, "apply", "box", *to, "/data/touched")
+    assert (refused.status, "it changed on the host" in refused.err) == (125, True)
+    chosen = ["/data/new", "/data/changed", "/data/deleted"]
+    done = sandbox(launcher, "apply", "box", *to, *chosen)
+    assert done.status == 0, done.err
+    assert (top / "data" / "new").read_text() == "new\nmore\n"
+    assert (top / "data" / "changed").read_text() == "new\n"
+    assert not (top / "data" / "deleted").exists()
+    assert (top / "data" / "moved" / "file").exists()
+    assert rows(sandbox(launcher, "diff", "box", "--json")) == {
+        ("R", "/data/away", "/data/moved"),
+        ("C", "/data/touched", None),
+    }
+    assert text(launcher, spec, "cat /data/away/file /data/new") == "old data/moved/file\nnew\nmore\n"
