@@ -147,9 +147,12 @@ def check(rows: Sequence[Row], before: dict[bytes, Facts], after: dict[bytes, Fa
         return path, -1
 
     best: dict[bytes, tuple[int, bytes]] = {}
-    for old in before:
-        new, weight = followed(old)
-        if new in after and (new not in best or weight > best[new][0]):
+    for new, weight, old in sorted((*followed(old), old) for old in before):
+        if new not in after or (new in best and weight <= best[new][0]):
+            continue
+        # In a directory that moved to the place of another one, nothing is what that had under the same name.
+        above = best.get(new.rpartition(b"/")[0])
+        if not old or old in moves or (above is not None and above[1] == old.rpartition(b"/")[0]):
             best[new] = weight, old
     expected = {(DELETED, old) for old in before if followed(old)[0] not in after}
     expected |= {(ADDED, new) for new in after if new not in best}
@@ -158,7 +161,8 @@ def check(rows: Sequence[Row], before: dict[bytes, Facts], after: dict[bytes, Fa
     replaced = [old for row in rows for old, _ in row.replaced]
     assert all(row.kind == MOVED for row in rows if row.replaced)
     assert len(set(replaced)) == len(replaced), "an object is replaced twice"
-    displaced = {old for old in before if followed(old)[0] in after and best[followed(old)[0]][1] != old}
+    matched = {old for _, old in best.values()}
+    displaced = {old for old in before if followed(old)[0] in after and old not in matched}
     assert set(replaced) == displaced
     found = [(row.kind, row.path) for row in rows]
     assert len(set(found)) == len(found), "a row occurs twice"
