@@ -151,9 +151,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _mount(arguments: argparse.Namespace) -> int:
     from unionfs.assemble import source_from_options
-    from unionfs.options import parse_options
+    from unionfs.options import DISABLE_VARIABLE, parse_options
 
-    options = parse_options(arguments.options)
+    options = parse_options(arguments.options, os.environ.get(DISABLE_VARIABLE, ""))
     for ignored in options.ignored:
         print(f"unionfs: unknown option ignored: {ignored}", file=sys.stderr)
     # The kernel mounts on the target of a symbolic link, and unmounting must find the same directory.

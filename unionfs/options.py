@@ -84,7 +84,6 @@ DECLARED: tuple[Declared, ...] = (
     _declared(
         "open_requests", "on|off", "off: no requests for open(2) and opendir(3); not with server=pyfuse3"
     ),
-    _declared("without", "NAME:NAME...", "disable optimizations of the direct server, to measure them"),
     _declared("debug", "", "stay in the foreground"),
     _declared("allow_other default_permissions", "", "see mount.fuse3(8)", of_mount=True),
     _declared("ro rw suid nosuid dev nodev exec noexec", "", "see mount(8)", of_mount=True),
@@ -111,6 +110,10 @@ _LARGEST = (1 << 63) - 1
 _MAX_ID = (1 << 32) - 2
 
 
+#: The environment variable that disables optimizations of the direct server, to measure them: "NAME:NAME...".
+DISABLE_VARIABLE = "UNIONFS_DISABLE"
+
+
 class Server(Enum):
     """The server that answers the kernel's requests."""
 
@@ -123,7 +126,7 @@ class Server(Enum):
 
 
 class Optimization(Enum):
-    """An optimisation of the direct server, which can be disabled to measure its effect (docs/unionfs/speed.md)."""
+    """An optimization of the direct server, which can be disabled to measure its effect (docs/unionfs/speed.md)."""
 
     #: Poll briefly for the next request before sleeping.
     SPIN = "spin"
@@ -153,7 +156,7 @@ class Serving:
     #: The kernel sends a request for each open(2) and opendir(3). Without these requests, opening is free; this needs the
     #: direct server and Linux 5.1.
     open_requests: bool = True
-    #: Optimisations of the direct server that are disabled.
+    #: Optimizations of the direct server that are disabled.
     disabled: frozenset[Optimization] = frozenset()
 
 
@@ -212,11 +215,11 @@ def split_escaped(text: str, separator: str) -> list[str]:
     return parts
 
 
-def parse_options(texts: list[str]) -> Options:
-    """Parse the values of all ``-o`` options.
+def parse_options(texts: list[str], disabled: str = "") -> Options:
+    """Parse the values of all ``-o`` options, and *disabled*, the value of `DISABLE_VARIABLE`.
 
     Raises:
-        UnionError: an option lacks its value or has a wrong one, or the combination cannot be mounted.
+        UnionError: an option lacks its value or has a wrong one, an optimization is unknown, or the combination cannot be mounted.
     """
     values: dict[str, str] = {}
     flags: set[str] = set()
@@ -274,7 +277,7 @@ def parse_options(texts: list[str]) -> Options:
         index_first=of("index_build", _choice("background", "first")) == "first",
         immutable="immutable" in flags,
         debug="debug" in flags,
-        serving=_serving(values),
+        serving=_serving(values, disabled),
         fuse=tuple(fuse),
         ignored=tuple(ignored),
     )
@@ -298,20 +301,28 @@ def _form(values: dict[str, str], *, user_marks: bool) -> WantedFormat:
     )
 
 
-def _serving(values: dict[str, str]) -> Serving:
+def _serving(values: dict[str, str], disabled: str) -> Serving:
     server = Server.AUTO
     if "server" in values:
         server = Server(_choice(*(each.value for each in Server))("server", values["server"]))
     open_requests = _choice("on", "off")("open_requests", values.get("open_requests", "on"))
     if open_requests == "off" and server is Server.PYFUSE3:
         raise UnionError("option open_requests=off does not work with server=pyfuse3: use server=direct")
-    disabled_names = _choice_of_several(*(each.value for each in Optimization))(
-        "without", values.get("without", "")
-    )
-    if disabled_names and server is Server.PYFUSE3:
-        raise UnionError("option without does not work with server=pyfuse3: use server=direct")
-    disabled = frozenset(map(Optimization, disabled_names))
-    return Serving(server=server, open_requests=open_requests == "on", disabled=disabled)
+    optimizations = _optimizations(disabled)
+    if optimizations and server is Server.PYFUSE3:
+        raise UnionError(f"{DISABLE_VARIABLE} does not work with server=pyfuse3: use server=direct")
+    return Serving(server=server, open_requests=open_requests == "on", disabled=optimizations)
+
+
+def _optimizations(text: str) -> frozenset[Optimization]:
+    known = {each.value: each for each in Optimization}
+    names = list(filter(None, text.split(":")))
+    for name in names:
+        if name not in known:
+            raise UnionError(
+                f"environment variable {DISABLE_VARIABLE}={text}: {name} is unknown: use names of {', '.join(known)}"
+            )
+    return frozenset(known[name] for name in names)
 
 
 def _ids(values: dict[str, str], *, squash: bool) -> IdPolicy:
@@ -335,11 +346,6 @@ def _choice(*known: str) -> Callable[[str, str], str]:
         return value
 
     return parse
-
-
-def _choice_of_several(*known: str) -> Callable[[str, str], list[str]]:
-    one = _choice(*known)
-    return lambda key, text: [one(key, each) for each in text.split(":") if each]
 
 
 def _number(key: str, value: str) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks import counting, growth, layers, measuring, plot, report, start
 from benchmarks.catalogue import WORKLOADS
 from benchmarks.corpus import make_corpus
-from benchmarks.systems import NAMES, OTHER_SERVERS, SUBJECT, Stack, System, find_python, find_systems
+from benchmarks.systems import NAMES, ON_REQUEST, SUBJECT, Stack, System, find_python, find_systems
 from benchmarks.workload import PROJECT, Corpus, Workload
 
 DESCRIPTION = """\
@@ -118,7 +118,7 @@ def choose_systems(wanted: str | None, available: Sequence[System], left_out: li
     """Return the systems to measure. A system that cannot run is an error if it was requested; otherwise *left_out* gets
     the reason.
     """
-    default = [system.name for system in available if system.name not in OTHER_SERVERS]
+    default = [system.name for system in available if system.name not in ON_REQUEST]
     names = wanted.split(",") if wanted else default
     if unknown := set(names) - {system.name for system in available}:
         raise SystemExit(
@@ -263,7 +263,7 @@ def measure_growth(arguments: argparse.Namespace, systems: Sequence[System], lef
 
 def count_requests(arguments: argparse.Namespace, systems: Sequence[System], left_out: list[str]) -> int:
     """Count the requests of the chosen workloads in the first directory, and print them."""
-    ours = [system for system in systems if system.name == SUBJECT or system.name in OTHER_SERVERS]
+    ours = [system for system in systems if system.name == SUBJECT or system.name in ON_REQUEST]
     if not ours:
         raise SystemExit(f"bench: --requests counts those of {SUBJECT}, which is not among the systems")
     chosen = choose_workloads(WORKLOADS, "files", arguments)

@@ -23,19 +23,22 @@ SUBJECT = "unionfs"
 _SERVED = ",server=direct,open_requests=off"
 #: With an index of the lower layers. It is built before the mount is usable, so only its use is timed.
 _INDEXED = ",index_build=first,immutable,index_dir="
-TRICKS = "spin threads negative validity contents symlinks flush killpriv readdirplus".split()
-#: Other servers and options of unionfs; measured only on request.
+OPTIMIZATIONS = "spin threads negative validity contents symlinks flush killpriv readdirplus".split()
+#: Other servers and options of unionfs.
 OTHER_SERVERS = {
     "unionfs-unindexed": _SERVED,
     "unionfs-opened": ",server=direct,open_requests=on",
     "unionfs-pyfuse3": ",server=pyfuse3",
-    # One system for each optimization that is left out, to measure its effect (docs/unionfs/speed.md).
-    **{f"without-{trick}": f"{_SERVED},without={trick}" for trick in TRICKS},
 }
+#: One system for each optimization, which the variable UNIONFS_DISABLE disables, to measure its effect
+#: (docs/unionfs/speed.md).
+DISABLED = {f"without-{name}": name for name in OPTIMIZATIONS}
 #: The writable layer ends with the sandbox, so nothing has to be synced. All three file systems support this option.
 _VOLATILE = ",volatile"
+#: Measured only on request.
+ON_REQUEST = (*OTHER_SERVERS, *DISABLED)
 BASELINE = "fuse-overlayfs"
-NAMES = (SUBJECT, *OTHER_SERVERS, BASELINE, "overlay", "native")
+NAMES = (SUBJECT, *ON_REQUEST, BASELINE, "overlay", "native")
 
 #: Seconds for a mount or unmount on a busy machine.
 PATIENCE = 60.0
@@ -137,7 +140,7 @@ def find_systems(python: str, *, durable: bool = False) -> list[System]:
     with open("/proc/filesystems") as file:
         overlay = "overlay" in file.read().split()
 
-    def union(name: str, serving: str, *, indexed: bool = False) -> System:
+    def union(name: str, serving: str, *, indexed: bool = False, disabled: str = "") -> System:
         return System(
             name=name,
             missing=no_mount or lacks(python, "pyfuse3", "unionfs.cli"),
@@ -146,15 +149,13 @@ def find_systems(python: str, *, durable: bool = False) -> list[System]:
                 options + serving + promise + (_INDEXED + _indexes() if indexed else ""),
                 mount,
             ],
-            environment={"PYTHONPATH": PROJECT},
+            environment={"PYTHONPATH": PROJECT, "UNIONFS_DISABLE": disabled},
         )
 
     return [
         union(SUBJECT, _SERVED, indexed=True),
-        *(
-            union(name, serving, indexed=name.startswith("without-"))
-            for name, serving in OTHER_SERVERS.items()
-        ),
+        *(union(name, serving) for name, serving in OTHER_SERVERS.items()),
+        *(union(name, _SERVED, indexed=True, disabled=one) for name, one in DISABLED.items()),
         System(
             name=BASELINE,
             missing=no_mount

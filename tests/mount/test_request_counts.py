@@ -18,6 +18,7 @@ import pytest
 
 from tests.mount.support import PROJECT
 from tests.support.tree import Symlink, Tree, make_tree
+from unionfs.options import DISABLE_VARIABLE
 
 #: Run once, because the requests do not depend on the account.
 pytestmark = [pytest.mark.fusermount, pytest.mark.once]
@@ -110,7 +111,7 @@ def served_with(options: str) -> Callable[[str, str], list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("trick", "work", "serving"),
+    ("optimization", "work", "serving"),
     [
         ("negative", ask_for_nothing, "off"),
         ("contents", open_again, "on"),
@@ -120,14 +121,17 @@ def served_with(options: str) -> Callable[[str, str], list[str]]:
     ],
 )
 def test_each_feature_that_saves_requests_saves_its_kind(
-    trick: str, work: Any, serving: str, place: tuple[systems.Stack, Any]
+    optimization: str, work: Any, serving: str, place: tuple[systems.Stack, Any]
 ) -> None:
     stack, corpus = place
     (base,) = (each for each in systems.find_systems(sys.executable) if each.name == "unionfs-pyfuse3")
     counts = []
-    for without in ("", f",without={trick}"):
-        options = f",server=direct,open_requests={serving}{without}"
-        system = dataclasses.replace(base, command=served_with(options))
+    for disabled in ("", optimization):
+        system = dataclasses.replace(
+            base,
+            command=served_with(f",server=direct,open_requests={serving}"),
+            environment={**base.environment, DISABLE_VARIABLE: disabled},
+        )
         workload = Workload("one thing", work, changes=())
         counts.append(sum(counting.count(system, workload, stack, corpus, cold=False).values()))
     assert counts[1] >= counts[0] + 45

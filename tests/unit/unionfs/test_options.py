@@ -187,22 +187,36 @@ def test_a_way_of_serving_that_there_is_not_is_refused(text: str, said: str) -> 
         parse_options([f"lowerdir=/a,{text}"])
 
 
-def test_what_the_server_is_to_do_without_is_named() -> None:
+def test_disabled_optimizations_are_named() -> None:
     assert parse_options(["lowerdir=/a"]).serving.disabled == frozenset()
-    options = parse_options(["lowerdir=/a,without=spin:negative"])
+    options = parse_options(["lowerdir=/a"], "spin:negative")
     assert options.serving.disabled == {Optimization.SPIN, Optimization.NEGATIVE}
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("server", "disabled", "message"),
     [
-        ("without=magic", "option without=magic has an unknown value: use one of spin, threads, "),
-        ("server=pyfuse3,without=spin", "does not work with server=pyfuse3: use server=direct"),
+        (
+            "direct",
+            "spin:magic",
+            "UNIONFS_DISABLE=spin:magic: magic is unknown: use names of spin, threads, ",
+        ),
+        ("pyfuse3", "spin", "UNIONFS_DISABLE does not work with server=pyfuse3: use server=direct"),
     ],
 )
-def test_what_the_server_cannot_do_without_is_an_error(text: str, said: str) -> None:
-    with pytest.raises(UnionError, match=said):
-        parse_options([f"lowerdir=/a,{text}"])
+def test_an_optimization_that_cannot_be_disabled_is_an_error(
+    server: str, disabled: str, message: str
+) -> None:
+    with pytest.raises(UnionError, match=message):
+        parse_options([f"lowerdir=/a,server={server}"], disabled)
+
+
+def test_the_command_reads_disabled_optimizations_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UNIONFS_DISABLE", "magic")
+    assert main(["-o", "lowerdir=/", "/mnt"]) == 1
+    assert "UNIONFS_DISABLE=magic: magic is unknown" in capsys.readouterr().err
 
 
 def test_indexes_of_lower_layers_are_kept_where_they_are_told_to_be() -> None:
@@ -219,7 +233,7 @@ def test_what_is_said_of_indexes_needs_a_place_for_them(option: str) -> None:
 
 
 SAMPLES = {
-    "DIR": "/d", "BYTES[k|m|g|t]": "1k", "COUNT": "5", "DISK:SHOWN:COUNT:...": "0:1:2", "ID": "7", "NAME:NAME...": "spin",
+    "DIR": "/d", "BYTES[k|m|g|t]": "1k", "COUNT": "5", "DISK:SHOWN:COUNT:...": "0:1:2", "ID": "7",
     "TOP:...:BOTTOM": "/a:/b", "VALUE": "5",
 }  # fmt: skip
 NAMES = [(one, name) for one in DECLARED for name in one.names]
