@@ -7,6 +7,7 @@ whether the import goes in the right direction.
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 import os
 import re
@@ -167,10 +168,11 @@ def parse(path: str) -> ast.Module:
         return ast.parse(file.read(), path)
 
 
-def imports_of(path: str) -> list[Import]:
+@functools.cache
+def imports_of(path: str) -> tuple[Import, ...]:
     module = module_name(path)
     package = module if path.endswith("__init__.py") else module.rpartition(".")[0]
-    return list(_imports(parse(path).body, package, lazy=False, typing_only=False))
+    return tuple(_imports(parse(path).body, package, lazy=False, typing_only=False))
 
 
 def _imports(body: list[ast.stmt], package: str, *, lazy: bool, typing_only: bool) -> Iterator[Import]:

@@ -6,6 +6,7 @@ fixtures are in both. They must be gone at the end of the session.
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import time
@@ -50,7 +51,12 @@ class State:
 def _mounts() -> dict[str, str]:
     """Return the mounts of this namespace by id. No other mount gets the id while the mount exists."""
     with open("/proc/self/mountinfo") as file:
-        return {line.split(" ", 1)[0]: line.rstrip("\n") for line in file}
+        return _by_id(file.read())
+
+
+@functools.lru_cache(maxsize=2)  # most tests mount nothing
+def _by_id(mounts: str) -> dict[str, str]:
+    return {line.split(" ", 1)[0]: line for line in mounts.splitlines()}
 
 
 def _children() -> dict[int, str]:

@@ -158,19 +158,26 @@ def probe_cgroup() -> Missing | None:
 
 def memory_cgroups() -> list[tuple[str, str]]:
     """Return (mount point, path of this process in it) of the hierarchies with a memory controller, v1 first."""
-    with open("/proc/self/cgroup") as file:
-        paths = {line.split(":")[1]: line.rstrip("\n").split(":", 2)[2] for line in file}
-    result: list[tuple[str, str]] = []
-    with open("/proc/self/mountinfo") as file:
-        for line in file:
-            before, _, after = line.partition(" - ")
-            fields, (fs_type, _, options) = before.split(), after.split()
-            if fs_type == "cgroup" and "memory" in options.split(","):
-                own = next((path for names, path in paths.items() if "memory" in names.split(",")), "/")
-                result.insert(0, (fields[4], own))
-            elif fs_type == "cgroup2" and _lists_memory(fields[4] + paths.get("", "/")):
-                result.append((fields[4], paths.get("", "/")))
-    return result
+    with open("/proc/self/cgroup") as cgroups, open("/proc/self/mountinfo") as mounts:
+        v1, v2 = _cgroup_mounts(cgroups.read(), mounts.read())
+    return [*v1, *(place for place in v2 if _lists_memory("".join(place)))]
+
+
+@functools.lru_cache(maxsize=4)  # the check for leaks reads the same mounts twice in each test
+def _cgroup_mounts(cgroups: str, mounts: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return (mount point, path) of the memory controller of version 1, and of version 2."""
+    paths = {line.split(":")[1]: line.split(":", 2)[2] for line in cgroups.splitlines()}
+    v1: list[tuple[str, str]] = []
+    v2: list[tuple[str, str]] = []
+    for line in mounts.splitlines():
+        before, _, after = line.partition(" - ")
+        fields, (fs_type, _, options) = before.split(), after.split()
+        if fs_type == "cgroup" and "memory" in options.split(","):
+            own = next((path for names, path in paths.items() if "memory" in names.split(",")), "/")
+            v1.insert(0, (fields[4], own))
+        elif fs_type == "cgroup2":
+            v2.append((fields[4], paths.get("", "/")))
+    return v1, v2
 
 
 def _lists_memory(directory: str) -> bool:
