@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
             environ=os.environ,
             state_directory=planning.state_directory,
             state=planning.state,
-            kept=planning.kept,
+            persistent=planning.persistent,
             surroundings=look(devices=access_of_root(planning.draft.plan.ids, devices)),
         )
     )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sandbox.host.facts import HostFacts
     from sandbox.host.paths import PathFact
     from sandbox.host.private_directories import PrivateFacts
-    from sandbox.plan import Draft, Kept
+    from sandbox.plan import Draft, PersistentState
     from sandbox.spec.diagnostic import Diagnostic
     from sandbox.spec.model import Spec
     from sandbox.spec.valid_part import ValidPart
@@ -34,7 +34,7 @@ class Planning:
     state_directory: str
     state: SandboxError | None
     #: The persistent layer and named volumes in it that the file would use.
-    kept: Kept
+    persistent: PersistentState
 
 
 def load_to_plan(arguments: argparse.Namespace, command: tuple[str, ...] | None = None) -> Spec:
@@ -68,7 +68,7 @@ def refusals_of_valid_part(rest: ValidPart, command: tuple[str, ...] | None = No
 
     try:
         # Existing persistent layers cannot be compared: the name or the layers may be among the mistakes.
-        found = plan(rest.spec, command, with_kept=False).draft.diagnostics()
+        found = plan(rest.spec, command, with_persistent=False).draft.diagnostics()
     except SandboxError:
         return []  # the caller reports the mistakes
     return [refusal for one in found if (refusal := rest.in_file(one)) is not None]
@@ -79,17 +79,17 @@ def plan(
     command: tuple[str, ...] | None = None,
     *,
     accept_layers: bool = False,
-    with_kept: bool = True,
+    with_persistent: bool = True,
 ) -> Planning:
     """Gather the facts of this machine and draft the plan of *spec*, with *command* instead of the file's.
 
-    With *accept_layers* a persistent layer is accepted that was made over other layers. Without *with_kept* existing layers
-    and volumes are not examined.
+    With *accept_layers*, a persistent layer that was made over other layers is accepted. Without *with_persistent*, persistent
+    layers and named volumes are not examined.
     """
     from sandbox.errors import StateError
     from sandbox.host import facts as host
     from sandbox.host.paths import inspect_all
-    from sandbox.plan import Kept, draft, host_details, host_files, host_paths
+    from sandbox.plan import PersistentState, draft, host_details, host_files, host_paths
     from sandbox.state import directory as state
     from sandbox.state.layer_records import look
     from sandbox.state.location import default_path
@@ -102,9 +102,9 @@ def plan(
         problem = state.examine(directory)
     except StateError as error:
         path, directory, problem = "", "", error
-    kept = Kept()
+    persistent = PersistentState()
     try:
-        kept = look(spec, directory) if with_kept else kept
+        persistent = look(spec, directory) if with_persistent else persistent
     except StateError as error:
         problem = problem or error
     paths = inspect_all(host_paths(spec, facts), read=host_files(spec), **host_details(spec, facts))
@@ -117,10 +117,12 @@ def plan(
         private=private_directories(path, facts.uid),
         joined=joined_namespaces(spec, directory),
         command=command,
-        kept=kept,
+        persistent=persistent,
         accept_layers=accept_layers,
     )
-    return Planning(draft=made, facts=facts, paths=paths, state_directory=directory, state=problem, kept=kept)
+    return Planning(
+        draft=made, facts=facts, paths=paths, state_directory=directory, state=problem, persistent=persistent
+    )
 
 
 def private_directories(state: str, uid: int) -> PrivateFacts:

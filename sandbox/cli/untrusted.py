@@ -9,7 +9,7 @@ from unionfs._stdlib.dataclasses import replace
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sandbox.plan import Kept
+    from sandbox.plan import PersistentState
     from sandbox.spec.check import CheckResult
     from sandbox.spec.diagnostic import Diagnostic
     from sandbox.spec.model import Spec
@@ -22,10 +22,10 @@ def look_here(checked: CheckResult) -> CheckResult:
     Host paths are resolved, but only the records of persistent layers and volumes are opened for reading.
     """
     warnings = {warning: None for spec in checked.specs for warning in _exposures(spec)}
-    kept = [_kept(spec) for spec in checked.specs]
+    persistent = [_persistent_state(spec) for spec in checked.specs]
     requests = checked.requests
     if requests is not None:
-        requests = tuple(_with_kept(request, kept) for request in requests)
+        requests = tuple(_with_persistent_state(request, persistent) for request in requests)
     return replace(checked, diagnostics=[*warnings, *checked.diagnostics], requests=requests)
 
 
@@ -40,7 +40,7 @@ def _exposures(spec: Spec) -> tuple[Diagnostic, ...]:
     return exposures(spec, inspect_all(paths, shown=shown), trees=trees, others=others)
 
 
-def _kept(spec: Spec) -> Kept | str:
+def _persistent_state(spec: Spec) -> PersistentState | str:
     """Return the existing layers and volumes that *spec* would use, or the reason why they cannot be examined."""
     from sandbox.errors import StateError
     from sandbox.state.layer_records import look
@@ -52,9 +52,9 @@ def _kept(spec: Spec) -> Kept | str:
         return error.message
 
 
-def _with_kept(request: Request, kept: list[Kept | str]) -> Request:
+def _with_persistent_state(request: Request, persistent: list[PersistentState | str]) -> Request:
     told: list[str] = []
-    for one in kept:
+    for one in persistent:
         if isinstance(one, str):
             told += [one] if request.key == "root.writable" else []
         elif request.key == "root.writable" and one.own is not None:

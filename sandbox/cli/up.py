@@ -208,7 +208,7 @@ def _make_plan(
         private=private_directories(state_path, facts.uid),
         joined=joined_namespaces(spec, directory.path),
         command=tuple(arguments.command) or None,
-        kept=look(spec, directory.path),
+        persistent=look(spec, directory.path),
         accept_layers=arguments.accept_layers,
     )
     return facts, directory, secret, plan

@@ -101,10 +101,10 @@ def _completer(action: argparse.Action, verb: str, words: Collection[str]) -> Co
         return candidates.profiles(file) if file else {}
 
     def layers(**_: object) -> Candidates:
-        return candidates.kept_layers()
+        return candidates.persistent_layers()
 
     def things(**_: object) -> Candidates:
-        return candidates.kept_things()
+        return candidates.kept_items()
 
     def files_and_sandboxes(prefix: str, **_: object) -> Candidates:
         return {**candidates.paths(prefix, suffix=".toml"), **candidates.sandboxes()}

@@ -145,7 +145,7 @@ def templates() -> Candidates:
     return template_files.templates()
 
 
-def kept_layers() -> Candidates:
+def persistent_layers() -> Candidates:
     """Return the names of the persistent layers in the state directory, with the environment file of each."""
     from sandbox.lifecycle.inventory import (
         list_names,  # imported here, because it imports the code that unpacks archives
@@ -176,10 +176,10 @@ def sandboxes() -> Candidates:
     named = {
         run.record.name: run.record.file or "" for run in runs if run.record is not None and run.record.name
     }
-    return {**named, **kept_layers()}
+    return {**named, **persistent_layers()}
 
 
-def kept_things() -> Candidates:
+def kept_items() -> Candidates:
     """Return the arguments of `rm`: kept layers, volumes and archives with their files, and the remains of ended runs."""
     from sandbox.lifecycle.inventory import take
     from sandbox.state.runs import list_runs

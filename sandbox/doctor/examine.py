@@ -110,7 +110,7 @@ def plan_file(
         spec = load()
         paths = inspect_all(host_paths(spec, facts), read=host_files(spec), **host_details(spec, facts))
         joined = inspect(spec, path)
-        kept = look(spec, path)
+        persistent = look(spec, path)
         given = default_path(environ, facts.uid) if known else path
         hidden = private_directories.look(
             state=given,
@@ -125,7 +125,7 @@ def plan_file(
             state_directory=path,
             private=hidden,
             joined=joined,
-            kept=kept,
+            persistent=persistent,
         )
     except SandboxError as error:
         return FileOutcome(file=file, error=error)

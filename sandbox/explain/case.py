@@ -9,8 +9,8 @@ from sandbox.explain.report import DEFAULT, Origin
 from sandbox.explain.surroundings import Surroundings
 from sandbox.host.facts import HostFacts
 from sandbox.host.paths import PathFact
-from sandbox.plan import Draft, Kept, Plan, Variable, parse_variables
-from sandbox.plan.kept import NOTHING_KEPT
+from sandbox.plan import Draft, PersistentState, Plan, Variable, parse_variables
+from sandbox.plan.persistent_state import NO_PERSISTENT_STATE
 from sandbox.spec.assignments import OPTIONS
 from sandbox.spec.model import Spec
 from sandbox.spec.settings import NOT_ENFORCED
@@ -31,7 +31,7 @@ class Case:
     state: SandboxError | None
     surroundings: Surroundings
     #: The persistent layers and named volumes in the state directory that the file may use.
-    kept: Kept = NOTHING_KEPT
+    persistent: PersistentState = NO_PERSISTENT_STATE
 
     @property
     def plan(self) -> Plan:

@@ -196,7 +196,9 @@ def _writable(case: Case) -> Iterator[Fact]:
     notes = [f"the {private} {appears} empty in every layer"] if private else []
     if plan.writable == "persistent":
         notes.append("files that an earlier run left there hide those of the layers below")
-        notes.append("nothing is kept there yet" if case.kept.own is None else case.kept.own.shown())
+        notes.append(
+            "nothing is kept there yet" if case.persistent.own is None else case.persistent.own.shown()
+        )
     yield Fact(
         label="writable layer",
         text=f"{plan.writable}: {texts[plan.writable]}",
@@ -401,7 +403,7 @@ def _volume(operation: VolumeOperation, case: Case) -> Fact:
         text = f"named: {operation.name}, kept in {operation.source} ({' '.join(options)})"
         value |= {"source": operation.source, "name": operation.name}
         notes.append("other sandboxes that use this name share its files, also at the same time")
-        if operation.name in case.kept.volumes:
+        if operation.name in case.persistent.volumes:
             notes.append("it exists already, with the files that other sandboxes left in it")
     elif isinstance(operation, FileVolume):
         text = f"file: {len(operation.content)} bytes of the environment file, mode {operation.mode:04o} ({' '.join(options)})"
@@ -440,9 +442,9 @@ def _volume(operation: VolumeOperation, case: Case) -> Fact:
 def _owner(target: str, case: Case) -> list[str]:
     """Return a note about the owner of the volume on *target*, if the start gives it to process.user; else an empty list."""
     for step in case.plan.operations:
-        if isinstance(step, ChownVolumes) and target in step.made + step.kept:
+        if isinstance(step, ChownVolumes) and target in step.made + step.named:
             group = "" if step.group is None else f":{step.group}"
-            if target in step.kept:
+            if target in step.named:
                 return [
                     f"given to process.user, {step.user}{group}, if it is empty and belongs to user 0 at the start"
                 ]

@@ -46,7 +46,7 @@ def adopt(state: StateDirectory, layer: str, name: str, file: str) -> Adoption:
     source, target = os.path.join(base, layer), os.path.join(base, name)
     found = None if "/" in layer or layer in ("", ".", "..") else read_record(source)
     if found is None:
-        names = ", ".join(kept_layers(state.path)) or "none"
+        names = ", ".join(persistent_layers(state.path)) or "none"
         raise StateError(f"there is no persistent layer {layer}", hint=f"name an existing one: {names}")
     before = LayerRecord.read(found)
     if users := users_of(state.path, layer=layer):
@@ -61,7 +61,7 @@ def adopt(state: StateDirectory, layer: str, name: str, file: str) -> Adoption:
     return Adoption(was=layer, name=name, old_file=before.file, file=file)
 
 
-def kept_layers(state_directory: str) -> list[str]:
+def persistent_layers(state_directory: str) -> list[str]:
     """Return the names of the persistent layers in the state directory."""
     return list_names(state_directory, "layer")
 

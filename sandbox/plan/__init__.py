@@ -18,7 +18,6 @@ or, if the file allows that, it is a `Degradation`.
 from sandbox.plan.environment import DEFAULT_PATH, Variable, parse_variables
 from sandbox.plan.exposure import exposures
 from sandbox.plan.findings import written
-from sandbox.plan.kept import Kept, KeptLayer
 from sandbox.plan.limits import wants_cgroup
 from sandbox.plan.make import (
     Draft,
@@ -29,6 +28,7 @@ from sandbox.plan.make import (
     host_paths,
     make_plan,
 )
+from sandbox.plan.persistent_state import PersistentLayer, PersistentState
 from sandbox.plan.process import DEFAULT_COMMAND
 from sandbox.plan.root import may_need_no_server
 from sandbox.plan.values import (
@@ -55,12 +55,12 @@ __all__ = [
     "Degradation",
     "Draft",
     "IdPlan",
-    "Kept",
-    "KeptLayer",
     "LayerPlan",
     "LayerRecord",
     "MountPoint",
     "NamedVolume",
+    "PersistentLayer",
+    "PersistentState",
     "Plan",
     "ProcessPlan",
     "SeccompPlan",

@@ -15,11 +15,17 @@ from sandbox.plan.exposure import exposures, refuse_redirectable_paths, watched_
 from sandbox.plan.filters import plan_landlock, plan_seccomp, seccomp_profile
 from sandbox.plan.findings import Findings
 from sandbox.plan.ids import inner_maps, plan_ids, program_groups, program_user
-from sandbox.plan.kept import NOTHING_KEPT, Kept, check_kept, make_record, orphan_warnings
 from sandbox.plan.limits import plan_cgroup, plan_process_limits, plan_server_cgroup
 from sandbox.plan.mount_order import plan_operations
 from sandbox.plan.namespaces import KINDS, plan_namespaces
 from sandbox.plan.operations import BindRoot
+from sandbox.plan.persistent_state import (
+    NO_PERSISTENT_STATE,
+    PersistentState,
+    check_persistent_layer,
+    make_record,
+    orphan_warnings,
+)
 from sandbox.plan.process import plan_process
 from sandbox.plan.root import plan_root
 from sandbox.plan.storage import LAYER_KINDS, needs_open_requests, plan_layers, plan_skeleton
@@ -134,7 +140,7 @@ def make_plan(
     private: PrivateFacts,
     joined: Mapping[str, NamespaceFact] | None = None,
     command: tuple[str, ...] | None = None,
-    kept: Kept = NOTHING_KEPT,
+    persistent: PersistentState = NO_PERSISTENT_STATE,
     accept_layers: bool = False,
 ) -> Plan:
     """Plan the sandbox that *spec* describes on the machine that *facts* describe; see :func:`draft`.
@@ -152,7 +158,7 @@ def make_plan(
         private=private,
         joined=joined,
         command=command,
-        kept=kept,
+        persistent=persistent,
         accept_layers=accept_layers,
     )
     return made.accepted()
@@ -168,7 +174,7 @@ def draft(
     private: PrivateFacts,
     joined: Mapping[str, NamespaceFact] | None = None,
     command: tuple[str, ...] | None = None,
-    kept: Kept = NOTHING_KEPT,
+    persistent: PersistentState = NO_PERSISTENT_STATE,
     accept_layers: bool = False,
 ) -> Draft:
     """Plan the sandbox that *spec* describes on the machine that *facts* describe, and record refusals instead of raising them.
@@ -182,7 +188,7 @@ def draft(
         private: the directories that no program may reach.
         joined: facts of :func:`sandbox.state.joined_namespaces.inspect`, if *spec* joins a namespace.
         command: replaces command and arguments of the file.
-        kept: facts of :func:`sandbox.state.layer_records.look`.
+        persistent: facts of :func:`sandbox.state.layer_records.look`.
         accept_layers: accept a persistent layer that was made over other layers.
     """
     findings = Findings.of(spec)
@@ -194,7 +200,7 @@ def draft(
     paths = with_root_capabilities(paths, ids)
     layers = plan_layers(spec, paths, private, findings)
     record = make_record(spec, layers, found)
-    check_kept(spec, kept, record, findings, accept_layers=accept_layers)
+    check_persistent_layer(spec, persistent, record, findings, accept_layers=accept_layers)
     volumes = plan_volumes(spec, paths, state_directory, private, findings)
     devices = plan_devices(spec, paths, findings)
     cgroup, level = plan_cgroup(spec, facts, paths, findings)
@@ -219,7 +225,7 @@ def draft(
         layers=layers,
         writable=spec.root.writable,
         record=record,
-        record_before=None if kept.own is None else kept.own.record,
+        record_before=None if persistent.own is None else persistent.own.record,
         # If "none" is impossible, it was refused above, or the file makes it optional and "auto" applies.
         server="auto" if spec.root.server == "none" and not bound else spec.root.server,
         open_requests=needs_open_requests(spec.root.server, layers),
@@ -252,7 +258,7 @@ def draft(
         differences=tuple(findings.differences),
         cautions=(
             *exposures(spec, found, trees=facts.launcher_trees, others=facts.launcher_paths),
-            *orphan_warnings(spec, kept, record),
+            *orphan_warnings(spec, persistent, record),
         ),
         places=_places(spec),
     )

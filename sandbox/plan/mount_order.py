@@ -97,14 +97,14 @@ def _plan_owners(volumes: tuple[VolumeOperation, ...], user: User) -> tuple[Chow
         return ()
     made = tuple(step.target for step in volumes if not isinstance(step, BindVolume))
     # A named volume that is read-only here keeps its owner until a sandbox mounts it writable.
-    kept = tuple(
+    named = tuple(
         step.target
         for step in volumes
         if isinstance(step, BindVolume) and step.name is not None and not step.read_only
     )
-    if not made and not kept:
+    if not made and not named:
         return ()
-    return (ChownVolumes(user=user.user, group=user.group, made=made, kept=kept),)
+    return (ChownVolumes(user=user.user, group=user.group, made=made, named=named),)
 
 
 def masked_paths(spec: Spec, namespaces: NamespacePlan) -> tuple[str, ...]:

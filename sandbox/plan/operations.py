@@ -168,13 +168,13 @@ class ChownVolumes:
     #: The targets of volumes that are made anew at every start.
     made: tuple[str, ...] = ()
     #: The targets of named volumes; their owner changes only if no sandbox has used them yet.
-    kept: tuple[str, ...] = ()
+    named: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Return the operation as one line."""
         group = "" if self.group is None else f":{self.group}"
-        kept = [f"{' '.join(self.kept)} (if new)"] if self.kept else []
-        return f"change the owner of {' '.join([*self.made, *kept])} to user {self.user}{group}"
+        named = [f"{' '.join(self.named)} (if new)"] if self.named else []
+        return f"change the owner of {' '.join([*self.made, *named])} to user {self.user}{group}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Read the records of persistent layers and named volumes in the state directory. Changes nothing.
 
-    STATE/sandboxes/NAME/state.json     ids, file and layers of a persistent layer (sandbox/plan/kept.py)
+    STATE/sandboxes/NAME/state.json     ids, file and layers of a persistent layer (sandbox/plan/persistent_state.py)
     STATE/volumes/NAME/state.json       ids of a named volume
 
 A record that exists but cannot be read is an error: without it, the owners of the files could not be checked.
@@ -13,7 +13,7 @@ import os
 from sandbox.errors import StateError
 from sandbox.kernel.files import open_regular
 from sandbox.kernel.idmaps import IdMap
-from sandbox.plan import IdPlan, Kept, KeptLayer, LayerRecord, default_name
+from sandbox.plan import IdPlan, LayerRecord, PersistentLayer, PersistentState, default_name
 from sandbox.state.file_digests import sha256_of
 from sandbox.state.trusted_files import read_json
 from unionfs._stdlib.dataclasses import asdict, replace
@@ -53,29 +53,29 @@ def damaged(path: str, reason: str = "it is damaged") -> StateError:
     )
 
 
-def look(spec: Spec, state_directory: str) -> Kept:
+def look(spec: Spec, state_directory: str) -> PersistentState:
     """Return the persistent layer and the volumes that *spec* would use; none if *state_directory* is "".
 
     Raises:
         StateError: a record cannot be read.
     """
     if not state_directory:
-        return Kept()
+        return PersistentState()
     named = {volume.source for volume in spec.volumes if volume.type == "named" and volume.source is not None}
     volumes = frozenset(
         name for name in named if os.path.isdir(os.path.join(state_directory, "volumes", name))
     )
     if spec.root.writable != "persistent":
-        return Kept(volumes=volumes)
+        return PersistentState(volumes=volumes)
     base = os.path.join(state_directory, "sandboxes")
     own = find_layer(base, spec.sandbox.name or default_name(spec.file), spec.file)
     if own is not None:
         own = replace(own, unchanged=frozenset(_unchanged(own.record)))
     orphans = () if own is not None or spec.sandbox.name else _orphans(base)
-    return Kept(own=own, orphans=orphans, volumes=volumes)
+    return PersistentState(own=own, orphans=orphans, volumes=volumes)
 
 
-def find_layer(base: str, name: str, file: str) -> KeptLayer | None:
+def find_layer(base: str, name: str, file: str) -> PersistentLayer | None:
     """Return the persistent layer *name* below *base*, for a start of *file*; None if there is none.
 
     Raises:
@@ -87,7 +87,7 @@ def find_layer(base: str, name: str, file: str) -> KeptLayer | None:
         return None
     record = LayerRecord.read(state)
     has_file = record.file is not None and os.path.lexists(record.file)
-    return KeptLayer(
+    return PersistentLayer(
         name=name,
         path=path,
         record=record,
@@ -130,7 +130,7 @@ def _is_same(one: str | None, other: str) -> bool:
         return False
 
 
-def _orphans(base: str) -> tuple[KeptLayer, ...]:
+def _orphans(base: str) -> tuple[PersistentLayer, ...]:
     try:
         names = sorted(os.listdir(base))
     except OSError:

@@ -175,9 +175,9 @@ def device(operation: BindDevice, workspace: Workspace) -> None:
 def change_owner(operation: ChownVolumes, workspace: Workspace) -> None:
     """Change the owner of volumes to the program's account; of named volumes only those that are still unused."""
     account = workspace.account()
-    for target in operation.made + operation.kept:
+    for target in operation.made + operation.named:
         tree = workspace.mounted[target]
-        if target in operation.kept and (target not in workspace.unused or not _is_roots(tree)):
+        if target in operation.named and (target not in workspace.unused or not _is_roots(tree)):
             continue
         try:
             if target in workspace.contents:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.completion.candidates import kept_layers, kept_things
+from sandbox.completion.candidates import kept_items, persistent_layers
 from sandbox.kernel.trees import disk_usage
 from sandbox.state.directory import StateDirectory
 from sandbox.state.references import note_reference, read_references
@@ -300,14 +300,14 @@ def test_names_of_what_is_kept_are_completed(
     layer(state, "db", file)
     volume(state, "data", file)
     place = archive(state, tmp_path, file, monkeypatch)
-    assert kept_layers() == {"db": str(file)}
-    assert kept_things() == {
+    assert persistent_layers() == {"db": str(file)}
+    assert kept_items() == {
         "layer:db": "dir:/",
         "volume:data": str(file),
         f"archive:{place.name[:8]}": str(tmp_path / "a.tar"),
     }
     monkeypatch.setenv("SANDBOX_STATE_DIR", str(tmp_path / "none"))
-    assert kept_things() == kept_layers() == {}
+    assert kept_items() == persistent_layers() == {}
 
 
 def test_state_directory_that_cannot_be_trusted_is_refused(

@@ -107,7 +107,7 @@ def test_volumes_of_its_own_are_given_to_who_the_program_is_before_they_become_r
         user=int(user) if user.isdigit() else user,
         group=group,  # type: ignore[arg-type]
         made=("/file", "/read/tmp"),
-        kept=("/data",),
+        named=("/data",),
     )
     assert f"change the owner of /file /read/tmp /data (if new) to user {said}" in describe(made)
 

@@ -14,7 +14,7 @@ import pytest
 from sandbox.errors import SpecError, StateError
 from sandbox.host.paths import inspect_all
 from sandbox.kernel.idmaps import single_map
-from sandbox.lifecycle.adoption import adopt, kept_layers
+from sandbox.lifecycle.adoption import adopt, persistent_layers
 from sandbox.plan import IdPlan, LayerRecord, Plan, default_name, host_paths, make_plan
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.load import load
@@ -47,7 +47,7 @@ def planned(files: Path, text: str, name: str = "a.toml", **options: Any) -> Pla
         environ={},
         state_directory=f"{files}/state",
         private=PRIVATE,
-        kept=look(spec, f"{files}/state"),
+        persistent=look(spec, f"{files}/state"),
         **options,
     )
 
@@ -182,7 +182,7 @@ def test_orphan_of_a_renamed_file_is_told_and_the_command_given_brings_it_back(f
     new = default_name(f"{files}/b.toml")
     adopt(state, name, new, f"{files}/b.toml")
     state.close()
-    assert kept_layers(f"{files}/state") == [new]
+    assert persistent_layers(f"{files}/state") == [new]
     assert (files / f"state/sandboxes/{new}/upper/kept").exists()
     assert planned(files, "", "b.toml").cautions == ()
     started(files, "", "b.toml")
@@ -211,7 +211,7 @@ def test_layer_with_changes_of_its_own_is_not_replaced_by_an_adopted_one(files: 
     with pytest.raises(StateError, match="exists and has changes"):
         adopt(state, old, new, f"{files}/b.toml")
     state.close()
-    assert kept_layers(f"{files}/state") == sorted([old, new])
+    assert persistent_layers(f"{files}/state") == sorted([old, new])
     assert LayerRecord.read(json.loads(before)).file == f"{files}/a.toml"
     started(files, "")
 

@@ -17,7 +17,7 @@ _MAX_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeptLayer:
+class PersistentLayer:
     """A persistent layer in the state directory, and the state of the environment file that it was created for."""
 
     name: str
@@ -42,15 +42,15 @@ class KeptLayer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class PersistentState:
     """What the state directory has for a file: its persistent layer, layers whose files are gone, and its named volumes."""
 
-    own: KeptLayer | None = None
-    orphans: tuple[KeptLayer, ...] = ()
+    own: PersistentLayer | None = None
+    orphans: tuple[PersistentLayer, ...] = ()
     volumes: frozenset[str] = frozenset()
 
 
-NOTHING_KEPT = Kept()
+NO_PERSISTENT_STATE = PersistentState()
 
 
 def make_record(spec: Spec, layers: tuple[LayerPlan, ...], paths: Mapping[str, PathFact]) -> LayerRecord:
@@ -65,11 +65,11 @@ def make_record(spec: Spec, layers: tuple[LayerPlan, ...], paths: Mapping[str, P
     )
 
 
-def check_kept(
-    spec: Spec, kept: Kept, record: LayerRecord, findings: Findings, *, accept_layers: bool
+def check_persistent_layer(
+    spec: Spec, persistent: PersistentState, record: LayerRecord, findings: Findings, *, accept_layers: bool
 ) -> None:
     """Refuse a persistent layer that was created for another file than that of *record*, or over other layers."""
-    own = kept.own
+    own = persistent.own
     if spec.root.writable != "persistent" or own is None or own.record.layers is None:
         return
     file = _word(spec.file)
@@ -95,13 +95,13 @@ def check_kept(
         )
 
 
-def orphan_warnings(spec: Spec, kept: Kept, record: LayerRecord) -> tuple[Diagnostic, ...]:
+def orphan_warnings(spec: Spec, persistent: PersistentState, record: LayerRecord) -> tuple[Diagnostic, ...]:
     """Return a warning if *spec* begins a new persistent layer while one exists over the same layers whose file is gone."""
-    orphans = [one for one in kept.orphans if one.record.has_layers_of(record)][:_MAX_NAMED]
+    orphans = [one for one in persistent.orphans if one.record.has_layers_of(record)][:_MAX_NAMED]
     if (
         spec.root.writable != "persistent"
         or spec.is_set("sandbox.name")
-        or kept.own is not None
+        or persistent.own is not None
         or not orphans
     ):
         return ()
