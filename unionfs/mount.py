@@ -65,9 +65,9 @@ class Mounted:
         try:
             _libc.umount2(os.fsencode(self.mountpoint), _libc.MNT_DETACH | _libc.UMOUNT_NOFOLLOW)
         except PermissionError:
-            said = _unmount_by_helper(self.mountpoint)
-            if said and _device_on(self.mountpoint) == self.device:
-                raise UnionError(f"cannot unmount {self.mountpoint}: {said}") from None
+            output = _unmount_by_helper(self.mountpoint)
+            if output and _device_on(self.mountpoint) == self.device:
+                raise UnionError(f"cannot unmount {self.mountpoint}: {output}") from None
         except OSError as error:
             if error.errno != errno.EINVAL:  # EINVAL: no longer a mount point
                 raise
@@ -161,8 +161,8 @@ def _mount_by_helper(mountpoint: str, options: Collection[str]) -> Mounted:
             raise UnionError(f"{_HELPER} is not installed: as root, run `apt-get install fuse3`") from None
         if done.returncode != 0:
             os.close(_open_device())  # raises an error with a remedy if the device is the cause
-            said = done.stderr.decode(errors="replace").strip().removeprefix(f"{_HELPER}: ")
-            raise UnionError(f"cannot mount on {mountpoint}: {said or f'{_HELPER} failed'}")
+            output = done.stderr.decode(errors="replace").strip().removeprefix(f"{_HELPER}: ")
+            raise UnionError(f"cannot mount on {mountpoint}: {output or f'{_HELPER} failed'}")
         _, fds, _, _ = socket.recv_fds(ours, 1, 1)
     if not fds:
         raise UnionError(f"cannot mount on {mountpoint}: {_HELPER} sent no descriptor")
@@ -179,7 +179,7 @@ def _unmount_by_helper(mountpoint: str) -> str:
     """
     import subprocess
 
-    said = ""
+    output = ""
     for command in ([_HELPER, "-u", "-z", "--", mountpoint], ["umount", "-l", "-i", "--", mountpoint]):
         try:
             done = subprocess.run(
@@ -191,12 +191,12 @@ def _unmount_by_helper(mountpoint: str) -> str:
                 env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
             )
         except OSError as error:
-            said = said or f"{command[0]}: {error.strerror}"
+            output = output or f"{command[0]}: {error.strerror}"
             continue
         if done.returncode == 0:
             return ""
-        said = said or done.stderr.decode(errors="replace").strip() or f"{command[0]} failed"
-    return said
+        output = output or done.stderr.decode(errors="replace").strip() or f"{command[0]} failed"
+    return output
 
 
 def _device_on(mountpoint: str) -> str | None:

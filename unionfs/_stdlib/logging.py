@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import logging
 
 
-class Complaints:
+class LazyLogger:
     """A logger that is created when it is first used."""
 
     def __init__(self, name: str) -> None:
@@ -60,9 +60,9 @@ def to_standard_error(*, everything: bool) -> None:
 
     logging.basicConfig(format="unionfs: %(message)s", level=logging.DEBUG if everything else logging.WARNING)
     logging.getLogger("pyfuse3").setLevel(logging.WARNING)
-    logging.getLogger("pyfuse3").addFilter(_is_worth_saying)
+    logging.getLogger("pyfuse3").addFilter(_is_relevant)
 
 
-def _is_worth_saying(record: logging.LogRecord) -> bool:
+def _is_relevant(record: logging.LogRecord) -> bool:
     """Return False for a failed reply without a receiver: the client was killed, or the mount is gone (ENOENT, fs/fuse/dev.c)."""
     return "fuse_reply_" not in record.msg or record.args != (os.strerror(errno.ENOENT),)

@@ -157,7 +157,7 @@ class Discarder:
         for copy, entry in copies_in(self._below, directory, name, old):
             info = copy.stat()
             # Its other links are no copies of the old object any more.
-            has_others = info.st_nlink > 1 and not self._index.holds(info.st_ino)
+            has_others = info.st_nlink > 1 and not self._index.has(info.st_ino)
             if has_others and self._index.origin(copy, info) == self._number(entry):
                 self._index.clear_origin(copy)
         with _kept_times(directory):
@@ -263,7 +263,7 @@ class Discarder:
         old = self._old(old_path)
         if path and old.is_dir:
             above, directory, name = self._directory_of(path)
-            if self._shows(above, name, old) and _is_bare(directory, name):
+            if self._shows(above, name, old) and _is_empty_and_unmarked(directory, name):
                 self._show_through(directory, name, old, old_path)
                 return
         inode = self._inode(path)
@@ -434,7 +434,7 @@ def _kept_times(directory: LayerDir) -> Iterator[None]:
         os.utime(directory.proc_path(), ns=times)
 
 
-def _is_bare(directory: LayerDir, name: bytes) -> bool:
+def _is_empty_and_unmarked(directory: LayerDir, name: bytes) -> bool:
     """Return whether the directory *name* of the writable layer has no entries and no marks."""
     if directory.mark(name) is not Mark.DIRECTORY:
         return False

@@ -413,7 +413,7 @@ class CopyUp:
 
 def _is_written(inode: FileInode) -> bool:
     """Return whether a client has *inode* open for writing, which it may have since before its layer was frozen."""
-    return any(handle.flags & os.O_ACCMODE != os.O_RDONLY and not handle.ours for handle in inode.handles)
+    return any(handle.flags & os.O_ACCMODE != os.O_RDONLY and not handle.internal for handle in inode.handles)
 
 
 def _name_in_upper(inode: FileInode) -> tuple[DirectoryInode, bytes] | None:

@@ -235,10 +235,10 @@ class ProtocolError(OSError):
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
-    """The negotiated flags and version; ``reply`` is the reply to INIT that announces them."""
+class InitReply:
+    """The negotiated flags and version; ``data`` is the reply to INIT that announces them."""
 
-    reply: bytes
+    data: bytes
     #: None: the kernel's major version is newer. It will send INIT again with ours.
     flags: Init | None = None
     #: The server replies ENOSYS to OPEN and OPENDIR, so that the kernel stops sending them.
@@ -248,14 +248,14 @@ class Agreement:
 
 
 def too_old(body: bytes | memoryview) -> str | None:
-    """Return why :func:`agree` does not support the kernel that sent the INIT request *body*; None if it does."""
+    """Return why :func:`negotiate` does not support the kernel that sent the INIT request *body*; None if it does."""
     major, minor, _, _ = INIT_IN.unpack_from(body)
     if (major, minor) >= (MAJOR, LEAST_MINOR):
         return None
     return f"the kernel has FUSE {major}.{minor}, but the direct server requires {MAJOR}.{LEAST_MINOR}"
 
 
-def agree(body: bytes | memoryview, *, acls: bool, unopened: bool, left_out: int = 0) -> Agreement:
+def negotiate(body: bytes | memoryview, *, acls: bool, unopened: bool, left_out: int = 0) -> InitReply:
     """Negotiate with the kernel, and return the reply to its INIT request.
 
     Args:
@@ -269,7 +269,7 @@ def agree(body: bytes | memoryview, *, acls: bool, unopened: bool, left_out: int
     """
     major, minor, readahead, flags = INIT_IN.unpack_from(body)
     if major > MAJOR:
-        return Agreement(INIT_OUT.pack(MAJOR, MINOR, *(0,) * 9))
+        return InitReply(INIT_OUT.pack(MAJOR, MINOR, *(0,) * 9))
     if (reason := too_old(body)) is not None:
         raise ProtocolError(errno.EPROTO, reason)
     offered = Init(flags)
@@ -282,14 +282,14 @@ def agree(body: bytes | memoryview, *, acls: bool, unopened: bool, left_out: int
     wanted = (
         _ALWAYS | (_UNOPENED if unopened else Init.ATOMIC_O_TRUNC) | (Init.POSIX_ACL if acls else Init(0))
     )
-    agreed = int(wanted & offered & ~left_out)
-    if agreed >> 32:
-        agreed |= Init.INIT_EXT
+    negotiated = int(wanted & offered & ~left_out)
+    if negotiated >> 32:
+        negotiated |= Init.INIT_EXT
     reply = INIT_OUT.pack(
-        MAJOR, min(minor, MINOR), readahead, agreed & 0xFFFFFFFF, _MAX_BACKGROUND, _CONGESTION,
-        MAX_WRITE, 1, MAX_WRITE // _PAGE, 0, agreed >> 32,
+        MAJOR, min(minor, MINOR), readahead, negotiated & 0xFFFFFFFF, _MAX_BACKGROUND, _CONGESTION,
+        MAX_WRITE, 1, MAX_WRITE // _PAGE, 0, negotiated >> 32,
     )  # fmt: skip
-    return Agreement(reply, flags=Init(agreed), unopened=unopened, minor=minor)
+    return InitReply(reply, flags=Init(negotiated), unopened=unopened, minor=minor)
 
 
 def dirent_size(name: bytes) -> int:

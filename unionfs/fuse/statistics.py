@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from unionfs._stdlib.logging import Complaints
+from unionfs._stdlib.logging import LazyLogger
 from unionfs.vfs.filesystem import UnionFs
 
-log = Complaints(__name__)
+log = LazyLogger(__name__)
 
 
-def figures(fs: UnionFs, requests: Mapping[str, int]) -> str:
+def counters(fs: UnionFs, requests: Mapping[str, int]) -> str:
     """Return one line with the numbers of inodes, handles, directory descriptors, copies and *requests* by kind."""
     fields = [
         f"inodes={len(fs.inode_table)}",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class FileHandle:
     """One open(2) of a file: a descriptor with its own access mode. It is used with explicit offsets only (pread, pwrite)."""
 
-    __slots__ = ("fd", "flags", "inode", "ours")
+    __slots__ = ("fd", "flags", "inode", "internal")
 
     def __init__(self, inode: FileInode, fd: int, flags: int) -> None:
         """Take over *fd*, opened with *flags*."""
@@ -24,7 +24,7 @@ class FileHandle:
         self.flags = flags
         #: No client opened it: the server keeps it for the next read or write of the file. It does not count as a use of the
         #: file.
-        self.ours = False
+        self.internal = False
 
     def replace(self, fd: int) -> None:
         """Continue with *fd*, a descriptor of the same file after copy-up, and close the old descriptor."""

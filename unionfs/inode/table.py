@@ -177,7 +177,7 @@ class InodeTable:
             origin = self.index.origin(ref, info) if layer.writable or layer.frozen else ino
             if layer.frozen and origin is None:
                 origin = ino
-            known = layer.writable and self.index.holds(info.st_ino)
+            known = layer.writable and self.index.has(info.st_ino)
             if layer.writable and origin is not None and not known and self.index.find(origin) is not None:
                 origin = None  # another copy stands for the original (changes/discarder.py)
             if origin is not None:
@@ -197,7 +197,7 @@ class InodeTable:
             if layer.policy.metacopy and not is_mount_point and is_metacopy(ref, info):
                 inode.metacopy = True
                 inode.data = find_contents(ref, _parts_below(directory, ref.directory))
-            inode.indexed = self.index is not None and layer.writable and self.index.holds(info.st_ino)
+            inode.indexed = self.index is not None and layer.writable and self.index.has(info.st_ino)
             self._by_ino[inode.ino] = inode
             self._unsettled.append(inode)
             if not is_mount_point:
@@ -454,7 +454,7 @@ class InodeTable:
         for ino in list(islice(self._by_ino, count)):
             inode = self._by_ino[ino] = self._by_ino.pop(ino)
             if inode.lookups and not (
-                isinstance(inode, FileInode) and any(not each.ours for each in inode.handles)
+                isinstance(inode, FileInode) and any(not each.internal for each in inode.handles)
             ):
                 named.append(ino)
         return named

@@ -111,7 +111,7 @@ class Store:
                 self.usable
                 and each.indexed
                 and not each.layer.cross
-                and not _holds_mounts(each.layer, mounts)
+                and not _contains_mounts(each.layer, mounts)
             ):
                 run.append(each)
             else:
@@ -236,7 +236,7 @@ def _mount_points() -> tuple[bytes, ...]:
     )
 
 
-def _holds_mounts(layer: Layer, points: Sequence[bytes]) -> bool:
+def _contains_mounts(layer: Layer, points: Sequence[bytes]) -> bool:
     """Return whether something is mounted below the root of *layer*, by its path in this process's mount namespace."""
     path = os.readlink(b"/proc/self/fd/%d" % layer.root.fd()).rstrip(b"/") + b"/"
     at = bisect.bisect_left(points, path)

@@ -131,7 +131,7 @@ class LinkRecords:
         name = self._copies.get(ino)
         return count_in(COPY, name) if name is not None else 0
 
-    def holds(self, inode: int) -> bool:
+    def has(self, inode: int) -> bool:
         """Return whether the index has the object of the upper layer with the inode number *inode* on disk."""
         return inode in self._numbers
 

@@ -33,7 +33,7 @@ class NativePermissions:
         del uid, gid, links
         return kind
 
-    def made_whole(self, mode: int, uid: int, gid: int, *, inherits: bool) -> bool:
+    def is_complete_when_made(self, mode: int, uid: int, gid: int, *, inherits: bool) -> bool:
         """Return whether :meth:`settle` has nothing to do after the system call that makes an object of *mode* (with type).
 
         If there is something to do, the caller must not give the object its name before: the server might be killed in between.
@@ -96,12 +96,12 @@ class NativePermissions:
         if mode & _SET_ID:
             os.chmod(ref.proc_path(), stat.S_IMODE(ref.stat().st_mode) | mode & _SET_ID)
 
-    def holds_owner(self, ref: Ref, kind: int, uid: int, gid: int) -> bool:
+    def can_store_owner(self, ref: Ref, kind: int, uid: int, gid: int) -> bool:
         """Return whether the object *ref* of type *kind* can get that owner; otherwise a new object has to replace it."""
         del ref, kind, uid, gid
         return True
 
-    def holds_any_owner(self, ref: Ref, kind: int) -> bool:
+    def can_store_any_owner(self, ref: Ref, kind: int) -> bool:
         """Return whether the object can get any owner. It must before it gets a second name: a new object cannot replace
         one with several names.
         """
@@ -134,18 +134,18 @@ class OverridePermissions(NativePermissions):
             return kind
         return kind if stat.S_ISLNK(kind) and links == 1 and self._is_mine(uid, gid) else stat.S_IFREG
 
-    def made_whole(self, mode: int, uid: int, gid: int, *, inherits: bool) -> bool:
+    def is_complete_when_made(self, mode: int, uid: int, gid: int, *, inherits: bool) -> bool:
         """Return whether the object needs no attribute."""
         if stat.S_ISLNK(mode):
             return self._is_mine(uid, gid)
         kind = stat.S_IFMT(mode)
         return self.disk_kind(kind, uid, gid) == kind and self._fits_disk(uid, gid, mode) and not inherits
 
-    def holds_owner(self, ref: Ref, kind: int, uid: int, gid: int) -> bool:
+    def can_store_owner(self, ref: Ref, kind: int, uid: int, gid: int) -> bool:
         """Return whether the object can get that owner: all but symbolic links that are stored as such on disk."""
-        return self._is_mine(uid, gid) or self.holds_any_owner(ref, kind)
+        return self._is_mine(uid, gid) or self.can_store_any_owner(ref, kind)
 
-    def holds_any_owner(self, ref: Ref, kind: int) -> bool:
+    def can_store_any_owner(self, ref: Ref, kind: int) -> bool:
         """Return whether the object can get any owner: all but symbolic links that are stored as such on disk."""
         return not stat.S_ISLNK(kind) or not stat.S_ISLNK(_on_disk(ref).st_mode)
 

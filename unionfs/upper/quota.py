@@ -29,7 +29,7 @@ Nameless = Callable[[], Iterable[os.stat_result]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FileSystemFigures:
+class StatvfsResult:
     """The result of statvfs(3), under its field names."""
 
     f_bsize: int
@@ -128,8 +128,8 @@ class Quota:
             return 0
         return sum(end - start for start, end in unallocated(fd, _down(offset), _up(offset + length)))
 
-    def within(self, found: FileSystemFigures) -> FileSystemFigures:
-        """Return the figures *found* of the file system below, reduced to the limits."""
+    def within(self, found: StatvfsResult) -> StatvfsResult:
+        """Return the values *found* of the file system below, reduced to the limits."""
         unit = found.f_frsize or _PAGE
         if self.size is not None:
             left = max(0, self.size - self.bytes - self.reserved) // unit

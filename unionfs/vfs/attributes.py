@@ -153,10 +153,10 @@ class FileAttributes:
     def _chown(self, inode: Inode, uid: int | None, gid: int | None) -> None:
         parts = self._fs.parts()
         uid, gid = self._ownership.on_disk(uid, gid)
-        if isinstance(inode, FileInode) and not parts.permissions.holds_any_owner(inode.ref, inode.kind):
+        if isinstance(inode, FileInode) and not parts.permissions.can_store_any_owner(inode.ref, inode.kind):
             info = self.info(inode)
             wanted = (info.st_uid if uid is None else uid, info.st_gid if gid is None else gid)
-            if not parts.permissions.holds_owner(inode.ref, inode.kind, *wanted):
+            if not parts.permissions.can_store_owner(inode.ref, inode.kind, *wanted):
                 parts.copy_up.remake(inode, wanted)
                 return
         parts.permissions.chown(inode.ref, -1 if uid is None else uid, -1 if gid is None else gid)

@@ -123,7 +123,7 @@ class Creation:
         directory = self._prepare(parent, name)
         self._copy_up.file(inode, Contents.LATER)
         self._copy_up.settle_contents(inode)
-        if not self._permissions.holds_any_owner(inode.ref, inode.kind):
+        if not self._permissions.can_store_any_owner(inode.ref, inode.kind):
             self._copy_up.remake(inode, links=2)
         blocks = require_room(self._quota, directory, 0)
         self._upper.create(directory, name, lambda dirfd, at: hard_link(inode, dirfd, at))
@@ -180,7 +180,7 @@ class Creation:
         object without set-id bits.
         """
         uid, gid, mode, inherits = self.owner_for_new(parent, owner, mode)
-        whole = self._permissions.made_whole(mode, uid, gid, inherits=inherits)
+        whole = self._permissions.is_complete_when_made(mode, uid, gid, inherits=inherits)
 
         def complete(dirfd: int, at: bytes) -> None:
             make(dirfd, at)

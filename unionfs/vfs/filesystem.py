@@ -23,7 +23,7 @@ from unionfs.inode.table import InodeTable
 from unionfs.layer.ownership import Ownership
 from unionfs.upper.link_index import LinkIndex
 from unionfs.upper.permissions import Permissions
-from unionfs.upper.quota import FileSystemFigures, Quota
+from unionfs.upper.quota import Quota, StatvfsResult
 from unionfs.upper.upper import Upper
 from unionfs.vfs.attributes import FileAttributes
 from unionfs.vfs.directories import Directories
@@ -169,10 +169,10 @@ class UnionFs:
         if self._layer_indexes is not None:
             self._layer_indexes.close()
 
-    def statfs(self) -> FileSystemFigures:
+    def statfs(self) -> StatvfsResult:
         """Return statvfs(3) of the file system that has the top layer, reduced to the limits of the quota."""
         info = os.fstatvfs(self.inode_table.root.parts[0].fd())
-        found = FileSystemFigures(
+        found = StatvfsResult(
             f_bsize=info.f_bsize,
             f_frsize=info.f_frsize,
             f_blocks=info.f_blocks,

@@ -42,7 +42,7 @@ class Removal:
         assert directory is not None
         lower = self._inode_table.below(parent, name) is not None
         in_upper = directory.mark(name) is Mark.OTHER
-        with self.kept_reachable(inode, parent, name):
+        with self.keep_reachable(inode, parent, name):
             if in_upper:
                 self._upper.remove(directory, name, whiteout=lower)
             elif lower and directory.mark(name) is None:
@@ -65,7 +65,7 @@ class Removal:
         directory = parent.upper
         assert directory is not None
         lower = self._inode_table.below(parent, name) is not None
-        with self.kept_reachable(inode, parent, name):
+        with self.keep_reachable(inode, parent, name):
             if inode.upper is not None:
                 self._upper.remove_directory(directory, name, whiteout=lower)
             elif lower and directory.mark(name) is None:
@@ -88,7 +88,7 @@ class Removal:
             self._upper.note_below(self._inode_table.base_path(parent) + b"/" + name, info)
 
     @contextmanager
-    def kept_reachable(self, inode: Inode, parent: DirectoryInode, name: bytes) -> Iterator[None]:
+    def keep_reachable(self, inode: Inode, parent: DirectoryInode, name: bytes) -> Iterator[None]:
         """Keep *inode* reachable while the caller removes *name*. If that fails, restore the reference to *inode*.
 
         A directory keeps its descriptor open. A file is reached by another of its names, or by a descriptor.

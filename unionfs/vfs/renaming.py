@@ -208,7 +208,7 @@ class Renaming:
         was_link = target_mark is Mark.OTHER
         with ExitStack() as keeping:
             if target is not None:
-                keeping.enter_context(self._removal.kept_reachable(target, new, new_name))
+                keeping.enter_context(self._removal.keep_reachable(target, new, new_name))
             self._upper.rename(
                 (old_dir, old_name),
                 (new_dir, new_name),

@@ -43,7 +43,7 @@ def create_unnamed(
         # Open it again, because the client may close its handle before it links the file.
         ref = DescriptorRef(os.open(b"/proc/self/fd/%d" % fd, os.O_PATH | os.O_CLOEXEC), directory.layer)
         try:
-            if not parts.permissions.made_whole(mode, uid, gid, inherits=inherits):
+            if not parts.permissions.is_complete_when_made(mode, uid, gid, inherits=inherits):
                 parts.permissions.settle_unnamed(ref, uid, gid, mode, inherits=inherits)
             inode = fs.inode_table.add_unnamed_file(ref, ref.stat())
         except OSError:

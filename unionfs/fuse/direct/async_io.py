@@ -89,7 +89,7 @@ class AsyncIo:
         self._room = memoryview(bytearray(_ROOM))
         self._busy_poll = BusyPoll(looks)
         #: Reads for which the server calls :meth:`look`.
-        self.coming: list[PendingRead] = []
+        self.pending: list[PendingRead] = []
         #: How many requests threads have handled, and how many reads completed while the server polled.
         self.count = self.came = 0
 
@@ -108,7 +108,7 @@ class AsyncIo:
             waits = True
             if done < 0:
                 done = 0
-            elif len(self.coming) < MOST:
+            elif len(self.pending) < MOST:
                 looks = self._busy_poll.times()
         if not waits:
             done = os.preadv(handle.fd, (self._room[:size],), offset)
@@ -120,7 +120,7 @@ class AsyncIo:
             return os.pread(handle.fd, size, offset)
         if looks:
             room[:done] = self._room[:done]
-            self.coming.append(PendingRead(fd, unique, offset, room, done, looks))
+            self.pending.append(PendingRead(fd, unique, offset, room, done, looks))
             return None
         return self._leave(fd, unique, lambda fd: os.pread(fd, size, offset))
 
@@ -146,40 +146,40 @@ class AsyncIo:
     def look(self) -> bool:
         """Poll for the data of all pending reads; return whether a reply was sent."""
         answered = False
-        for coming in self.coming[:]:
+        for read in self.pending[:]:
             try:
-                coming.done, whole = _fill(coming.fd, coming.room, coming.done, coming.offset)
+                read.done, whole = _fill(read.fd, read.room, read.done, read.offset)
             except OSError as error:
-                self._end(coming, -(error.errno or errno.EIO))
+                self._end(read, -(error.errno or errno.EIO))
                 answered = True
                 continue
-            coming.looks -= 1
+            read.looks -= 1
             if whole:
                 self.came += 1
                 self._busy_poll.judge(hit=True)
-                self._end(coming, coming.room[: coming.done])
+                self._end(read, read.room[: read.done])
                 answered = True
-            elif not coming.looks:
+            elif not read.looks:
                 self._busy_poll.judge(hit=False)
-                self._wait_for(coming)
+                self._wait_for(read)
         return answered
 
     def stop_looking(self) -> None:
         """Hand all pending reads to threads, because the server is going to sleep."""
-        while self.coming:
-            self._wait_for(self.coming[-1])
+        while self.pending:
+            self._wait_for(self.pending[-1])
 
-    def _end(self, coming: PendingRead, reply: memoryview | int) -> None:
-        self.coming.remove(coming)
-        os.close(coming.fd)
-        self._send(coming.unique, reply)
+    def _end(self, read: PendingRead, reply: memoryview | int) -> None:
+        self.pending.remove(read)
+        os.close(read.fd)
+        self._send(read.unique, reply)
 
-    def _wait_for(self, coming: PendingRead) -> None:
+    def _wait_for(self, read: PendingRead) -> None:
         """Hand the read to a thread."""
-        self.coming.remove(coming)
-        size, offset, unique = len(coming.room), coming.offset, coming.unique
+        self.pending.remove(read)
+        size, offset, unique = len(read.room), read.offset, read.unique
         try:
-            reply: bytes | int | None = self._leave(coming.fd, unique, lambda fd: os.pread(fd, size, offset))
+            reply: bytes | int | None = self._leave(read.fd, unique, lambda fd: os.pread(fd, size, offset))
         except OSError as error:
             reply = -(error.errno or errno.EIO)
         if reply is not None:
@@ -304,9 +304,9 @@ class AsyncIo:
     def close(self) -> None:
         """Discard all copies and pending reads. Clients that wait for them get no reply."""
         self._parked.clear()
-        for coming in self.coming:
-            os.close(coming.fd)
-        self.coming.clear()
+        for read in self.pending:
+            os.close(read.fd)
+        self.pending.clear()
         if self._background is not None:
             self._background.close()
 

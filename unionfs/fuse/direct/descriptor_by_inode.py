@@ -97,7 +97,7 @@ class DescriptorsByInode:
 
     def _keep(self, ino: int, number: int) -> None:
         self.close(ino)
-        self._fs.handles.file(number).ours = True
+        self._fs.handles.file(number).internal = True
         self._numbers[ino] = number
         self._shrink(self._limit)
 

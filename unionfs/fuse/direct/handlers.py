@@ -14,7 +14,7 @@ import stat
 import time
 from collections.abc import Callable
 
-from unionfs._stdlib.logging import Complaints
+from unionfs._stdlib.logging import LazyLogger
 from unionfs.copyup.background_copy import CopyPending
 from unionfs.fuse.direct.descriptor_by_inode import DescriptorsByInode
 from unionfs.fuse.direct.file_handlers import FileHandlers
@@ -62,9 +62,9 @@ from unionfs.fuse.protocol import (
     STATX_OUT_HEAD,
     Init,
     Opcode,
-    agree,
     counted,
     dirent_size,
+    negotiate,
 )
 from unionfs.fuse.umask import ACCESS_ACL, drop_foreign_sgid, drop_sgid
 from unionfs.inode.birth_times import birth_time_ns
@@ -73,10 +73,10 @@ from unionfs.options import Optimization
 from unionfs.vfs.attributes import Change
 from unionfs.vfs.filesystem import UnionFs
 
-log = Complaints(__name__)
+log = LazyLogger(__name__)
 
 #: The INIT flag of each optimization that depends on one.
-_AGREED = {
+_NEGOTIATED = {
     Optimization.SYMLINKS: Init.CACHE_SYMLINKS,
     Optimization.KILLPRIV: Init.HANDLE_KILLPRIV_V2,
     Optimization.READDIRPLUS: Init.DO_READDIRPLUS,
@@ -123,7 +123,7 @@ class Handlers(FileHandlers):
         super().__init__(fs, view, disabled)
         self._wants_unopened = unopened
         self._disabled_flags = Init(0)
-        for optimization, flags in _AGREED.items():
+        for optimization, flags in _NEGOTIATED.items():
             if optimization in disabled:
                 self._disabled_flags |= flags
         #: Reply that there is no such name, which the kernel caches: an entry with inode number 0 (struct fuse_entry_out).
@@ -198,19 +198,19 @@ class Handlers(FileHandlers):
     # -- the connection ----------------------------------------------------------------------------
 
     def _init(self, ino: int, end: int) -> Reply:
-        agreement = agree(
+        init_reply = negotiate(
             self._view[BODY:end],
             acls=self.fs.acls,
             unopened=self._wants_unopened,
             left_out=self._disabled_flags,
         )
-        if agreement.flags is not None:
-            self._masks = bool(agreement.flags & Init.DONT_MASK)
-            self._reports_fsetid = bool(agreement.flags & Init.HANDLE_KILLPRIV_V2)
-            self._fallocate_kills = not self._reports_fsetid or agreement.minor < _FALLOCATE_ANNOUNCED
-            self._extended_setxattr = bool(agreement.flags & Init.SETXATTR_EXT)
-            self._files = DescriptorsByInode(self.fs) if agreement.unopened else None
-        return agreement.reply
+        if init_reply.flags is not None:
+            self._masks = bool(init_reply.flags & Init.DONT_MASK)
+            self._reports_fsetid = bool(init_reply.flags & Init.HANDLE_KILLPRIV_V2)
+            self._fallocate_kills = not self._reports_fsetid or init_reply.minor < _FALLOCATE_ANNOUNCED
+            self._extended_setxattr = bool(init_reply.flags & Init.SETXATTR_EXT)
+            self._files = DescriptorsByInode(self.fs) if init_reply.unopened else None
+        return init_reply.data
 
     def _destroy(self, ino: int, end: int) -> Reply:
         return b""

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from threading import Lock
 from types import FrameType
 
-from unionfs._stdlib.logging import Complaints
+from unionfs._stdlib.logging import LazyLogger
 from unionfs._stdlib.typing import Self
 from unionfs.errors import UnionError
 from unionfs.fuse.busy_poll import SPINS, WINDOW, BusyPoll
@@ -26,11 +26,11 @@ from unionfs.fuse.direct.async_io import LOOKS, AsyncIo
 from unionfs.fuse.direct.handlers import Handlers
 from unionfs.fuse.lifeline import Lifeline
 from unionfs.fuse.protocol import BUFFER, CONNECTION_ENDED, IN_HEADER, OUT_HEADER, Opcode
-from unionfs.fuse.statistics import figures, report
+from unionfs.fuse.statistics import counters, report
 from unionfs.options import Optimization
 from unionfs.vfs.filesystem import UnionFs
 
-log = Complaints(__name__)
+log = LazyLogger(__name__)
 
 #: An exception in the loop is a bug. After this many, the server gives up the mount.
 _MAX_RESTARTS = 100
@@ -245,13 +245,13 @@ class _Loop:
         view = self._view
         answer, answered, reply_with = self._requests.answer, self._requests.answered, self._write
         ready = () if self._async_io is None else self._async_io.ready
-        coming = () if self._async_io is None else self._async_io.coming
+        pending = () if self._async_io is None else self._async_io.pending
         full = self._full
         look = _REQUESTS_PER_LOOK
         while not (signals.ended or self._ended):
             if signals.statistics_requested:
                 signals.statistics_requested = False
-                report(figures(self._fs, {**self._requests.requests, **self._figures()}), self._fs)
+                report(counters(self._fs, {**self._requests.requests, **self._counters()}), self._fs)
             if ready:
                 self._resume()
             try:
@@ -275,7 +275,7 @@ class _Loop:
             elif reply is not None:
                 reply_with(opcode, unique, reply)
             answered()  # the client already runs meanwhile
-            if coming:
+            if pending:
                 self._look_for_contents()
             if full:
                 self._until_retry -= 1
@@ -288,7 +288,7 @@ class _Loop:
                     look = _REQUESTS_PER_LOOK
                     self._look()
 
-    def _figures(self) -> dict[str, int]:
+    def _counters(self) -> dict[str, int]:
         """Return how many waits ended while polling and while asleep, how many requests threads handled, and how many reads
         completed while polling.
         """
@@ -373,11 +373,11 @@ class _Loop:
     def _wait(self) -> None:
         """Poll for a request for a moment, if that pays, and then sleep until there is something to do."""
         spins = self._busy_poll.times()
-        coming = () if self._async_io is None else self._async_io.coming
+        pending = () if self._async_io is None else self._async_io.pending
         if spins:
             look = self._next.poll
             for _ in range(spins):
-                if look(0) or (coming and self._look_for_contents()):
+                if look(0) or (pending and self._look_for_contents()):
                     self._busy_poll.judge(hit=True)
                     self._spun += 1
                     return

@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Callable
 from threading import Lock, Semaphore, Thread
 
-from unionfs._stdlib.logging import Complaints
+from unionfs._stdlib.logging import LazyLogger
 
-log = Complaints(__name__)
+log = LazyLogger(__name__)
 
 #: Limit of threads.
 MOST = 4

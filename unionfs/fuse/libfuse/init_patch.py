@@ -45,7 +45,7 @@ class InitExchange:
     _offered: int
 
     @property
-    def agreed(self) -> int:
+    def negotiated(self) -> int:
         """The flags of WANTED that the kernel supports."""
         return self._offered & WANTED
 
@@ -57,7 +57,7 @@ class InitExchange:
         reply = bytearray(self._far_end.recv(_BUFFER))
         if len(reply) >= _FLAGS_OF_REPLY + 4:  # a shorter reply is an error and has no flags
             (flags,) = struct.unpack_from("=I", reply, _FLAGS_OF_REPLY)
-            struct.pack_into("=I", reply, _FLAGS_OF_REPLY, flags | self.agreed)
+            struct.pack_into("=I", reply, _FLAGS_OF_REPLY, flags | self.negotiated)
         os.write(self._fuse_fd, reply)
         os.dup2(self._fuse_fd, self.fd, inheritable=False)
         self.close()

@@ -15,7 +15,7 @@ from unionfs.fuse.libfuse.init_patch import FUSE_DONT_MASK, begin
 from unionfs.fuse.libfuse.wait_readable import TrioForPyfuse3, ignore_tick
 from unionfs.fuse.lifeline import Lifeline
 from unionfs.fuse.protocol import CONNECTION_ENDED
-from unionfs.fuse.statistics import figures, report
+from unionfs.fuse.statistics import counters, report
 from unionfs.vfs.filesystem import UnionFs
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def serve(
         raise
     operations = UnionOperations(
         fs,
-        masks=bool(connection.agreed & FUSE_DONT_MASK),
+        masks=bool(connection.negotiated & FUSE_DONT_MASK),
         connection=connection.fd,
         callers_visible=callers_visible,
     )
@@ -121,7 +121,7 @@ async def _serve_until_unmounted(refused: list[OSError]) -> int:
         except Exception as error:
             if refused:
                 return 1
-            if _says_ended(error):
+            if _is_end_of_connection(error):
                 return 0
             log.exception("the serving loop failed; it continues")
         else:
@@ -129,10 +129,10 @@ async def _serve_until_unmounted(refused: list[OSError]) -> int:
     return 1
 
 
-def _says_ended(error: BaseException) -> bool:
+def _is_end_of_connection(error: BaseException) -> bool:
     """Return whether *error*, or each error of an exception group, is a read that failed because the connection has ended."""
     if isinstance(error, BaseExceptionGroup):
-        return all(map(_says_ended, error.exceptions))
+        return all(map(_is_end_of_connection, error.exceptions))
     return isinstance(error, OSError) and error.errno in CONNECTION_ENDED
 
 
@@ -143,7 +143,7 @@ async def _handle_signals(operations: UnionOperations, ending: frozenset[signal.
         try:
             async for number in signals:
                 if number == signal.SIGUSR1:
-                    report(figures(operations.fs, operations.requests), operations.fs)
+                    report(counters(operations.fs, operations.requests), operations.fs)
                 else:
                     pyfuse3.terminate()
         finally:

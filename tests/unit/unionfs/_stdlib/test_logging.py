@@ -9,9 +9,9 @@ import pytest
 
 SCRIPT = """
 import sys
-from unionfs._stdlib.logging import Complaints
+from unionfs._stdlib.logging import LazyLogger
 if {confined}: sys.meta_path.clear()
-log = Complaints("unionfs.x")
+log = LazyLogger("unionfs.x")
 log.warning("the kernel rejected a reply to %s: %s", 15, "gone")
 try:
     {{}}["k"]

@@ -68,23 +68,23 @@ def descriptors() -> int:
 def test_contents_that_come_while_the_server_looks_need_no_thread(disk: Disk) -> None:
     before = descriptors()
     assert disk.server.read("small") is None
-    assert len(disk.async_io.coming) == 1
+    assert len(disk.async_io.pending) == 1
     assert not disk.async_io.look()
     disk.there = 5
     assert disk.async_io.look()
     assert disk.server.said == {7: b"small"}
-    assert (disk.async_io.came, disk.async_io.count, disk.async_io.coming) == (1, 0, [])
+    assert (disk.async_io.came, disk.async_io.count, disk.async_io.pending) == (1, 0, [])
     assert descriptors() == before + 1, "the file, which is kept open"
 
 
 def test_what_has_come_is_not_read_twice(disk: Disk) -> None:
     disk.there = 2
     assert disk.server.read("small") is None
-    (coming,) = disk.async_io.coming
-    assert coming.done == 2
+    (read,) = disk.async_io.pending
+    assert read.done == 2
     disk.there = 4
     assert not disk.async_io.look()
-    assert coming.done == 4
+    assert read.done == 4
     disk.there = 5
     assert disk.async_io.look()
     assert disk.server.said == {7: b"small"}
@@ -99,7 +99,7 @@ def test_contents_that_do_not_come_are_waited_for_by_a_thread(disk: Disk, sleeps
     else:
         assert [disk.async_io.look() for _ in range(100)] == [False] * 100
         assert disk.looked == 101
-    assert disk.async_io.coming == []
+    assert disk.async_io.pending == []
     disk.server.wait()
     assert disk.server.said == {7: b"small"}
     assert (disk.async_io.came, disk.async_io.count) == (0, 1)
@@ -128,25 +128,25 @@ def test_a_disk_that_fails_while_the_server_looks_is_the_error_of_whoever_reads(
     disk.error = errno.EIO
     assert disk.async_io.look()
     assert disk.server.said == {7: -errno.EIO}
-    assert disk.async_io.coming == []
+    assert disk.async_io.pending == []
     assert descriptors() == before + 1
 
 
 def test_a_disk_that_is_too_slow_for_it_is_not_looked_at(disk: Disk) -> None:
     for _ in range(32):
         assert disk.server.read("small") is None
-        while disk.async_io.coming:
+        while disk.async_io.pending:
             disk.async_io.look()
     looked = disk.looked
     assert disk.server.read("small") is None
-    assert disk.async_io.coming == []
+    assert disk.async_io.pending == []
     assert disk.looked == looked + 1
 
 
 def test_no_more_is_looked_for_than_threads_could_wait_for(disk: Disk) -> None:
     for _ in range(MOST + 1):
         assert disk.server.read("small") is None
-    assert len(disk.async_io.coming) == MOST
+    assert len(disk.async_io.pending) == MOST
     assert disk.async_io.count == 1
     disk.async_io.stop_looking()
     assert disk.async_io.count == MOST + 1
@@ -165,7 +165,7 @@ def test_a_mount_that_ends_looks_for_nothing_any_more(disk: Disk) -> None:
     before = descriptors()
     assert disk.server.read("small") is None
     disk.async_io.close()
-    assert disk.async_io.coming == []
+    assert disk.async_io.pending == []
     assert descriptors() == before + 1
     assert disk.server.said == {}
 
@@ -176,6 +176,6 @@ def test_contents_of_which_the_kernel_cannot_tell_are_not_looked_for(
     disk.error = errno.EOPNOTSUPP
     monkeypatch.setattr(_libc, "file_system_type", lambda _fd: 0x6969)
     assert disk.server.read("small") is None
-    assert disk.async_io.coming == []
+    assert disk.async_io.pending == []
     disk.server.wait()
     assert disk.server.said == {7: b"small"}

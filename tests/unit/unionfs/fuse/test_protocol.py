@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from unionfs.fuse import protocol
-from unionfs.fuse.protocol import Init, Opcode, ProtocolError, agree, counted
+from unionfs.fuse.protocol import Init, Opcode, ProtocolError, counted, negotiate
 
 #: The sizeof of each structure of fixed length in linux/fuse.h (version 7.41), from a C compiler.
 SIZES = {
@@ -74,35 +74,37 @@ def test_a_request_as_a_kernel_wrote_it_is_taken_apart() -> None:
 
 
 def test_what_is_agreed_on_is_what_both_know() -> None:
-    agreement = agree(init(), acls=False, unopened=False)
-    reply = answered(agreement.reply)
+    init_reply = negotiate(init(), acls=False, unopened=False)
+    reply = answered(init_reply.data)
     assert (reply["major"], reply["minor"]) == (7, protocol.MINOR)
-    assert reply["flags"] == agreement.flags
+    assert reply["flags"] == init_reply.flags
     assert (reply["max_write"], reply["max_pages"], reply["time_gran"]) == (1 << 20, 256, 1)
     assert reply["max_readahead"] == 131072
-    assert agreement.flags is not None
+    assert init_reply.flags is not None
     wanted = Init.DONT_MASK | Init.CACHE_SYMLINKS | Init.HANDLE_KILLPRIV_V2 | Init.DO_READDIRPLUS
-    assert agreement.flags & wanted == wanted
+    assert init_reply.flags & wanted == wanted
     # Flags that change the requests, or delegate tasks that this server does not implement.
-    assert not agreement.flags & ~int(protocol._ALWAYS | Init.ATOMIC_O_TRUNC)
+    assert not init_reply.flags & ~int(protocol._ALWAYS | Init.ATOMIC_O_TRUNC)
 
 
 def test_nothing_is_agreed_on_that_the_kernel_does_not_offer() -> None:
-    agreement = agree(init(minor=31, flags=int(Init.ASYNC_READ | Init.POSIX_ACL)), acls=True, unopened=True)
-    assert answered(agreement.reply)["flags"] == Init.ASYNC_READ | Init.POSIX_ACL
-    assert answered(agreement.reply)["minor"] == 31
-    assert not agreement.unopened
+    init_reply = negotiate(
+        init(minor=31, flags=int(Init.ASYNC_READ | Init.POSIX_ACL)), acls=True, unopened=True
+    )
+    assert answered(init_reply.data)["flags"] == Init.ASYNC_READ | Init.POSIX_ACL
+    assert answered(init_reply.data)["minor"] == 31
+    assert not init_reply.unopened
 
 
 @pytest.mark.parametrize("acls", [False, True])
 def test_access_lists_are_honoured_only_where_they_are_kept(acls: bool) -> None:
-    flags = agree(init(), acls=acls, unopened=False).flags
+    flags = negotiate(init(), acls=acls, unopened=False).flags
     assert flags is not None
     assert bool(flags & Init.POSIX_ACL) == acls
 
 
 def test_without_open_the_kernel_says_truncations_apart() -> None:
-    with_open, without = (agree(init(), acls=False, unopened=unopened) for unopened in (False, True))
+    with_open, without = (negotiate(init(), acls=False, unopened=unopened) for unopened in (False, True))
     assert with_open.flags is not None
     assert without.flags is not None
     assert (with_open.unopened, without.unopened) == (False, True)
@@ -111,22 +113,22 @@ def test_without_open_the_kernel_says_truncations_apart() -> None:
 
 
 def test_a_kernel_that_cannot_do_without_opendir_is_asked_for_both() -> None:
-    agreement = agree(init(flags=EVERYTHING & ~Init.NO_OPENDIR_SUPPORT), acls=False, unopened=True)
-    assert not agreement.unopened
-    assert agreement.flags is not None
-    assert agreement.flags & Init.ATOMIC_O_TRUNC
+    init_reply = negotiate(init(flags=EVERYTHING & ~Init.NO_OPENDIR_SUPPORT), acls=False, unopened=True)
+    assert not init_reply.unopened
+    assert init_reply.flags is not None
+    assert init_reply.flags & Init.ATOMIC_O_TRUNC
 
 
 def test_a_newer_major_version_is_asked_to_speak_ours() -> None:
-    agreement = agree(init(major=8, minor=0), acls=False, unopened=False)
-    assert agreement.flags is None
-    assert answered(agreement.reply)["major"] == 7
+    init_reply = negotiate(init(major=8, minor=0), acls=False, unopened=False)
+    assert init_reply.flags is None
+    assert answered(init_reply.data)["major"] == 7
 
 
 @pytest.mark.parametrize(("major", "minor"), [(7, 22), (6, 99)])
 def test_a_kernel_that_is_too_old_is_refused(major: int, minor: int) -> None:
     with pytest.raises(ProtocolError, match=rf"FUSE {major}\.{minor}"):
-        agree(init(major, minor), acls=False, unopened=False)
+        negotiate(init(major, minor), acls=False, unopened=False)
 
 
 @pytest.mark.parametrize("length", [*range(10), 254, 255])
