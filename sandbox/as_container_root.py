@@ -49,8 +49,8 @@ class Child:
                 poll.register(self._result_fd)
                 while not poll.poll(_PERIOD):
                     meanwhile()
-            with open(self._result_fd, "rb", closefd=False) as said:
-                result = said.read().decode(errors="surrogateescape")
+            with open(self._result_fd, "rb", closefd=False) as output:
+                result = output.read().decode(errors="surrogateescape")
         except BaseException:
             self.end()
             raise
@@ -137,10 +137,10 @@ def access_of_root(ids: IdPlan, paths: Sequence[str]) -> Mapping[str, str]:
     if not paths:
         return {}
     try:
-        said = run_with_ids(ids, lambda: _try_access(ids, paths))
+        output = run_with_ids(ids, lambda: _try_access(ids, paths))
     except SandboxError:
         return {}
-    return dict(zip(paths, said.split("\n"), strict=True))
+    return dict(zip(paths, output.split("\n"), strict=True))
 
 
 def _try_access(ids: IdPlan, paths: Sequence[str]) -> str:
@@ -227,8 +227,8 @@ def _child(
             text, status = action() or "", 0
             os.write(result_writer, text.encode(errors="surrogateescape"))
     except SandboxError as error:
-        said = printable(error.message) + (f"{_HINT_SEPARATOR}{error.hint}" if error.hint else "")
-        os.write(result_writer, said.encode(errors="surrogateescape"))
+        output = printable(error.message) + (f"{_HINT_SEPARATOR}{error.hint}" if error.hint else "")
+        os.write(result_writer, output.encode(errors="surrogateescape"))
     except OSError as error:
         where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         os.write(result_writer, f"{where}{error.strerror or error}".encode(errors="surrogateescape"))

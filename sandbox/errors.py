@@ -132,7 +132,7 @@ class CommandError(SandboxError):
         """Return the error for a *command* that is not in the sandbox: exit status 127."""
         return cls(
             f"{command}: command not found in the sandbox",
-            hint="check process.command, PATH in process.env, and that a layer holds the program",
+            hint="check process.command, PATH in process.env, and that a layer has the program",
             exit_code=EXIT_NOT_FOUND,
         )
 

@@ -69,9 +69,9 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if plan.conflicts:
         count = len(plan.conflicts)
-        told = "; ".join(printable(one.text()) for one in plan.conflicts)
+        reasons = "; ".join(printable(one.text()) for one in plan.conflicts)
         raise SandboxError(
-            f"nothing was applied, because of {count} conflict{'s' * (count != 1)}: {told}",
+            f"nothing was applied, because of {count} conflict{'s' * (count != 1)}: {reasons}",
             hint="select other paths, or leave these out with --exclude",
         )
     if plan.changes and not arguments.yes and not _confirmed(len(plan.changes), application.target.path):

@@ -75,11 +75,11 @@ def run(arguments: argparse.Namespace) -> int:
         for file in dict.fromkeys(arguments.files)
     }
     if arguments.untrusted:
-        from sandbox.cli.untrusted import look_here
+        from sandbox.cli.check_untrusted import with_local_facts
 
-        examined = {file: look_here(checked) for file, checked in examined.items()}
+        examined = {file: with_local_facts(checked) for file, checked in examined.items()}
     if arguments.here:
-        from sandbox.cli.here import with_refusals
+        from sandbox.cli.check_here import with_refusals
 
         examined = {file: with_refusals(checked) for file, checked in examined.items()}
     found = {file: checked.diagnostics for file, checked in examined.items()}
@@ -115,8 +115,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _requests_as_dict(checked: CheckResult, wanted: bool) -> dict[str, object]:
     if not wanted:
         return {}
-    asked = checked.requests
-    return {"requests": None if asked is None else [_request_as_dict(request) for request in asked]}
+    requested = checked.requests
+    return {"requests": None if requested is None else [_request_as_dict(request) for request in requested]}
 
 
 def _request_as_dict(request: Request) -> dict[str, object]:
@@ -150,10 +150,10 @@ def _requests_as_text(file: str, checked: CheckResult) -> Iterator[str]:
         return
     yield printable(f"{file} requests:")
     for kind, heading in _HEADINGS.items():
-        asked = [request for request in checked.requests if request.kind == kind]
-        if asked:
+        requested = [request for request in checked.requests if request.kind == kind]
+        if requested:
             yield f"  {heading}"
-        for request in asked:
+        for request in requested:
             place = request.place
             where = "" if place is None else f" [{place.file}:{place.line}]"
             link = _leads_to(request)

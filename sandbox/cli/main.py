@@ -102,9 +102,9 @@ def _run(argv: Sequence[str]) -> int:
 def _read(argv: Sequence[str]) -> argparse.Namespace:
     """Return the arguments of *argv*. Exit for --help, --version and mistakes."""
     if argv and argv[0] == "up":
-        from sandbox.cli import plain
+        from sandbox.cli import simple_parser
 
-        if (arguments := plain.read(argv)) is not None:
+        if (arguments := simple_parser.read(argv)) is not None:
             return arguments
     from sandbox.cli.parser import parse
 

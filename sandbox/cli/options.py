@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeAlias
 
-    from sandbox.cli.plain import Declared
+    from sandbox.cli.simple_parser import Declared
     from sandbox.spec.load import Unenforced
     from sandbox.spec.model import Spec
     from sandbox.spec.notation import KeyPath

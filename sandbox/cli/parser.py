@@ -54,8 +54,8 @@ class Formatter(argparse.HelpFormatter):
 
 def _columns() -> int:
     """Return the width of the terminal in columns, like `shutil.get_terminal_size`."""
-    said = os.environ.get("COLUMNS", "")
-    columns = int(said) if said.isdecimal() else 0
+    variable = os.environ.get("COLUMNS", "")
+    columns = int(variable) if variable.isdecimal() else 0
     if columns <= 0 and sys.__stdout__ is not None:
         try:
             columns = os.get_terminal_size(sys.__stdout__.fileno()).columns

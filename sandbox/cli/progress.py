@@ -55,7 +55,7 @@ class ArchiveProgress:
             if self._bar is not None:
                 self._bar.close()
             elif self._has_lines:
-                _say(f"{self._action}: ended after {time.monotonic() - self._began:.0f} s")
+                _write_line(f"{self._action}: ended after {time.monotonic() - self._began:.0f} s")
         except OSError:
             pass  # as above
         self._bar = None
@@ -71,7 +71,7 @@ class ArchiveProgress:
 
         form = "{percentage:.0f} % of {total_fmt}B, {rate_fmt}, {remaining} left"
         meter = tqdm.format_meter(position, self._size, elapsed, bar_format=form, **_UNITS)
-        _say(f"{self._action}: {meter}")
+        _write_line(f"{self._action}: {meter}")
         self._next = 2 * elapsed
         self._has_lines = True
 
@@ -80,7 +80,7 @@ def _is_terminal() -> bool:
     return sys.stderr.isatty()
 
 
-def _say(text: str) -> None:
+def _write_line(text: str) -> None:
     print(f"sandbox: {text}", file=sys.stderr, flush=True)
 
 

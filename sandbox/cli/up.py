@@ -137,11 +137,11 @@ def run(arguments: argparse.Namespace) -> int:
     # A terminal that is passed through is in raw mode, and does not translate "\n" to "\r\n".
     end = "\r\n" if sys.stderr.isatty() else "\n"
 
-    def say(text: str) -> None:
+    def note(text: str) -> None:
         print(f"sandbox: {text}", file=sys.stderr, end=end, flush=True)
 
     if plan.process.terminal and facts.suspendable and sys.stderr.isatty():
-        say("ctrl-p ctrl-z suspends this command; fg resumes it")
+        note("ctrl-p ctrl-z suspends this command; fg resumes it")
 
     def trace(text: str) -> None:
         if arguments.debug:
@@ -156,13 +156,13 @@ def run(arguments: argparse.Namespace) -> int:
         server,
         trace=trace,
         warn=warn,
-        report_denied=say if arguments.trace_denials else None,
+        report_denied=note if arguments.trace_denials else None,
         measure=arguments.report,
         timeline=timeline,
         secret=secret,
         progress=_make_progress,
         keep_changes=arguments.keep_changes,
-        on_end=_after_the_program(arguments, plan, warn, say),
+        on_end=_after_the_program(arguments, plan, warn, note),
     )
     # Existing objects are exempt from collection, so that forked children do not write to (and so copy) their pages.
     gc.freeze()
@@ -238,8 +238,8 @@ def _may_need_no_server(arguments: argparse.Namespace) -> bool:
     import re  # imported only for few files, because it delays the start of the server
 
     named = re.search(rb"""server["']?\s*=\s*["']?(direct|pyfuse3)""", text)
-    asked = re.search(rb"""(writable|server)["']?\s*=\s*["']?none""", text)
-    return asked is not None and named is None
+    found = re.search(rb"""(writable|server)["']?\s*=\s*["']?none""", text)
+    return found is not None and named is None
 
 
 def _without_changes(plan: Plan, arguments: argparse.Namespace) -> SandboxError | None:
@@ -256,7 +256,7 @@ def _without_changes(plan: Plan, arguments: argparse.Namespace) -> SandboxError 
 
 
 def _after_the_program(
-    arguments: argparse.Namespace, plan: Plan, warn: Callable[[str], None], say: Callable[[str], None]
+    arguments: argparse.Namespace, plan: Plan, warn: Callable[[str], None], note: Callable[[str], None]
 ) -> Callable[[str], None] | None:
     """Return what is to be done with the changes when the program has ended; None if nothing is."""
     if not (arguments.keep_changes or arguments.diff):
@@ -273,7 +273,7 @@ def _after_the_program(
             except SandboxError as error:
                 warn(f"--diff: {error}")
         if arguments.keep_changes:
-            say(f"the changes are kept; to see them: sandbox diff {name}")
+            note(f"the changes are kept; to see them: sandbox diff {name}")
 
     return show
 
@@ -302,7 +302,7 @@ def _untraceable(plan: Plan, facts: HostFacts) -> SandboxError | None:
             "--trace-denials: the sandbox has no seccomp filter",
             hint="set security.seccomp, or remove --trace-denials",
         )
-    if not facts.tells_denials:
+    if not facts.can_report_denials:
         return HostError(
             "--trace-denials: this kernel cannot report denied system calls", hint="leave it out"
         )

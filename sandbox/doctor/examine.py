@@ -153,9 +153,9 @@ def check_file(outcome: FileOutcome) -> Check:
     error = outcome.error
     if error is None:
         # Unenforced settings have diagnostics with a position, so their warnings are left out.
-        told = {diagnostic.key for diagnostic in outcome.unenforced}
+        reported = {diagnostic.key for diagnostic in outcome.unenforced}
         differences = () if outcome.plan is None else outcome.plan.differences
-        warnings = warnings_of(one for one in differences if one.key not in told)
+        warnings = warnings_of(one for one in differences if one.key not in reported)
         if warnings or outcome.unenforced:
             count = len(warnings) + len(outcome.unenforced)
             return Check(

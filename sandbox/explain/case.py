@@ -66,8 +66,8 @@ class Case:
             for diagnostic in self.spec.unenforced:
                 # The diagnostic may be about the whole table.
                 if (key + ".").startswith((diagnostic.key + ".", diagnostic.key + "[")):
-                    told = diagnostic.message.replace(NOT_ENFORCED, "not enforced")
-                    return self.origin(key).because("version", told)
+                    message = diagnostic.message.replace(NOT_ENFORCED, "not enforced")
+                    return self.origin(key).because("version", message)
             reason = self.differs(key) or self.refused(key)
             if reason is not None:
                 return self.decided_here(reason, key)

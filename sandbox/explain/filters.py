@@ -115,7 +115,7 @@ def _denied_kinds(allowed: frozenset[str]) -> list[str]:
 
 def landlock_facts(case: Case) -> Iterator[Fact]:
     """Yield a fact for each kind of access that the Landlock rules restrict."""
-    asked, rules = case.spec.security.landlock, case.plan.process.landlock
+    requested, rules = case.spec.security.landlock, case.plan.process.landlock
     key = "security.landlock"
     if rules is None:
         yield Fact(
@@ -128,7 +128,7 @@ def landlock_facts(case: Case) -> Iterator[Fact]:
             keys=(key,),
         )
         return
-    assert asked is not None
+    assert requested is not None
     scoped = "the program can neither signal processes outside nor connect to their abstract sockets"
     less = f"signals and abstract sockets are not restricted: that needs version {SCOPED} of Landlock"
     yield Fact(

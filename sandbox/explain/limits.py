@@ -58,10 +58,10 @@ def limits_section(case: Case) -> Iterator[Fact]:
 def _server_limits(limits: CgroupLimits, *, sure: bool) -> Fact:
     """Return the fact about the limits of the file system server, which runs in a cgroup beside that of the program."""
     found = {name: getattr(limits, name) for name in limits.given()}
-    told = ", ".join(f"{name} {_amount(name, value)}" for name, value in found.items())
+    listed = ", ".join(f"{name} {_amount(name, value)}" for name, value in found.items())
     return Fact(
         label="server",
-        text=f"the file system's server{'' if sure else ', if there is one,'} has limits of its own: {told}",
+        text=f"the file system's server{'' if sure else ', if there is one,'} has limits of its own: {listed}",
         value=found,
         origin=DEFAULT,
     )
@@ -73,20 +73,22 @@ def _json_value(value: Any) -> Any:
 
 def _limit(case: Case, name: str, value: Any, text: str | None, mechanism: str, where: str | None) -> Fact:
     key = f"limits.{name}"
-    held = {
+    amount = {
         "limit": value,
         "enforced_by": None if value is None else mechanism,
         "where": None if value is None else where,
     }
     if text is not None:
-        return Fact(label=name, text=text, value=held, origin=case.origin(key), keys=(key,))
+        return Fact(label=name, text=text, value=amount, origin=case.origin(key), keys=(key,))
     dropped, refused = case.differs(key), case.refused(key)
     if dropped is not None:
         origin = case.decided_here(dropped, key)
-        return Fact(label=name, text="not enforced", value=held, origin=origin, keys=(key,))
+        return Fact(label=name, text="not enforced", value=amount, origin=origin, keys=(key,))
     if refused is not None:
-        return Fact(label=name, text=f"refused: {refused}", value=held, origin=case.origin(key), keys=(key,))
-    return Fact(label=name, text=_unlimited(case, name), value=held, origin=case.origin(key), keys=(key,))
+        return Fact(
+            label=name, text=f"refused: {refused}", value=amount, origin=case.origin(key), keys=(key,)
+        )
+    return Fact(label=name, text=_unlimited(case, name), value=amount, origin=case.origin(key), keys=(key,))
 
 
 def _unlimited(case: Case, name: str) -> str:

@@ -29,8 +29,8 @@ _SECTIONS = {
 def make_report(case: Case) -> Report:
     """Return the report on *case*."""
     sections = {name: tuple(section(case)) for name, section in _SECTIONS.items()}
-    told: list[Fact] = [fact for facts in sections.values() for fact in facts]
-    sections["settings"] = tuple(settings_section(case, told))
+    reported: list[Fact] = [fact for facts in sections.values() for fact in facts]
+    sections["settings"] = tuple(settings_section(case, reported))
     facts = case.facts
     return Report(
         file=case.spec.file,

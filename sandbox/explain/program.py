@@ -64,12 +64,12 @@ def program_section(case: Case) -> Iterator[Fact]:
 
 def _groups(case: Case) -> Fact:
     groups, user = case.plan.process.groups, case.plan.process.user
-    asked = case.spec.process.groups is not None
+    requested = case.spec.process.groups is not None
     by_name = isinstance(user.user, str) and user.group is None
     notes = []
     if any(isinstance(group, str) for group in groups or ()):
         notes.append("names are looked up in the sandbox's own /etc/group")
-    if by_name and not asked and groups is not None:
+    if by_name and not requested and groups is not None:
         notes.append("the groups of the user in /etc/group cannot be set with these ids")
     return Fact(
         label="other groups",
@@ -88,7 +88,7 @@ def _simple(case: Case, label: str, key: str, text: str, value: object) -> Fact:
 
 
 def _terminal(case: Case) -> Fact:
-    asked, given = case.spec.process.terminal, case.plan.process.terminal
+    requested, given = case.spec.process.terminal, case.plan.process.terminal
     key = "process.terminal"
     is_one = "are a terminal" if case.facts.terminal else "are not both a terminal"
     return Fact(
@@ -98,7 +98,7 @@ def _terminal(case: Case) -> Fact:
         else "none of its own: standard input and output are those of `up`",
         value=given,
         origin=case.origin(key)
-        if asked != "auto"
+        if requested != "auto"
         else case.decided_here(f"standard input and output {is_one}", key),
         keys=(key,),
     )
@@ -167,9 +167,9 @@ def _variable(case: Case, name: str, value: str, inherited: int | None, from_fil
     )
 
 
-def settings_section(case: Case, told: Iterable[Fact]) -> Iterator[Fact]:
-    """Yield a fact for each setting of the file that no fact in *told* covers, so that the report is complete."""
-    answered = {parse_key_path(key) for fact in told for key in fact.keys}
+def settings_section(case: Case, reported: Iterable[Fact]) -> Iterator[Fact]:
+    """Yield a fact for each setting of the file that no fact in *reported* covers, so that the report is complete."""
+    answered = {parse_key_path(key) for fact in reported for key in fact.keys}
     left = [
         path
         for path in set_keys(case)

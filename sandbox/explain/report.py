@@ -54,8 +54,8 @@ class Origin:
         place = self.file if self.file in OPTIONS else f"{self.file}:{self.line}"
         if self.kind not in ("machine", "version"):
             return place
-        asked = "" if self.file is None else f" (requested in {place})"
-        return f"this {self.kind}: {self.reason}{asked}"
+        request = "" if self.file is None else f" (requested in {place})"
+        return f"this {self.kind}: {self.reason}{request}"
 
     def because(self, kind: Literal["machine", "version"], reason: str) -> Origin:
         """Return the origin of the effective value, if that is not the value requested at this origin."""

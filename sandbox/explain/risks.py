@@ -224,14 +224,14 @@ def _limits(case: Case) -> Iterator[Risk]:
         "wall_time": "the time it may run",
     }
     cgroup = case.plan.cgroup
-    held = {
+    values = {
         "wall_time": case.plan.wall_time,
         **{name: getattr(cgroup, name) for name in ("memory", "pids", "cpus")},
     }
-    free = [names[name] for name in names if held[name] is None]
+    free = [names[name] for name in names if values[name] is None]
     if free:
         text = f"Not limited: {', '.join(free)}."
-        yield _risk(case, "note", text, *(f"limits.{name}" for name in names if held[name] is None))
+        yield _risk(case, "note", text, *(f"limits.{name}" for name in names if values[name] is None))
 
 
 def _persistent_changes(case: Case) -> Iterator[Risk]:

@@ -358,11 +358,11 @@ def _device(operation: BindDevice, case: Case) -> Fact:
     )
     kind = "character" if operation.kind == "c" else "block"
     access = case.surroundings.devices.get(operation.source)
-    told = {"": "cannot open it", "r": "can open it to read", "w": "can open it to write"}
+    phrases = {"": "cannot open it", "r": "can open it to read", "w": "can open it to write"}
     notes = (
         ()
         if access is None
-        else (f"user 0 of the sandbox {told.get(access, 'can open it to read and write')}",)
+        else (f"user 0 of the sandbox {phrases.get(access, 'can open it to read and write')}",)
     )
     return Fact(
         label=operation.target,

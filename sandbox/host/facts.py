@@ -113,7 +113,7 @@ class HostFacts:
         return (*scopes, found) if getattr(own, "of_machine", False) else (found, *scopes)
 
     @property
-    def tells_denials(self) -> bool:
+    def can_report_denials(self) -> bool:
         """Whether system calls that a filter denies can be reported on this machine."""
         return "user_notif" in self.seccomp_actions and seccomp.can_listen(self.machine)
 

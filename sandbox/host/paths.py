@@ -16,7 +16,7 @@ from unionfs._stdlib.typing import Literal
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sandbox.kernel.reach import ClosedDirectory
+    from sandbox.kernel.search_permission import ClosedDirectory
 
 MAX_CONTENT = 1 << 20
 """Limit in bytes of a file that is read: more than execve(2) accepts as an environment."""
@@ -208,7 +208,7 @@ def _find_closed(facts: Iterable[PathFact]) -> Mapping[str, PathFact]:
 
     Paths are bind-mounted in the sandbox's user namespace, where these capabilities do not apply.
     """
-    from sandbox.kernel.reach import closed_directories
+    from sandbox.kernel.search_permission import closed_directories
 
     found = closed_directories(fact.real for fact in facts)
     return {fact.path: replace(fact, closed=found[fact.real]) for fact in facts if fact.real in found}

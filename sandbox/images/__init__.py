@@ -13,7 +13,7 @@
     bounded       unpacking with a memory limit
     reading       an archive read once, with its digest and progress
     root_archive  checks of an archive that becomes the root of a sandbox
-    guard         the lock of a process that unpacks an archive
+    import_lock   the lock of a process that unpacks an archive
     origin        the record of the archive that a layer was unpacked from
     layer_store   each archive unpacked once for each id map
     direct_bind   whether a directory of one layer can be bind-mounted without the union

@@ -203,16 +203,16 @@ class LayerStore:
         return StoredLayer(place=place, tree_fd=tree_fd, lock_fd=lock_fd, index_fd=index_fd, notices=notices)
 
     def _import(self, key: _Key, archive_fd: int, path: str, ids: IdPlan) -> StoredLayer:
-        from sandbox.images.guard import importing, sweep
+        from sandbox.images.import_lock import import_lock, sweep
 
         # If another process is importing the same archive, wait for its lock, then find the layer that it made.
-        with importing(self._base, key.source) as guard:
+        with import_lock(self._base, key.source) as lock:
             made = self._find(key) or self._find_equal(key, archive_fd, path)
             if made is not None:
                 return made
             building = self._building(key.source)
             self._discard(building)
-            with ReservedDescriptors(guard) as reserved:
+            with ReservedDescriptors(lock) as reserved:
                 try:
                     notices = self._build(building, key, archive_fd, path, ids)
                     if not self._publish(building, key.name):
@@ -248,7 +248,7 @@ class LayerStore:
         try:
             index_fd = os.open(os.path.join(building, "index"), _OPEN_DIR)
             chown_to_root(ids, tree_fd, index_fd)
-            digest, _, said = self._unpack(archive_fd, path, tree_fd, ids).partition("\n")
+            digest, _, lines = self._unpack(archive_fd, path, tree_fd, ids).partition("\n")
             if digest:
                 from sandbox.images.origin import Origin, write_origin
 
@@ -264,7 +264,7 @@ class LayerStore:
             os.close(tree_fd)
             if index_fd >= 0:
                 os.close(index_fd)
-        return tuple(said.splitlines())
+        return tuple(lines.splitlines())
 
     def _unpack(self, archive_fd: int, path: str, tree_fd: int, ids: IdPlan) -> str:
         """Unpack the archive in a child process that is root of a user namespace and has a memory limit.

@@ -248,9 +248,9 @@ def _run_helper(program: str, pid: int, id_map: Sequence[IdMap]) -> None:
         )
         os.close(writer)
         writer = -1
-        said = b""
+        output = b""
         while block := os.read(reader, 4096):
-            said += block
+            output += block
         _, status = os.waitpid(child, 0)
     finally:
         os.close(reader)
@@ -258,7 +258,7 @@ def _run_helper(program: str, pid: int, id_map: Sequence[IdMap]) -> None:
             os.close(writer)
     if status != 0:
         text = (
-            " ".join(said.decode(errors="replace").split())
+            " ".join(output.decode(errors="replace").split())
             or f"ended with status {os.waitstatus_to_exitcode(status)}"
         )
         raise OSError(errno.EPERM, text, " ".join(arguments))

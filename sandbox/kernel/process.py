@@ -234,7 +234,7 @@ def end_rooted(
     Raises:
         TimeoutError: some processes outlive SIGKILL.
     """
-    held = None if namespace is None else _identity(os.fstat(namespace))
+    identity = None if namespace is None else _identity(os.fstat(namespace))
 
     def members() -> list[_Stat]:
         return [
@@ -243,7 +243,8 @@ def end_rooted(
             if stat.pid not in spare
             and stat.state not in "ZX"
             and (
-                _root_source(stat.pid) == source or (held is not None and _mount_namespace(stat.pid) == held)
+                _root_source(stat.pid) == source
+                or (identity is not None and _mount_namespace(stat.pid) == identity)
             )
         ]
 

@@ -69,7 +69,7 @@ class _Bus:
         self._deadline = time.monotonic() + timeout
         self._parser = Parser()
         self._serial = 0
-        self._heard: list[Message] = []
+        self._received: list[Message] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
 
     def __enter__(self) -> Self:
@@ -147,7 +147,7 @@ class _Bus:
         self._serial += 1
         serial = self._serial
         self._patient().sendall(message.serialise(serial))
-        reply = self._wait(lambda heard: heard.header.fields.get(HeaderFields.reply_serial) == serial)
+        reply = self._wait(lambda message: message.header.fields.get(HeaderFields.reply_serial) == serial)
         if reply.header.message_type is MessageType.error:
             name = reply.header.fields.get(HeaderFields.error_name, "an error")
             text = reply.body[0] if reply.body and isinstance(reply.body[0], str) else name
@@ -157,13 +157,13 @@ class _Bus:
     def _wait(self, wanted: Callable[[Message], bool]) -> Message:
         """Return the first message for which *wanted* is true. Keep the others: the signal may arrive before the reply."""
         while True:
-            for message in self._heard:
+            for message in self._received:
                 if wanted(message):
-                    self._heard.remove(message)
+                    self._received.remove(message)
                     return message
             while (message := self._parser.get_next_message()) is None:
                 self._parser.add_data(self._receive())
-            self._heard.append(message)
+            self._received.append(message)
 
 
 def socket_problem(path: str) -> str | None:

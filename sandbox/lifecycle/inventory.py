@@ -285,10 +285,10 @@ def _measure_with_ids(ids: IdPlan, paths: list[str]) -> dict[str, int | None]:
 
     try:
         # One child process counts everything that was created under the same ids.
-        said = run_with_ids(with_own_id(ids), lambda: "\n".join(map(measured, paths)))
+        output = run_with_ids(with_own_id(ids), lambda: "\n".join(map(measured, paths)))
     except SandboxError:
         return {}
-    sizes = [int(size) if size else None for size in said.split("\n")]
+    sizes = [int(size) if size else None for size in output.split("\n")]
     return dict(zip(paths, sizes, strict=True))
 
 

@@ -24,17 +24,17 @@ def _add_paragraph(page: Page, paragraph: str) -> None:
     lines = paragraph.splitlines()
     if paragraph.startswith("|"):
         for line in lines[2:]:
-            tag, said = line.strip("| ").split(" | ", 1)
-            page.tagged(inline(tag), inline(said))
+            tag, content = line.strip("| ").split(" | ", 1)
+            page.tagged(inline(tag), inline(content))
         return
     # A list may directly follow the line that introduces it. A line without a list mark continues the item before it.
     numbers: list[int] = []
     for line in lines:
         numbers.append((numbers[-1] if numbers else 0) + (1 if _ITEM.match(line) else 0))
     for _, group in groupby(zip(numbers, lines, strict=True), key=lambda pair: pair[0]):
-        said = " ".join(line.strip() for _, line in group)
-        item = _ITEM.match(said)
+        content = " ".join(line.strip() for _, line in group)
+        item = _ITEM.match(content)
         if item:
-            page.tagged(inline(item[1] or "*"), inline(said[item.end() :]))
+            page.tagged(inline(item[1] or "*"), inline(content[item.end() :]))
         else:
-            page.paragraph(inline(said))
+            page.paragraph(inline(content))

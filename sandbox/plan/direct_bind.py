@@ -22,7 +22,7 @@ def plan_direct_binds(
     if spec.root.native and problem is not None:
         reason, hint = problem
         if optional:
-            findings.differ("root.native", None, reason)
+            findings.degrade("root.native", None, reason)
         else:
             findings.refuse("root.native", reason, hint)
         return ()

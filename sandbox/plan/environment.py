@@ -41,7 +41,7 @@ def plan_environment(
             env[name] = environ[name]
         elif name not in spec.process.env and name not in from_file:
             reason = "not set in the environment of `sandbox up`"
-            findings.differ(f"process.inherit_env[{number}]", "is absent", reason, warned=False)
+            findings.degrade(f"process.inherit_env[{number}]", "is absent", reason, warned=False)
     return {**env, **from_file, **spec.process.env}
 
 

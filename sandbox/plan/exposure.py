@@ -216,9 +216,9 @@ def exposures(
 
 def _can_unmount(spec: Spec) -> bool:
     """Tell whether the program may unmount, so that no mount protects a path."""
-    asked = spec.security.capabilities
+    wanted = spec.security.capabilities
     try:
-        return "SYS_ADMIN" in effective_set(DEFAULT, asked.drop, asked.add)
+        return "SYS_ADMIN" in effective_set(DEFAULT, wanted.drop, wanted.add)
     except ValueError:
         return False  # plan_process refuses these capabilities
 
@@ -255,12 +255,12 @@ def _matches(pattern: str, path: str, is_link: bool) -> bool:
 
     ``*`` matches the rest of a name.
     """
-    asked, names = pattern.strip("/").split("/"), path.strip("/").split("/")
-    if len(asked) > len(names) - is_link:
+    wanted, names = pattern.strip("/").split("/"), path.strip("/").split("/")
+    if len(wanted) > len(names) - is_link:
         return False
     return all(
         name.startswith(word.partition("*")[0]) if "*" in word else name == word
-        for word, name in zip(asked, names, strict=False)
+        for word, name in zip(wanted, names, strict=False)
     )
 
 

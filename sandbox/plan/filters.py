@@ -23,13 +23,13 @@ _UNCONFINED = 'allow the sandbox to run without a filter: optional = ["seccomp"]
 
 def seccomp_profile(spec: Spec) -> str | None:
     """Return the path of the seccomp profile that *spec* names; None if it names none."""
-    profile = _asked(spec).profile
+    profile = _requested(spec).profile
     return profile if "/" in profile else None
 
 
-def _asked(spec: Spec) -> Seccomp:
-    asked = spec.security.seccomp
-    return Seccomp(profile=asked) if isinstance(asked, str) else asked
+def _requested(spec: Spec) -> Seccomp:
+    requested = spec.security.seccomp
+    return Seccomp(profile=requested) if isinstance(requested, str) else requested
 
 
 def plan_seccomp(
@@ -40,27 +40,27 @@ def plan_seccomp(
     findings: Findings,
 ) -> SeccompPlan | None:
     """Plan the seccomp filter for a program that may have *capabilities*; return None if it gets no filter."""
-    asked = _asked(spec)
-    if asked.profile == "unconfined" and not asked.deny:
+    requested = _requested(spec)
+    if requested.profile == "unconfined" and not requested.deny:
         return None
-    lack = _missing_support(facts, log=asked.log)
+    lack = _missing_support(facts, log=requested.log)
     if lack is not None:
         reason, hint = lack
         if "seccomp" in spec.security.optional:
-            findings.differ(_KEY, None, reason)
+            findings.degrade(_KEY, None, reason)
         else:
             findings.refuse(_KEY, f"cannot be enforced here: {reason}", f"{hint}, or {_UNCONFINED}")
         return None
-    base = _base(spec, asked.profile, facts, paths, capabilities, findings)
-    _refuse_unknown(asked, findings)
+    base = _base(spec, requested.profile, facts, paths, capabilities, findings)
+    _refuse_unknown(requested, findings)
     if base is None:
         return None
     return SeccompPlan(
-        profile=asked.profile,
-        filter=changed(base, asked.allow, asked.deny),
-        allow=asked.allow,
-        deny=asked.deny,
-        log=asked.log,
+        profile=requested.profile,
+        filter=changed(base, requested.allow, requested.deny),
+        allow=requested.allow,
+        deny=requested.deny,
+        log=requested.log,
     )
 
 
@@ -111,10 +111,10 @@ def _base(
     return replace(parsed, forbidden=(*parsed.forbidden, *NO_LEASES))
 
 
-def _refuse_unknown(asked: Seccomp, findings: Findings) -> None:
+def _refuse_unknown(requested: Seccomp, findings: Findings) -> None:
     guess = guesses()
     for key in ("allow", "deny"):
-        for number, name in enumerate(getattr(asked, key)):
+        for number, name in enumerate(getattr(requested, key)):
             if name not in KNOWN:
                 meant = guess(name, KNOWN)
                 hint = f"did you mean {quote(meant)}?" if meant else "syscalls(2) lists them"
@@ -123,15 +123,15 @@ def _refuse_unknown(asked: Seccomp, findings: Findings) -> None:
 
 def plan_landlock(spec: Spec, facts: HostFacts, findings: Findings) -> Rules | None:
     """Plan the Landlock rules: all that the file asks for, or none (None)."""
-    asked = spec.security.landlock
-    if asked is None:
+    requested = spec.security.landlock
+    if requested is None:
         return None
     rules = Rules(
-        read=asked.read,
-        write=asked.write,
-        execute=asked.execute,
-        connect=asked.connect,
-        bind=asked.bind,
+        read=requested.read,
+        write=requested.write,
+        execute=requested.execute,
+        connect=requested.connect,
+        bind=requested.bind,
         scoped=facts.landlock >= SCOPED,
     )
     missing = lacking(rules, facts.landlock)
@@ -149,7 +149,7 @@ def plan_landlock(spec: Spec, facts: HostFacts, findings: Findings) -> Rules | N
         needed = max((NEEDED[kind] for kind in missing), default=1)
         reason = f"needs version {needed} of the Landlock ABI (Linux {LINUX[needed]}), and this kernel {have}"
         if allowed:
-            findings.differ("security.landlock", None, reason)
+            findings.degrade("security.landlock", None, reason)
         else:
             findings.refuse("security.landlock", reason, remedy)
         return None

@@ -35,14 +35,14 @@ class Findings:
                     if diagnostic.message == NOT_ENFORCED
                     else diagnostic.message
                 )
-                findings.differ(diagnostic.key, None, reason)
+                findings.degrade(diagnostic.key, None, reason)
         return findings
 
     def refuse(self, key: str, message: str, hint: str | None = None) -> None:
         """Record that the setting *key* cannot be fulfilled on this machine."""
         self.refusals.append(self.spec.diagnose(key, message, hint))
 
-    def differ(
+    def degrade(
         self,
         key: str,
         effective: str | None,
@@ -51,7 +51,7 @@ class Findings:
         warned: bool = True,
         value: object = None,
     ) -> None:
-        """Record that the setting *key* will not be in effect as asked; a limit is recorded with its *value*."""
+        """Record that the setting *key* will not be in effect as requested; a limit is recorded with its *value*."""
         self.differences.append(
             Degradation(
                 key=key,

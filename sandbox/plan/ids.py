@@ -36,8 +36,8 @@ def plan_ids(
     if within is not None and joined:
         ids = _ids_of_namespace(within, facts)
     else:
-        asked = _explicit(spec, facts, findings) if spec.ids.uid_map or spec.ids.gid_map else None
-        ids = asked or _by_keyword(spec, facts, findings)
+        explicit = _explicit(spec, facts, findings) if spec.ids.uid_map or spec.ids.gid_map else None
+        ids = explicit or _by_keyword(spec, facts, findings)
         if within is not None and inner_maps(ids, within) is None:
             ids = _ids_of_joined(spec, ids, within, facts, findings)
         if within is not None:
@@ -68,7 +68,7 @@ def _ids_of_joined(
     if spec.is_set(key) and key.removeprefix("ids.") not in spec.ids.optional:
         findings.refuse(key, reason, "remove it to use the ids of that sandbox")
         return ids
-    findings.differ(key, "maps the ids of that sandbox", reason, warned=spec.is_set(key))
+    findings.degrade(key, "maps the ids of that sandbox", reason, warned=spec.is_set(key))
     return _ids_of_namespace(within, facts)
 
 
@@ -109,15 +109,15 @@ def _by_keyword(spec: Spec, facts: HostFacts, findings: Findings) -> IdPlan:
             )
             findings.refuse("ids.map", f'"keep-id" is not possible: {reason}', hint)
         elif facts.is_real_root:
-            findings.differ("ids.map", "maps ids that no account has", reason)
+            findings.degrade("ids.map", "maps ids that no account has", reason)
         else:
-            findings.differ("ids.map", "maps a single id", reason)
+            findings.degrade("ids.map", "maps a single id", reason)
     whole = facts.whole_maps() if word != "single" else None
     if whole is not None:
         return _id_plan(facts, *whole)
     if word == "auto":
         reason = facts.id_map_problem or "no ids"
-        findings.differ("ids.map", "maps a single id", reason, warned=spec.is_set("ids.map"))
+        findings.degrade("ids.map", "maps a single id", reason, warned=spec.is_set("ids.map"))
     if word != "single":
         _refuse_all_but_zero(spec, facts, findings)
     return _id_plan(facts, *facts.single_maps())
@@ -156,7 +156,7 @@ def _explicit(spec: Spec, facts: HostFacts, findings: Findings) -> IdPlan | None
     for key, reason, hint in found:
         table = key.removeprefix("ids.").partition("[")[0]
         if table in spec.ids.optional:
-            findings.differ(f"ids.{table}", None, reason)
+            findings.degrade(f"ids.{table}", None, reason)
         else:
             findings.refuse(key, reason, hint)
     return None

@@ -55,7 +55,7 @@ def plan_cgroup(
     for name, reason in reasons.items():
         value, wanted[name] = wanted[name], () if name == "io" else None
         if name in spec.limits.optional:
-            findings.differ(f"limits.{name}", None, reason, value=value)
+            findings.degrade(f"limits.{name}", None, reason, value=value)
         else:
             alike = [other for other, why in reasons.items() if why == reason]
             optional = [
@@ -89,7 +89,7 @@ def _plan_io(spec: Spec, paths: Mapping[str, PathFact], findings: Findings) -> t
             reason = fact.no_device or "it is not on a disk"
             if "io" in spec.limits.optional and not fact.remedy:
                 unheld = IoRates(device=limit.path, **{name: getattr(limit, name) for name in _RATES})
-                findings.differ(f"limits.io[{index}]", None, f"{limit.path}: {reason}", value=(unheld,))
+                findings.degrade(f"limits.io[{index}]", None, f"{limit.path}: {reason}", value=(unheld,))
             else:
                 hint = 'name a path on a disk, or allow the sandbox to run without it: optional = ["io"]'
                 findings.refuse(f"limits.io[{index}].path", f"{limit.path}: {reason}", fact.remedy or hint)
@@ -133,7 +133,7 @@ def plan_process_limits(spec: Spec, facts: HostFacts, findings: Findings) -> Map
         except ValueError as error:
             reason = str(error).removeprefix(f"{name}: ")
             if name in spec.limits.optional:
-                findings.differ(f"limits.{name}", None, reason, value=value)
+                findings.degrade(f"limits.{name}", None, reason, value=value)
             else:
                 findings.refuse(
                     f"limits.{name}", reason, _process_limit_hint(name, value, facts.hard_limits[name])

@@ -42,17 +42,17 @@ def plan_namespaces(
     """Plan the namespaces of *spec*; *found* are the facts of those to join, by kind."""
     private, joins, users = set(), [], {}
     for kind in KINDS:
-        asked = getattr(spec.namespaces, kind)
-        if isinstance(asked, TimeOffsets) or asked == "private":
+        source = getattr(spec.namespaces, kind)
+        if isinstance(source, TimeOffsets) or source == "private":
             if kind != "time" or _has_time(spec, facts, findings):
                 private.add(kind)
-        elif asked != "host":
+        elif source != "host":
             fact = found.get(kind, NamespaceFact(path="", problem="was not examined"))
             refusal = _refusal(kind, fact, facts)
             if refusal is None:
                 owner = None if fact.user is None else fact.user.identity
                 joins.append(
-                    Join(kind=kind, asked=asked, path=fact.path, identity=fact.identity, owner=owner)
+                    Join(kind=kind, asked=source, path=fact.path, identity=fact.identity, owner=owner)
                 )
                 users[kind] = fact.user
             else:
@@ -92,7 +92,7 @@ def _has_time(spec: Spec, facts: HostFacts, findings: Findings) -> bool:
 def _degrade_or_refuse(spec: Spec, kind: str, refusal: tuple[str, str | None], findings: Findings) -> None:
     reason, hint = refusal
     if kind in spec.namespaces.optional:
-        findings.differ(f"namespaces.{kind}", None, reason)
+        findings.degrade(f"namespaces.{kind}", None, reason)
     else:
         findings.refuse(f"namespaces.{kind}", reason, hint)
 

@@ -105,11 +105,11 @@ def orphan_warnings(spec: Spec, persistent: PersistentState, record: LayerRecord
         or not orphans
     ):
         return ()
-    told = " and ".join(f"{one.name}, kept from {one.record.file}" for one in orphans)
+    listed = " and ".join(f"{one.name}, kept from {one.record.file}" for one in orphans)
     commands = " or ".join(f"sandbox adopt {_word(spec.file)} {one.name}" for one in orphans)
     made = spec.diagnose(
         "root.writable",
-        f"a new persistent layer is created, although one exists whose file is gone: {told}",
+        f"a new persistent layer is created, although one exists whose file is gone: {listed}",
         f"if this file was renamed, adopt that layer: {commands}",
     )
     return (replace(made, severity="warning"),)

@@ -59,7 +59,7 @@ def hidden_in(
 
     *uid_map* is that of the sandbox; None if it joins a user namespace.
     """
-    held = [
+    found = [
         directory
         for directory in private.directories
         if directory.path != volume.source and is_inside(directory.path, volume.source)
@@ -67,8 +67,8 @@ def hidden_in(
     # A directory within another private one is hidden with that one.
     outer = [
         directory
-        for directory in held
-        if not any(other is not directory and is_inside(directory.path, other.path) for other in held)
+        for directory in found
+        if not any(other is not directory and is_inside(directory.path, other.path) for other in found)
     ]
     return tuple(
         HideDirectory(

@@ -36,7 +36,7 @@ def plan_process(
     empty_input = facts.background and not terminal
     if empty_input:
         without = "" if process.terminal is False or not facts.terminal else "no terminal and "
-        findings.differ(
+        findings.degrade(
             "process.terminal",
             f"gives {without}an empty standard input (/dev/null)",
             "the command was started in the background",

@@ -28,12 +28,14 @@ def plan_root(
     if spec.root.server not in ("auto", "none"):
         return served
     problem = _problem(spec, capabilities, private)
-    asked, optional = spec.root.server == "none", "server" in spec.root.optional
+    required, optional = spec.root.server == "none", "server" in spec.root.optional
     if problem is None:
-        return BindRoot(nosuid=nosuid, otherwise="serve" if not asked else "warn" if optional else "refuse")
-    if asked and optional:
-        findings.differ(_KEY, None, problem[0])
-    elif asked:
+        return BindRoot(
+            nosuid=nosuid, otherwise="serve" if not required else "warn" if optional else "refuse"
+        )
+    if required and optional:
+        findings.degrade(_KEY, None, problem[0])
+    elif required:
         findings.refuse(_KEY, *problem)
     return served
 

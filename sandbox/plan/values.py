@@ -57,8 +57,8 @@ def warnings_of(differences: Iterable[Degradation]) -> tuple[str, ...]:
         if difference.effective is None:
             unenforced.setdefault(difference.reason, []).append(difference.key)
         else:
-            told = f"{difference.key} = {difference.asked} {difference.effective} here: {difference.reason}"
-            lines.append(told)
+            line = f"{difference.key} = {difference.asked} {difference.effective} here: {difference.reason}"
+            lines.append(line)
     lines += [f"not enforced: {', '.join(keys)}: {reason}" for reason, keys in unenforced.items()]
     return tuple(lines)
 
@@ -333,8 +333,8 @@ def describe(plan: Plan) -> list[str]:
     ]
     lines.append(f"writable layer: {plan.writable}" + (f", at most {' and '.join(bounds)}" if bounds else ""))
     bound = plan.bound is not None
-    asked = "" if plan.open_requests else ", no FUSE_OPEN requests: no layer changes"
-    lines.append(f"server: {plan.server}{'' if bound else asked}")
+    requests = "" if plan.open_requests else ", no FUSE_OPEN requests: no layer changes"
+    lines.append(f"server: {plan.server}{'' if bound else requests}")
     lines.append(
         "uid map " + ", ".join(map(str, ids.uid_map)) + "; gid map " + ", ".join(map(str, ids.gid_map))
     )

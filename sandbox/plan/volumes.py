@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from sandbox.host.paths import PathFact
 from sandbox.host.private_directories import PrivateFacts
 from sandbox.kernel.idmaps import IdMap
-from sandbox.kernel.reach import ClosedDirectory
+from sandbox.kernel.search_permission import ClosedDirectory
 from sandbox.plan.findings import Findings
 from sandbox.plan.operations import (
     BindDevice,
@@ -131,13 +131,15 @@ def with_root_capabilities(paths: Mapping[str, PathFact], ids: IdPlan) -> Mappin
     Its capabilities apply if *ids* map both user and group of the directory: capable_wrt_inode_uidgid(), kernel/capability.c.
     """
 
-    def holds(closed: ClosedDirectory) -> bool:
+    def is_mapped(closed: ClosedDirectory) -> bool:
         return all(
             any(entry.outside <= number < entry.outside + entry.count for entry in id_map)
             for number, id_map in ((closed.owner, ids.uid_map), (closed.group, ids.gid_map))
         )
 
-    reached = {path: fact for path, fact in paths.items() if fact.closed is not None and holds(fact.closed)}
+    reached = {
+        path: fact for path, fact in paths.items() if fact.closed is not None and is_mapped(fact.closed)
+    }
     return {**paths, **{path: replace(fact, closed=None) for path, fact in reached.items()}}
 
 

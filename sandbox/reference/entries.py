@@ -99,7 +99,7 @@ def _entry(key: str, setting: Setting[Any]) -> Entry:
         required=setting.required,
         enforced=setting.enforced and _is_enforced_around(key),
         can_be_optional=_can_be_optional(key),
-        is_table=_holds_settings(setting.codec),
+        is_table=_contains_settings(setting.codec),
     )
 
 
@@ -120,7 +120,7 @@ def header_of(key: str) -> str:
     return f"[[{name}]]" if key.endswith("[]") else f"[{name}]"
 
 
-def _holds_settings(codec: Codec[Any]) -> bool:
+def _contains_settings(codec: Codec[Any]) -> bool:
     while isinstance(codec, (ListOf, TableOf)):
         codec = codec.codec
     return isinstance(codec, Record)

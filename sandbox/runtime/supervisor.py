@@ -150,7 +150,7 @@ class Supervisor:
             self._life.interrupted = monitor.relay.finish(
                 signals.reader, lambda: first_ending(signals.reader)
             )
-        if self._has_something_to_tell(monitor):
+        if self._may_warn_or_report(monitor):
             from sandbox.runtime import usage as used
 
             cgroup = self._resources.cgroup
@@ -267,7 +267,7 @@ class Supervisor:
         for line in denials.summary() if denials is not None else ["no system call was denied"]:
             self._report_denied(line)
 
-    def _has_something_to_tell(self, monitor: Monitor) -> bool:
+    def _may_warn_or_report(self, monitor: Monitor) -> bool:
         """Return whether warnings or a report are possible: only then are their modules imported."""
         ended = monitor.program_ended
         out_of_time = ended is not None and bool(ended.out_of_time)

@@ -120,16 +120,16 @@ def examine(
             for diagnostic in check_with((profile,), profile)
             if identity(diagnostic) not in seen
         ]
-    asked = None
+    all_requests = None
     specs: tuple[Spec, ...] = ()
     if requested:
         try:
-            asked, specs = _all_requests(load, profiles, () if profiles else tuple(known))
+            all_requests, specs = _all_requests(load, profiles, () if profiles else tuple(known))
         except SpecError:
             pass
     return CheckResult(
         diagnostics=sorted(found, key=Diagnostic.sort_key),
-        requests=asked,
+        requests=all_requests,
         specs=specs,
         variants=tuple(variants),
     )
@@ -140,13 +140,13 @@ def _all_requests(
 ) -> tuple[tuple[Request, ...], tuple[Spec, ...]]:
     """Return the requests of the file with *profiles*, the additional ones with each of *others*, and all specifications."""
     specs = [load(profiles, "keep")]
-    asked = dict.fromkeys(requests(specs[0]))
+    found = dict.fromkeys(requests(specs[0]))
     for profile in others:
         specs.append(load((profile,), "keep"))
         for one in requests(specs[-1]):
-            if one not in asked:
-                asked[dataclasses.replace(one, profile=profile)] = None
-    return tuple(asked), tuple(specs)
+            if one not in found:
+                found[dataclasses.replace(one, profile=profile)] = None
+    return tuple(found), tuple(specs)
 
 
 def _profiles_of(tree: Mapping[str, object]) -> dict[str, None]:

@@ -142,7 +142,7 @@ def check_partial(cls: type, table: Mapping[str, object], cursor: Cursor) -> Non
         setting, here = settings[key], cursor.child(key)
         if isinstance(setting.codec, Record) and isinstance(value, dict):
             check_partial(setting.codec.cls, value, here)
-        elif not _holds_reference(value):
+        elif not _contains_reference(value):
             try:
                 for part, place in _elements(setting.codec, value, here):
                     setting.codec.decode(part, place)
@@ -174,11 +174,11 @@ def is_change(codec: Codec[Any], value: object) -> bool:
     )
 
 
-def _holds_reference(value: object) -> bool:
+def _contains_reference(value: object) -> bool:
     if isinstance(value, dict):
-        return any(map(_holds_reference, value.values()))
+        return any(map(_contains_reference, value.values()))
     if isinstance(value, list):
-        return any(map(_holds_reference, value))
+        return any(map(_contains_reference, value))
     return isinstance(value, str) and "${" in value
 
 

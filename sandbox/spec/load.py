@@ -96,8 +96,8 @@ def parse(
         directory=os.getcwd() if assignments else "/",
     )
     # A profile that is not applied requests nothing.
-    asked = {key: value for key, value in composition.tree.items() if key != "profile"}
-    references = {name: format_key_path(path) for name, path in variables(asked)}
+    requested = {key: value for key, value in composition.tree.items() if key != "profile"}
+    references = {name: format_key_path(path) for name, path in variables(requested)}
 
     def cursor_of(origins: Origins) -> Cursor:
         return Cursor(Context(origins=origins, home=environ.get("HOME"), root=Spec), Problems())
@@ -143,7 +143,7 @@ def parse(
         error.valid_part = lambda: _valid_part(tree, origins, problems, again)
         raise error
     kept = [*(dataclasses.replace(problem, warning=True) for problem in optional), *refused]
-    suspicious = [problem for problem in unexpanded(asked) if not _is_variable_of_shell(origins, problem)]
+    suspicious = [problem for problem in unexpanded(requested) if not _is_variable_of_shell(origins, problem)]
     return dataclasses.replace(unify_host_network(spec), problems=tuple(kept), suspicious=tuple(suspicious))
 
 

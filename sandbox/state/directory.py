@@ -229,7 +229,7 @@ class StateDirectory:
         Raises:
             StateError: *ids* do not include these.
         """
-        from sandbox.state.recorded_ids import holds_ids_of, make_owned
+        from sandbox.state.recorded_ids import contains_ids_of, make_owned
         from sandbox.state.references import note_reference
 
         path = os.path.join(self.path, "volumes", name)
@@ -244,7 +244,7 @@ class StateDirectory:
                     raise damaged(path)
                 if before is None:
                     make_owned(os.path.join(path, "data"), ids, mode)
-                elif not holds_ids_of(ids, before):
+                elif not contains_ids_of(ids, before):
                     raise StateError(
                         f"volume {name} contains files of ids that this sandbox does not have",
                         hint=f"use the volume with its former ids, use another name, or discard it: sandbox rm volume:{name}",

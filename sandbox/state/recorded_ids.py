@@ -40,7 +40,7 @@ def _own(fd: int, mode: int) -> None:
     os.chmod(fd, mode)
 
 
-def holds_ids_of(ids: IdPlan, others: IdPlan) -> bool:
+def contains_ids_of(ids: IdPlan, others: IdPlan) -> bool:
     """Return whether *ids* map every host id that *others* map, whatever its id inside is."""
     return all(
         covers([replace(entry, inside=entry.outside) for entry in own], other)

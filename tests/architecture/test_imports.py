@@ -95,7 +95,7 @@ KERNEL_VALUES: dict[str, frozenset[str]] = {
     "sandbox.kernel.masked_paths": frozenset({"MASKED_PATHS", "READONLY_PATHS"}),
     "sandbox.kernel.mountinfo": frozenset({"Location", "is_inside", "location", "paths_to"}),
     "sandbox.kernel.namespaces": frozenset({"Identity", "NamespaceFact", "UserNamespaceFact"}),
-    "sandbox.kernel.reach": frozenset({"ClosedDirectory"}),
+    "sandbox.kernel.search_permission": frozenset({"ClosedDirectory"}),
     "sandbox.kernel.rlimits": frozenset({"RESOURCES", "check"}),
 }
 

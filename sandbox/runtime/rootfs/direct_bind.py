@@ -101,7 +101,7 @@ def _choose_root(
     def look() -> tuple[list[int], str]:
         return direct_bind.identify(tree, ROOT), _first_lacking(tree, points)
 
-    identity, missing = _ask(ids, look)
+    identity, missing = _as_user_or_root(ids, look)
     if missing:
         raise DirectBindError(
             f"{missing} must be a mount point, but is not in {tree.name}: without a server it cannot be created",
@@ -166,7 +166,7 @@ def _find(
         tree = direct_bind.find_only(trees, path)
         return trees.index(tree), direct_bind.identify(tree, path), _first_lacking(tree, below)
 
-    number, identity, missing = _ask(ids, look)
+    number, identity, missing = _as_user_or_root(ids, look)
     return number, identity, missing
 
 
@@ -180,27 +180,27 @@ def _first_lacking(tree: LayerRoot, points: Sequence[MountPoint]) -> str:
     return next(lacking, "")
 
 
-def _ask(ids: IdPlan, question: Callable[[], Any]) -> Any:
-    """Return the result of *question*. If it raises PermissionError, run it as root of the sandbox; tuples are lists then (JSON).
+def _as_user_or_root(ids: IdPlan, examine: Callable[[], Any]) -> Any:
+    """Return the result of *examine*. If it raises PermissionError, run it as root of the sandbox; tuples are lists then (JSON).
 
     Raises:
-        DirectBindError: raised by *question*.
+        DirectBindError: raised by *examine*.
     """
 
-    def ask_as_root() -> str:
+    def run_as_root() -> str:
         try:
-            return json.dumps([question()])
+            return json.dumps([examine()])
         except DirectBindError as error:
             return json.dumps([error.message, error.hint])
 
     try:
-        return question()
+        return examine()
     except PermissionError:
         pass  # directories of other users of the sandbox
-    said = json.loads(run_with_ids(with_own_id(ids), ask_as_root))
-    if len(said) == 2:
-        raise DirectBindError(*said)
-    return said[0]
+    result = json.loads(run_with_ids(with_own_id(ids), run_as_root))
+    if len(result) == 2:
+        raise DirectBindError(*result)
+    return result[0]
 
 
 def _refuse_flags(tree: LayerRoot, *, nosuid: bool) -> None:

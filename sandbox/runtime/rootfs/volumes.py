@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 
-from sandbox.kernel import content, devices, filesystems, mounts, open_paths, trees
+from sandbox.kernel import devices, filesystems, memory_file, mounts, open_paths, trees
 from sandbox.kernel.mount_flags import MountFlags
 from sandbox.plan.operations import (
     BindDevice,
@@ -113,14 +113,14 @@ def file(operation: FileVolume, workspace: Workspace) -> None:
 def show_content(
     data: bytes, target_fd: int, staging_fd: int, name: str, *, mode: int, noexec: bool
 ) -> tuple[int, int]:
-    """Mount a file with the content *data* on the file *target_fd*, as :func:`sandbox.kernel.content.show` does.
+    """Mount a file with the content *data* on the file *target_fd*, as :func:`sandbox.kernel.memory_file.mount` does.
 
     Its tmpfs is mounted on the new directory *name* of *staging_fd*, which no program reaches.
     """
     os.mkdir(name, 0o700, dir_fd=staging_fd)
     place = os.open(name, _OPEN_DIR, dir_fd=staging_fd)
     try:
-        return content.show(data, target_fd, place, mode=mode, noexec=noexec)
+        return memory_file.mount(data, target_fd, place, mode=mode, noexec=noexec)
     finally:
         os.close(place)
 
@@ -181,7 +181,7 @@ def change_owner(operation: ChownVolumes, workspace: Workspace) -> None:
             continue
         try:
             if target in workspace.contents:
-                content.change_owner(workspace.contents[target], account.uid, account.gid)
+                memory_file.change_owner(workspace.contents[target], account.uid, account.gid)
             else:
                 os.chown(".", account.uid, account.gid, dir_fd=tree)
         except OSError as error:

@@ -21,13 +21,13 @@ from unionfs._stdlib import dataclasses
 
 RULES: tuple[Rule, ...] = (
     Rule(("sandbox.hostname", "namespaces.uts"), isolation.hostname_needs_private_uts),
-    Rule(("network.mode", "namespaces.net"), network.mode_agrees_with_namespace),
+    Rule(("network.mode", "namespaces.net"), network.mode_matches_namespace),
     Rule(("namespaces", "sandbox.name"), isolation.joined_namespaces_fit_together),
     Rule(("limits.swap", "limits.memory"), process.swap_needs_memory),
     Rule(("limits.memory_high", "limits.memory"), process.memory_high_is_below_memory),
     Rule(("ids.map", "process.groups"), isolation.single_id_has_no_groups),
     Rule(("ids.map", "process.user"), isolation.single_id_is_zero),
-    Rule(("process.stop_signal",), process.stop_signal_asks_to_end),
+    Rule(("process.stop_signal",), process.stop_signal_can_end_programs),
     Rule(("ids",), isolation.id_maps_are_whole),
     Rule(("root.writable",), storage.only_a_writable_layer_is_bounded),
     Rule(("network",), network.some_settings_need_a_private_network),

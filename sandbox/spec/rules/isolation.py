@@ -95,13 +95,13 @@ def id_maps_are_whole(spec: Spec) -> Iterator[Problem]:
             )
         for side in ("inside", "outside"):
             yield from _overlaps(key, side, maps[key])
-        yield from _map_holds(key, maps[key])
+        yield from _map_contains(key, maps[key])
 
 
 _MAP_LINES = 340  # the limit of the kernel (user_namespaces(7))
 
 
-def _map_holds(key: str, ranges: Sequence[IdRange]) -> Iterator[Problem]:
+def _map_contains(key: str, ranges: Sequence[IdRange]) -> Iterator[Problem]:
     """Yield a problem for each part of a map that the kernel would refuse, and for a map without id 0."""
     complete = list(elements(ranges))
     for index, item in complete:

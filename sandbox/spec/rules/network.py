@@ -10,7 +10,7 @@ from sandbox.spec.origin import Problem
 from sandbox.spec.rules.rule import elements
 
 
-def mode_agrees_with_namespace(spec: Spec) -> Iterator[Problem]:
+def mode_matches_namespace(spec: Spec) -> Iterator[Problem]:
     if spec.network.mode == "host" and spec.is_set("namespaces.net") and spec.namespaces.net == "private":
         yield Problem(
             path=("namespaces", "net"),

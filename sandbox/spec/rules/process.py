@@ -13,7 +13,7 @@ from sandbox.spec.settings import settings_of
 from sandbox.spec.units import format_size
 
 
-def stop_signal_asks_to_end(spec: Spec) -> Iterator[Problem]:
+def stop_signal_can_end_programs(spec: Spec) -> Iterator[Problem]:
     # Process 1 receives it for its own children, and cannot tell that from a signal to pass on.
     if spec.process.stop_signal == "SIGCHLD":
         yield Problem(

@@ -22,17 +22,17 @@ from tests.conftest import PROJECT
 
 #: Modules of the package that are no verbs.
 SHARED = {
-    "here",
+    "check_here",
     "main",
     "options",
     "output",
     "parser",
-    "plain",
+    "simple_parser",
     "planning",
     "progress",
     "state_path",
     "version",
-    "untrusted",
+    "check_untrusted",
     "verbs",
 }
 

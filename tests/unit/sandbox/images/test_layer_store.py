@@ -20,7 +20,7 @@ import pytest
 
 from sandbox.errors import SetupError, StateError
 from sandbox.images import layer_store
-from sandbox.images.guard import importing
+from sandbox.images.import_lock import import_lock
 from sandbox.images.layer_store import LayerStore
 from sandbox.kernel.idmaps import single_map
 from sandbox.plan import IdPlan
@@ -247,7 +247,7 @@ def test_no_lock_file_stays(layers: LayerStore, archive: str, tmp_path: Path) ->
 
 def test_a_lock_whose_file_was_removed_meanwhile_is_taken_again(tmp_path: Path) -> None:
     base, taken = str(tmp_path), threading.Event()
-    with importing(base, "a"):
+    with import_lock(base, "a"):
         waiting = threading.Thread(target=lambda: _take(base, taken))
         waiting.start()
         assert not taken.wait(0.2)
@@ -257,7 +257,7 @@ def test_a_lock_whose_file_was_removed_meanwhile_is_taken_again(tmp_path: Path) 
 
 
 def _take(base: str, taken: threading.Event) -> None:
-    with importing(base, "a"):
+    with import_lock(base, "a"):
         assert os.listdir(base) == ["a.importing"]
         taken.set()
 

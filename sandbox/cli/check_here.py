@@ -22,10 +22,10 @@ def with_refusals(checked: CheckResult) -> CheckResult:
         for one in _refusals(variant):
             if identity(one) in found:
                 continue
-            told = one
+            diagnostic = one
             if variant.profile is not None:
-                told = replace(one, message=f"{one.message} (with --profile {variant.profile})")
-            found.setdefault(identity(told), told)
+                diagnostic = replace(one, message=f"{one.message} (with --profile {variant.profile})")
+            found.setdefault(identity(diagnostic), diagnostic)
     return replace(checked, diagnostics=sorted(found.values(), key=Diagnostic.sort_key))
 
 

@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from sandbox.kernel import content, open_paths
+from sandbox.kernel import memory_file, open_paths
 from tests.kernel.support import refusal
 from tests.support.requirements import has_subordinate_ids
 
@@ -32,7 +32,7 @@ def test_a_file_in_memory_has_the_content_and_cannot_be_written(
     def inside() -> object:
         os.umask(0o077)  # the umask must have no effect
         target_fd, place_fd = os.open(target, os.O_PATH), os.open(place, O_DIR)
-        fd, _ = content.show(text, target_fd, place_fd, mode=0o754, noexec=True)
+        fd, _ = memory_file.mount(text, target_fd, place_fd, mode=0o754, noexec=True)
         info = os.stat(target)
         with open(target, "rb") as file:
             same = file.read() == text
@@ -62,7 +62,7 @@ def test_the_file_stays_when_the_mount_that_it_was_made_in_is_gone(in_namespaces
     def inside() -> object:
         from sandbox.kernel import _libc, constants
 
-        fd, _ = content.show(
+        fd, _ = memory_file.mount(
             b"kept", os.open(target, os.O_PATH), os.open(place, O_DIR), mode=0o644, noexec=False
         )
         os.close(fd)
@@ -85,8 +85,8 @@ def test_a_file_changes_its_owner_and_keeps_its_mode_while_it_is_mounted_read_on
 
     def inside() -> object:
         target_fd, place_fd = os.open(target, os.O_PATH), os.open(place, O_DIR)
-        _, file_fd = content.show(b"", target_fd, place_fd, mode=0o6750, noexec=False)
-        content.change_owner(file_fd, 7, 8)
+        _, file_fd = memory_file.mount(b"", target_fd, place_fd, mode=0o6750, noexec=False)
+        memory_file.change_owner(file_fd, 7, 8)
         info = os.stat(target)
         return [stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid], refusal(os.chown, target, 9, 9)
 
@@ -100,6 +100,6 @@ def test_a_file_cannot_be_mounted_on_a_directory(in_namespaces, open_directory):
 
     def inside() -> object:
         target, place = (os.open(f"{open_directory}/{name}", O_DIR) for name in ("target", "place"))
-        return refusal(content.show, b"", target, place, mode=0o644, noexec=False)
+        return refusal(memory_file.mount, b"", target, place, mode=0o644, noexec=False)
 
     assert in_namespaces(inside) == "ENOTDIR"

@@ -11,10 +11,10 @@ from sandbox.kernel.mount_flags import MountFlags
 _NAME = "content"
 
 
-def show(content: bytes, target_fd: int, place_fd: int, *, mode: int, noexec: bool) -> tuple[int, int]:
+def mount(content: bytes, target_fd: int, place_fd: int, *, mode: int, noexec: bool) -> tuple[int, int]:
     """Mount a read-only file with *content* over the file *target_fd*.
 
-    Returns an O_PATH descriptor of the mounted file and a descriptor of the file itself, with which :func:`give` changes the
+    Returns an O_PATH descriptor of the mounted file and a descriptor of the file itself, with which `change_owner` changes the
     owner. The second one is writable: the caller closes it before any other program runs.
 
     The file belongs to id 0 of this user namespace, in a tmpfs of its own that is just large enough. The tmpfs is mounted on the

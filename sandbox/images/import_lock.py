@@ -17,7 +17,7 @@ _SUFFIX = ".importing"
 
 
 @contextmanager
-def importing(base: str, source: str) -> Iterator[int]:
+def import_lock(base: str, source: str) -> Iterator[int]:
     """Take the lock of the archive *source* in the directory *base*, and yield its descriptor. Wait for other processes."""
     path = os.path.join(base, source + _SUFFIX)
     fd = _lock(path)

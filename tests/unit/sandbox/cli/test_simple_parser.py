@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sandbox.cli import parser, plain
+from sandbox.cli import parser, simple_parser
 
 _WORDS = st.sampled_from(
     (
@@ -35,7 +35,7 @@ def by_argparse(argv: Sequence[str]) -> dict[str, object] | None:
 @example(["a.toml", "--debug", "true"])
 def test_what_is_plain_means_what_argparse_makes_of_it(words: list[str]) -> None:
     argv = ["up", *words]
-    found = plain.read(argv)
+    found = simple_parser.read(argv)
     if found is not None:
         assert vars(found) == by_argparse(argv)
 
@@ -55,7 +55,7 @@ def test_what_is_plain_means_what_argparse_makes_of_it(words: list[str]) -> None
     ],
 )
 def test_the_usual_lines_are_plain(line: str) -> None:
-    assert plain.read(line.split()) is not None
+    assert simple_parser.read(line.split()) is not None
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_the_usual_lines_are_plain(line: str) -> None:
     ],
 )
 def test_what_is_not_is_left_to_argparse(line: str) -> None:
-    assert plain.read(line.split()) is None
+    assert simple_parser.read(line.split()) is None
 
 
 def test_an_argument_of_another_kind_makes_no_line_plain() -> None:
@@ -84,7 +84,7 @@ def test_an_argument_of_another_kind_makes_no_line_plain() -> None:
         (("-x",), {"action": "store_true"}),
         (("--name",), {}),
     ]:
-        declared = plain.Declared()
+        declared = simple_parser.Declared()
         declared.add_argument("file")
         declared.add_argument(*names, **given_)  # type: ignore[arg-type]
         assert declared.read(["a.toml"]) is None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sandbox.spec.requests import Request
 
 
-def look_here(checked: CheckResult) -> CheckResult:
+def with_local_facts(checked: CheckResult) -> CheckResult:
     """Return *checked* with warnings about files that decide the next start, and with existing state that the file would use.
 
     Host paths are resolved, but only the records of persistent layers and volumes are opened for reading.
@@ -53,12 +53,12 @@ def _persistent_state(spec: Spec) -> PersistentState | str:
 
 
 def _with_persistent_state(request: Request, persistent: list[PersistentState | str]) -> Request:
-    told: list[str] = []
+    notes: list[str] = []
     for one in persistent:
         if isinstance(one, str):
-            told += [one] if request.key == "root.writable" else []
+            notes += [one] if request.key == "root.writable" else []
         elif request.key == "root.writable" and one.own is not None:
-            told.append(one.own.shown())
+            notes.append(one.own.shown())
         elif request.what.removeprefix("volume ") in one.volumes:
-            told.append("it exists already")
-    return replace(request, text="; ".join(dict.fromkeys([request.text, *told])))
+            notes.append("it exists already")
+    return replace(request, text="; ".join(dict.fromkeys([request.text, *notes])))
