@@ -54,7 +54,8 @@ def outcome(operation: Callable[[], Any]) -> Outcome:
 
 
 def _is_remade(inode: Inode) -> bool:
-    """Return whether *inode* is a symbolic link or special file of the writable layer that was remade for a second name.
+    """Return whether *inode* is a symbolic link or special file of the writable layer that was remade for a second name or
+    another owner.
 
     It keeps its number only as long as the kernel knows it.
     """
@@ -162,7 +163,8 @@ class ComparedUnion(RuleBasedStateMachine):
             ours = inode.ino
             assert found.setdefault(info.st_ino, ours) == ours, f"{path}: two numbers of one object"
             if _is_remade(inode):
-                continue  # not recorded: it will change
+                self._drop_number(info.st_ino)  # it will change
+                continue
             if info.st_ino in self._numbers:
                 assert self._numbers[info.st_ino][1] == ours, f"{path}: the number changed"
             else:
@@ -170,7 +172,19 @@ class ComparedUnion(RuleBasedStateMachine):
                 self._numbers[info.st_ino] = pinned, ours
         assert len(set(found.values())) == len(found), "two objects of one number"
         for number in self._numbers.keys() - found.keys():
-            os.close(self._numbers.pop(number)[0])
+            self._drop_number(number)
+
+    def _drop_number(self, number: int) -> None:
+        pinned, _ = self._numbers.pop(number, (-1, 0))
+        if pinned >= 0:
+            os.close(pinned)
+
+    def forget_everything(self) -> None:
+        """Let the kernel forget everything. Objects that were remade have other numbers afterwards."""
+        for path in self.walk()[1]:
+            if _is_remade(self.union.inode(path)):
+                self._drop_number(os.lstat(self.plain + path).st_ino)
+        self.union.forget_everything()
 
     def _forget_numbers(self) -> None:
         for pinned, _ in self._numbers.values():

@@ -53,7 +53,7 @@ class FreezingHistories(Histories):
     @rule()
     def forget_and_compare(self) -> None:
         """Let the kernel forget everything: what is looked up anew has the same number."""
-        self.union.forget_everything()
+        self.forget_everything()
         self._compare_unlisted()
         self.compare_numbers()
 

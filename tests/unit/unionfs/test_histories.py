@@ -361,7 +361,7 @@ class Histories(ComparedUnion):
     @rule()
     def forget(self) -> None:
         """Let the kernel forget all that is not open."""
-        self.union.forget_everything()
+        self.forget_everything()
 
     @rule()
     def reopen(self) -> None:
