@@ -219,14 +219,10 @@ def _mount_and_serve(
     try:
         try:
             building = _build_indexes(source)
-            choice = choose(serving, mounted.fd)
+            choice = choose(serving)
         except BaseException:
             fs.close()
             raise
-        if choice.reason:
-            import logging
-
-            logging.getLogger(__name__).debug("served by pyfuse3: %s", choice.reason)
         return serve(choice, fs, os.dup(mounted.fd), on_ready=on_ready)
     finally:
         try:

@@ -117,7 +117,7 @@ DISABLE_VARIABLE = "UNIONFS_DISABLE"
 class Server(Enum):
     """The server that answers the kernel's requests."""
 
-    #: The direct server if the kernel is new enough for it, otherwise pyfuse3.
+    #: The direct server.
     AUTO = "auto"
     #: libfuse, through pyfuse3 and trio.
     PYFUSE3 = "pyfuse3"

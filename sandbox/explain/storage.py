@@ -87,7 +87,7 @@ def root_section(case: Case) -> Iterator[Fact]:
 
 def _server(case: Case) -> Fact:
     server = case.plan.server
-    auto = "the direct server of unionfs, or the pyfuse3 server on a kernel that is too old for it"
+    auto = "the direct server of unionfs"
     texts = {
         "auto": auto,
         "direct": "the direct server of unionfs only",

@@ -313,7 +313,7 @@ class Monitor:
         if text.startswith("ready "):
             if (ready := Ready.parse(text)) is not None:
                 self._timeline.mark_server(ready.times)
-                self._trace(f"served by {ready.server}" + (f": {ready.reason}" if ready.reason else ""))
+                self._trace(f"served by {ready.server}")
         elif text.startswith(DONE):
             if self._control is not None and self._requests is not None:
                 import json

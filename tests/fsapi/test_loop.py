@@ -49,7 +49,6 @@ def serve(
     play: Callable[[], None],
     *,
     lifeline: Lifeline | None = None,
-    first: bytes = b"",
     size: int | None = None,
 ) -> tuple[int, list[str]]:
     """Serve while *play* acts as the kernel in another thread. *size* limits the writable layer."""
@@ -74,7 +73,6 @@ def serve(
             ending=ENDING,
             on_ready=lambda: said.append("ready"),
             lifeline=lifeline,
-            first=first,
         )
     finally:
         player.join()
@@ -123,19 +121,6 @@ def test_requests_are_answered_until_a_signal_ends_it(tmp_path: Path, kernel: so
         end_by_signal()
 
     assert serve(tmp_path, kernel, play) == (0, ["ready"])
-
-
-def test_a_first_request_that_somebody_else_has_read_is_answered(
-    tmp_path: Path, kernel: socket.socket
-) -> None:
-    def play() -> None:
-        _, error, unique = protocol.OUT_HEADER.unpack_from(kernel.recv(1 << 21))
-        assert (error, unique) == (0, 7)
-        assert ask(kernel, Opcode.GETATTR, 1, bytes(16))[0] == 0
-        end_by_signal()
-
-    first = header(Opcode.INIT, 0, len(INIT), None) + INIT
-    assert serve(tmp_path, kernel, play, first=first) == (0, ["ready"])
 
 
 def test_the_end_of_the_lifeline_ends_it(tmp_path: Path, kernel: socket.socket) -> None:

@@ -6,11 +6,10 @@ import os
 import re
 import signal
 import stat
-import sys
 
 import pytest
 
-from tests.mount.support import SERVER, Union, make_union, wait_until
+from tests.mount.support import Union, make_union, wait_until
 from tests.support.tree import Symlink
 
 pytestmark = pytest.mark.fusermount
@@ -35,19 +34,6 @@ def test_the_server_writes_its_statistics_to_a_file(base: str) -> None:
     assert found["pid"] > 0
     assert found["copies"] == 1
     assert found["setattr"] == 1
-
-
-def test_a_kernel_that_is_too_old_for_the_direct_server_is_served_by_pyfuse3(base: str) -> None:
-    pretend = (
-        "import sys; from unionfs.fuse import protocol; protocol.LEAST_MINOR = 1000; "
-        "from unionfs.cli import main; sys.exit(main(sys.argv[4:]))"
-    )
-    if SERVER == "direct":
-        with make_union(base, {"f": b"x"}, wrapper=[sys.executable, "-c", pretend]) as union:
-            with open(f"/proc/{union.pid}/maps", encoding="utf-8") as file:
-                assert "libfuse3" in file.read()
-            os.rename(f"{union.path}/f", f"{union.path}/g")
-            assert os.listdir(union.path) == ["g"]
 
 
 def test_the_kernel_does_not_request_capabilities_before_each_write(base: str) -> None:

@@ -5,20 +5,16 @@ Only the chosen server is imported: importing pyfuse3 and trio takes 0.1 s.
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable
 
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs.fuse.lifeline import Lifeline
-from unionfs.fuse.protocol import IN_HEADER, INIT_IN, Opcode, too_old
 from unionfs.options import Optimization, Server, Serving
 from unionfs.vfs.filesystem import UnionFs
 
 #: Signals that end the server.
 ENDING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
-#: FUSE_MIN_READ_BUFFER: the kernel refuses reads with a smaller buffer. INIT is far shorter.
-_BUFFER = 8192
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,10 +27,6 @@ class Choice:
     open_requests: bool
     #: Optimizations that the direct server leaves out.
     disabled: frozenset[Optimization] = frozenset()
-    #: The kernel's first request (INIT), if it has been read already.
-    first: bytes = b""
-    #: Why PYFUSE3 was chosen for AUTO; empty if the caller chose the server.
-    reason: str = ""
 
 
 def load(server: Server) -> None:
@@ -48,37 +40,15 @@ def load(server: Server) -> None:
         from unionfs.fuse.direct import loop as _direct  # noqa: F401
 
 
-def choose(serving: Serving, fuse_fd: int) -> Choice:
-    """Choose the server for *fuse_fd*, a mounted /dev/fuse, and import it.
-
-    For AUTO, this reads the kernel's first request, which contains the kernel's FUSE version.
+def choose(serving: Serving) -> Choice:
+    """Choose the server, and import it. AUTO is the direct server, which supports every kernel since Linux 4.2 (FUSE 7.23).
 
     Raises:
         ImportError: the server cannot be imported.
     """
-    server, first, reason = serving.server, b"", ""
-    if server is Server.AUTO:
-        try:
-            first = os.read(fuse_fd, _BUFFER)
-        except OSError:  # the server's own read will fail with the same error
-            pass
-        reason = _too_old(first) or ""
-        server = Server.PYFUSE3 if reason else Server.DIRECT
+    server = Server.DIRECT if serving.server is Server.AUTO else serving.server
     load(server)
-    return Choice(
-        server=server,
-        open_requests=serving.open_requests or bool(reason),
-        disabled=serving.disabled,
-        first=first,
-        reason=reason,
-    )
-
-
-def _too_old(request: bytes) -> str | None:
-    if len(request) < IN_HEADER.size + INIT_IN.size:
-        return None
-    _, opcode, _, _, _, _, _, _, _ = IN_HEADER.unpack_from(request)
-    return too_old(request[IN_HEADER.size :]) if opcode == Opcode.INIT else None
+    return Choice(server=server, open_requests=serving.open_requests, disabled=serving.disabled)
 
 
 def serve(
@@ -119,7 +89,6 @@ def serve(
             callers_visible=callers_visible,
             unopened=not choice.open_requests,
             disabled=choice.disabled,
-            first=choice.first,
         )
     from unionfs.fuse.libfuse import loop as pyfuse3
 
@@ -130,5 +99,4 @@ def serve(
         on_ready=on_ready,
         lifeline=lifeline,
         callers_visible=callers_visible,
-        first=choice.first,
     )

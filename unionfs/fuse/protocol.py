@@ -247,14 +247,6 @@ class InitReply:
     minor: int = 0
 
 
-def too_old(body: bytes | memoryview) -> str | None:
-    """Return why :func:`negotiate` does not support the kernel that sent the INIT request *body*; None if it does."""
-    major, minor, _, _ = INIT_IN.unpack_from(body)
-    if (major, minor) >= (MAJOR, LEAST_MINOR):
-        return None
-    return f"the kernel has FUSE {major}.{minor}, but the direct server requires {MAJOR}.{LEAST_MINOR}"
-
-
 def negotiate(body: bytes | memoryview, *, acls: bool, unopened: bool, left_out: int = 0) -> InitReply:
     """Negotiate with the kernel, and return the reply to its INIT request.
 
@@ -270,8 +262,11 @@ def negotiate(body: bytes | memoryview, *, acls: bool, unopened: bool, left_out:
     major, minor, readahead, flags = INIT_IN.unpack_from(body)
     if major > MAJOR:
         return InitReply(INIT_OUT.pack(MAJOR, MINOR, *(0,) * 9))
-    if (reason := too_old(body)) is not None:
-        raise ProtocolError(errno.EPROTO, reason)
+    if (major, minor) < (MAJOR, LEAST_MINOR):
+        raise ProtocolError(
+            errno.EPROTO,
+            f"the kernel has FUSE {major}.{minor}, but the direct server requires {MAJOR}.{LEAST_MINOR}",
+        )
     offered = Init(flags)
     if offered & Init.INIT_EXT:
         (flags2,) = INIT_IN_FLAGS2.unpack_from(body, INIT_IN.size)

@@ -31,9 +31,9 @@ SCM_MAX_FD, 253; unix(7)).
 * ``index``, ``size``, ``inodes``, ``filter``, ``skeleton``, ``indexed``, ``server`` and ``open_requests`` may be omitted. The
   latter two are the options of the same name.
 
-The server sends ``ready {"server": WHICH, "reason": TEXT, "times": {"loaded": T, "asked": T, "ready": T}}`` when the mount can
-be used. The reason explains why "auto" became "pyfuse3". The times (CLOCK_MONOTONIC, nanoseconds) are those at which the server
-was loaded, had received the request, and was ready. If it cannot serve, it sends ``error: TEXT`` instead.
+The server sends ``ready {"server": WHICH, "times": {"loaded": T, "asked": T, "ready": T}}`` when the mount can be used. The
+times (CLOCK_MONOTONIC, nanoseconds) are those at which the server was loaded, had received the request, and was ready. If it
+cannot serve, it sends ``error: TEXT`` instead.
 
 While it serves, it sends, once each, ``full: size`` and ``full: inodes`` when that limit is first reached, and ``closed: PATH``
 for each directory of a layer that a request needed and the server may not search. When the launcher closes its end of the
@@ -121,8 +121,6 @@ class Ready:
 
     #: "direct" or "pyfuse3".
     server: str
-    #: Why "auto" chose "pyfuse3"; otherwise empty.
-    reason: str
     #: The time of each step; see `timeline`.
     times: Mapping[str, int]
 
@@ -134,7 +132,7 @@ class Ready:
 
             message = json.loads(text.removeprefix("ready "))
             times = {str(name): int(at) for name, at in message["times"].items()}
-            return cls(str(message["server"]), str(message["reason"]), times)
+            return cls(str(message["server"]), times)
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
 

@@ -63,7 +63,7 @@ def _serve(channel: socket.socket) -> int:
     if request.fuse_fd is None or request.user_namespace_fd is None:
         raise UnionError("malformed request from the launcher: it has no mount")
     lifeline_for = _silent if request.later_fd is None else _load_control()
-    choice = choose(request.serving, request.fuse_fd)
+    choice = choose(request.serving)
     if choice.server is Server.PYFUSE3:
         to_standard_error(everything=False)  # pyfuse3 has imported `logging` anyway
     enter_user_namespace(request.user_namespace_fd)
@@ -95,7 +95,7 @@ def _serve(channel: socket.socket) -> int:
 
     def report_ready() -> None:
         times["ready"] = time.monotonic_ns()
-        message = {"server": choice.server.value, "reason": choice.reason, "times": times}
+        message = {"server": choice.server.value, "times": times}
         _report_ready(channel, json.dumps(message))
 
     try:

@@ -61,10 +61,10 @@ class Root:
     )
     server: str = setting(
         Choice("auto", "direct", "pyfuse3", "none"),
-        doc="The server of the root file system. direct: reads /dev/fuse itself. pyfuse3: uses libfuse; slower, for older kernels. "
+        doc="The server of the root file system. direct: reads /dev/fuse itself. pyfuse3: uses libfuse; slower. "
         "none: no server; the root must qualify for a direct bind: a read-only root of one archive, without marks, sockets and "
-        "FIFOs, and with a place for each mount. auto: none if the root qualifies, else direct, or pyfuse3 if the kernel is too old "
-        "for it. The program sees the same files in each case.",
+        "FIFOs, and with a place for each mount. auto: none if the root qualifies, else direct. The "
+        "program sees the same files in each case.",
         example="pyfuse3",
         default="auto",
     )

@@ -60,7 +60,6 @@ def serve(
     callers_visible: bool = True,
     unopened: bool = False,
     disabled: frozenset[Optimization] = frozenset(),
-    first: bytes = b"",
 ) -> int:
     """Serve *fs* until it is unmounted or one of the signals *ending* arrives.
 
@@ -73,7 +72,6 @@ def serve(
         callers_visible: process ids in requests belong to this process's own pid namespace.
         unopened: do without OPEN and OPENDIR if the kernel supports that.
         disabled: optimizations to leave out, to measure their effect.
-        first: the kernel's first request, if it has been read already.
 
     Returns:
         The exit status: 0, or 1 if the server gave up after repeated failures of its loop.
@@ -95,8 +93,6 @@ def serve(
                 unopened=unopened,
                 disabled=disabled,
             )
-            if first:
-                loop.answer(first)
             for _ in range(_MAX_RESTARTS):
                 try:
                     loop.run()
@@ -230,7 +226,7 @@ class _Loop:
                 poll.register(lifeline.fileno(), select.POLLIN)
 
     def answer(self, request: bytes) -> None:
-        """Handle one request that was read earlier, by :func:`~unionfs.fuse.backend.choose` or by this loop."""
+        """Handle one request that was read earlier."""
         self._view[: len(request)] = request
         _, opcode, unique, ino, _, _, _, _, _ = IN_HEADER.unpack_from(self._view)
         reply = self._requests.answer(opcode, ino, len(request))
@@ -364,7 +360,7 @@ class _Loop:
         if opcode == Opcode.INIT:
             if isinstance(reply, int):
                 raise UnionError(
-                    "the kernel has a FUSE version that the direct server does not support: use server=auto"
+                    "the kernel has a FUSE version that the direct server does not support: use server=pyfuse3"
                 )
             if self._on_ready is not None:
                 then, self._on_ready = self._on_ready, None

@@ -70,16 +70,14 @@ class InitExchange:
             self._fuse_fd = -1
 
 
-def begin(fuse_fd: int, request: bytes = b"") -> InitExchange:
+def begin(fuse_fd: int) -> InitExchange:
     """Take over the mounted *fuse_fd*, and wait for INIT, which the kernel sends at the mount.
-
-    *request* is the INIT request, if it has been read already.
 
     Raises:
         OSError: ENODEV if the file system has been unmounted meanwhile.
     """
     try:
-        request = request or os.read(fuse_fd, _BUFFER)
+        request = os.read(fuse_fd, _BUFFER)
     except OSError:
         os.close(fuse_fd)
         raise

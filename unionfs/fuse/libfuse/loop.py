@@ -32,7 +32,6 @@ def serve(
     on_ready: Callable[[], None],
     lifeline: Lifeline | None = None,
     callers_visible: bool = True,
-    first: bytes = b"",
 ) -> int:
     """Serve *fs* until it is unmounted or one of the signals *ending* arrives.
 
@@ -43,7 +42,6 @@ def serve(
         on_ready: called when the mount can be used.
         lifeline: handled when it can be read; the server also ends when its other end is closed.
         callers_visible: process ids in requests belong to this process's own pid namespace.
-        first: the kernel's first request, if it has been read already.
 
     Returns:
         The exit status: 0, or 1 if the server gave up after repeated failures of its loop.
@@ -52,7 +50,7 @@ def serve(
         OSError: the descriptor belongs to no mount, or the reply to the kernel could not be written.
     """
     try:
-        connection = begin(fuse_fd, first)
+        connection = begin(fuse_fd)
     except OSError as error:
         fs.close()
         if error.errno in CONNECTION_ENDED:  # unmounted before it was served
