@@ -6,7 +6,6 @@
     parser      the command line, built verb by verb
     planning, check_here, check_untrusted, progress, state_path     parts of single verbs
     up, ...     the verbs: `add_arguments(parser)` and `run(arguments) -> exit status`
-    simple_parser   reads a simple command line of `up` without argparse
     main        runs a verb, renders errors, chooses exit statuses
 
 Except inside functions, a module imports only modules that are listed above it. `main` imports only the requested verb, so

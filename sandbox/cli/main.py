@@ -12,7 +12,6 @@ from sandbox.errors import EXIT_FAILURE, SandboxError, SpecError, describe_errno
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Sequence
     from typing import NoReturn
 
@@ -64,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     """Run the command line; raise only OSErrors of writing output, and SystemExit after help."""
-    arguments = _read(argv)
+    from sandbox.cli.parser import parse
+
+    arguments = parse(argv)
     debug: bool = arguments.debug
     try:
         status = arguments.run(arguments)
@@ -97,18 +98,6 @@ def _run(argv: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return EXIT_FAILURE
-
-
-def _read(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the arguments of *argv*. Exit for --help, --version and mistakes."""
-    if argv and argv[0] == "up":
-        from sandbox.cli import simple_parser
-
-        if (arguments := simple_parser.read(argv)) is not None:
-            return arguments
-    from sandbox.cli.parser import parse
-
-    return parse(argv)
 
 
 def _is_full(error: OSError) -> bool:

@@ -7,17 +7,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
-    from typing import TypeAlias
 
-    from sandbox.cli.simple_parser import Declared
     from sandbox.spec.load import Unenforced
     from sandbox.spec.model import Spec
     from sandbox.spec.notation import KeyPath
 
-    ParserLike: TypeAlias = argparse.ArgumentParser | Declared
 
-
-def add_common(parser: ParserLike, run: Callable[[argparse.Namespace], int]) -> None:
+def add_common(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int]) -> None:
     """Add the arguments of every verb, and set *run*, the function that executes the verb."""
     parser.add_argument(
         "--debug", action="store_true", help="print each operation, and tracebacks of failures"
@@ -37,7 +33,7 @@ DEFAULT_FILE = "sandbox.toml"
 """The file that is used if none is named. `spec.load` defines it as well, but is imported later."""
 
 
-def add_file(parser: ParserLike, *, optional: bool = False) -> None:
+def add_file(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     """Add the environment file; with *optional*, DEFAULT_FILE of the current directory is used if none is named."""
     text = "the environment file (TOML); - for standard input"
     if optional:
@@ -72,7 +68,7 @@ def overrides(arguments: argparse.Namespace) -> list[tuple[str, str]]:
     return [*(("--set", text) for text in arguments.assignments), *short]
 
 
-def add_overrides(parser: ParserLike) -> None:
+def add_overrides(parser: argparse.ArgumentParser) -> None:
     """Add the options that change a file for one run: --profile, --set, and the short forms of --set."""
     parser.add_argument(
         "--profile",

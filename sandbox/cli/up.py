@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
 
-    from sandbox.cli.options import ParserLike
     from sandbox.cli.progress import ArchiveProgress
     from sandbox.errors import SandboxError
     from sandbox.host.facts import HostFacts
@@ -36,7 +35,7 @@ EPILOG = (
 USAGE = "sandbox up [OPTION ...] [FILE] [-- COMMAND [ARGUMENT ...]]"
 
 
-def add_arguments(parser: ParserLike) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     add_file(parser, optional=True)
     parser.add_argument(

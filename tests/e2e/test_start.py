@@ -18,10 +18,10 @@ _PARSER = frozenset(
 )
 #: Modules that launcher and server import, besides their own and those of the interpreter's start.
 ALLOWED = frozenset(
-    "__future__ _abc _bisect _blake2 _collections _ctypes _functools _json _operator _sha2 _sha256 _socket _sre _struct _warnings "
-    "_weakrefset array binascii bisect collections collections.abc contextlib copyreg ctypes ctypes._endian enum errno "
-    "fcntl functools gc genericpath importlib importlib._abc importlib.machinery importlib.util itertools json json.decoder "
-    "json.encoder json.scanner keyword math mmap operator pwd re re._casefix re._compiler re._constants re._parser reprlib "
+    "__future__ _abc _bisect _blake2 _collections _ctypes _functools _json _locale _operator _sha2 _sha256 _socket _sre _struct _warnings "
+    "_weakrefset argparse array binascii bisect collections collections.abc contextlib copyreg ctypes ctypes._endian enum errno "
+    "fcntl functools gc genericpath gettext importlib importlib._abc importlib.machinery importlib.util itertools json json.decoder "
+    "json.encoder json.scanner keyword locale math mmap operator pwd re re._casefix re._compiler re._constants re._parser reprlib "
     "resource runpy select selectors signal socket stat struct sys termios threading time tty types warnings weakref".split()
 )
 #: Modules that the interpreter imports before our code, depending on the packages of this machine.

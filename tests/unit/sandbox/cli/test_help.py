@@ -27,7 +27,6 @@ SHARED = {
     "options",
     "output",
     "parser",
-    "simple_parser",
     "planning",
     "progress",
     "state_path",
