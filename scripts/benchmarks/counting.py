@@ -14,7 +14,7 @@ from benchmarks.workload import Corpus, Workload
 
 #: Statistics of unionfs that are not requests with a reply (unionfs/fuse/statistics.py).
 _NO_REQUESTS = frozenset(
-    "inodes handles directory-fds copies copied-bytes pid forget batch_forget interrupt spun slept threaded came".split()
+    "inodes handles directory-fds copies copied-bytes pid forget batch_forget interrupt spun slept threaded".split()
 )
 
 

@@ -2,9 +2,8 @@
 
 So no request waits for the disk accesses of another one.
 
-A read first tries the page cache (RWF_NOWAIT, preadv2(2)). A cache miss starts readahead. A fast disk delivers the data
-before a thread could be woken. So the server polls for the data while it polls for requests. If the data has not come when
-the server stops polling, a thread reads it. fsync(2) and the copy-up of a large file always run in a thread.
+A read first tries the page cache (RWF_NOWAIT, preadv2(2)). If that does not have all of the data, a thread reads it. fsync(2)
+and the copy-up of a large file always run in a thread.
 
 If a request consists of I/O alone, the thread sends the reply itself. If a request needs a large copy first, the request is
 parked, and handled again after the copy.
@@ -21,8 +20,7 @@ from threading import Semaphore
 
 from unionfs import _libc
 from unionfs.copyup.background_copy import CopyPending
-from unionfs.fuse.busy_poll import BusyPoll
-from unionfs.fuse.direct.worker_pool import MOST, WorkerPool
+from unionfs.fuse.direct.worker_pool import WorkerPool
 from unionfs.inode.handles import FileHandle
 from unionfs.layer.directory import Layer
 from unionfs.types import Ino
@@ -38,42 +36,18 @@ _REMOTE = frozenset((0x65735546, 0x6969, 0xFE534D42, 0xFF534D42, 0x01021997, 0x0
 #: Seconds to wait for threads that change files, while no request is answered.
 _LONG = 0.5
 
-#: Polls for data before a thread reads it: about 150 us.
-LOOKS = 100
-
 #: Sends the reply to the request with that number; callable from any thread.
 Send = Callable[[int, bytes | memoryview | int], None]
 
 
-class PendingRead:
-    """A read whose data is not in the page cache yet. It owns a duplicate of the file descriptor."""
-
-    __slots__ = ("done", "fd", "looks", "offset", "room", "unique")
-
-    def __init__(self, fd: int, unique: int, offset: int, room: memoryview, done: int, looks: int) -> None:
-        """Reply to *unique* with *room*, read from *fd* at *offset*.
-
-        *fd* is taken over. *done* bytes have been read already; *looks* polls are left.
-        """
-        self.fd = fd
-        self.unique = unique
-        self.offset = offset
-        self.room = room
-        self.done = done
-        self.looks = looks
-
-
 class AsyncIo:
-    """The asynchronous I/O of one mount. It owns the worker threads, the pending reads and the parked requests.
+    """The asynchronous I/O of one mount. It owns the worker threads and the parked requests.
 
     The loop of the mount creates and closes it.
     """
 
-    def __init__(self, fs: UnionFs, send: Send, wake: Callable[[], None], *, looks: int = 0) -> None:
-        """Send replies with *send*, and call *wake* to wake the server when parked requests can be handled again.
-
-        *looks*: how many times the server polls for data that is not in the page cache, if it calls :meth:`look`.
-        """
+    def __init__(self, fs: UnionFs, send: Send, wake: Callable[[], None]) -> None:
+        """Send replies with *send*, and call *wake* to wake the server when parked requests can be handled again."""
         self._worker_pool = WorkerPool()
         self._background = fs.files.copy_in_background()
         self._send = send
@@ -87,11 +61,8 @@ class AsyncIo:
         #: For layers without RWF_NOWAIT: whether threads read their files.
         self._waits: dict[Layer, bool] = {}
         self._room = memoryview(bytearray(_ROOM))
-        self._busy_poll = BusyPoll(looks)
-        #: Reads for which the server calls :meth:`look`.
-        self.pending: list[PendingRead] = []
-        #: How many requests threads have handled, and how many reads completed while the server polled.
-        self.count = self.came = 0
+        #: How many requests threads have handled.
+        self.count = 0
 
     def read(self, handle: FileHandle, offset: int, size: int, unique: int) -> bytes | memoryview | None:
         """Read up to *size* bytes at *offset*; None if the reply to *unique* is sent later.
@@ -99,91 +70,37 @@ class AsyncIo:
         The returned memory is valid until the next call.
         """
         waits = self._waits.get(handle.inode.layer) if handle.inode.data is None else None
-        done, looks = 0, 0
         if waits is None or size > _ROOM:
             size = min(size, _ROOM)
-            done, whole = self._read_from_memory(handle, offset, size)
-            if whole:
+            done = self._read_from_memory(handle, offset, size)
+            if done is not None:
                 return self._room[:done]
             waits = True
-            if done < 0:
-                done = 0
-            elif len(self.pending) < MOST:
-                looks = self._busy_poll.times()
         if not waits:
             done = os.preadv(handle.fd, (self._room[:size],), offset)
             return self._room[:done]
-        room = memoryview(bytearray(size if looks else 0))
         try:
             fd = os.dup(handle.fd)
         except OSError:  # the limit of descriptors is reached
             return os.pread(handle.fd, size, offset)
-        if looks:
-            room[:done] = self._room[:done]
-            self.pending.append(PendingRead(fd, unique, offset, room, done, looks))
-            return None
         return self._leave(fd, unique, lambda fd: os.pread(fd, size, offset))
 
-    def _read_from_memory(self, handle: FileHandle, offset: int, size: int) -> tuple[int, bool]:
-        """Read into the buffer what the page cache has.
+    def _read_from_memory(self, handle: FileHandle, offset: int, size: int) -> int | None:
+        """Read into the buffer, if the page cache has all of the data or the file system cannot tell and is local.
 
         Returns:
-            The number of bytes, or -1 if the file system cannot tell and is remote; and whether the read is complete.
+            The number of bytes; None if a thread has to read.
         """
         room = self._room[:size]
         try:
-            return _fill(handle.fd, room, 0, offset)
+            return _read_cached(handle.fd, room, offset)
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
             remote = _libc.file_system_type(handle.fd) in _REMOTE
             if handle.inode.data is None:
                 self._waits[handle.inode.layer] = remote
-            if remote:
-                return -1, False
-            return os.preadv(handle.fd, (room,), offset), True
-
-    def look(self) -> bool:
-        """Poll for the data of all pending reads; return whether a reply was sent."""
-        answered = False
-        for read in self.pending[:]:
-            try:
-                read.done, whole = _fill(read.fd, read.room, read.done, read.offset)
-            except OSError as error:
-                self._end(read, -(error.errno or errno.EIO))
-                answered = True
-                continue
-            read.looks -= 1
-            if whole:
-                self.came += 1
-                self._busy_poll.judge(hit=True)
-                self._end(read, read.room[: read.done])
-                answered = True
-            elif not read.looks:
-                self._busy_poll.judge(hit=False)
-                self._wait_for(read)
-        return answered
-
-    def stop_looking(self) -> None:
-        """Hand all pending reads to threads, because the server is going to sleep."""
-        while self.pending:
-            self._wait_for(self.pending[-1])
-
-    def _end(self, read: PendingRead, reply: memoryview | int) -> None:
-        self.pending.remove(read)
-        os.close(read.fd)
-        self._send(read.unique, reply)
-
-    def _wait_for(self, read: PendingRead) -> None:
-        """Hand the read to a thread."""
-        self.pending.remove(read)
-        size, offset, unique = len(read.room), read.offset, read.unique
-        try:
-            reply: bytes | int | None = self._leave(read.fd, unique, lambda fd: os.pread(fd, size, offset))
-        except OSError as error:
-            reply = -(error.errno or errno.EIO)
-        if reply is not None:
-            self._send(unique, reply)
+            return None if remote else os.preadv(handle.fd, (room,), offset)
 
     def sync(self, fds: Sequence[int], unique: int, *, data_only: bool) -> bytes | None:
         """Sync the descriptors *fds*, which are taken over; None if a thread sends the reply to *unique*."""
@@ -302,11 +219,8 @@ class AsyncIo:
             done.release()
 
     def close(self) -> None:
-        """Discard all copies and pending reads. Clients that wait for them get no reply."""
+        """Discard all copies. Clients that wait for them get no reply."""
         self._parked.clear()
-        for read in self.pending:
-            os.close(read.fd)
-        self.pending.clear()
         if self._background is not None:
             self._background.close()
 
@@ -317,12 +231,13 @@ class AsyncIo:
         return True
 
 
-def _fill(fd: int, room: memoryview, done: int, offset: int) -> tuple[int, bool]:
-    """Read into *room* from the page cache of *fd*, where *room* starts at *offset* and *done* bytes have been read already.
+def _read_cached(fd: int, room: memoryview, offset: int) -> int | None:
+    """Read into *room* what *fd* has at *offset* in the page cache.
 
     Returns:
-        The number of bytes read so far, and whether the room is full or the end of the file is reached.
+        The number of bytes, fewer than the room at the end of the file; None if the page cache lacks some.
     """
+    done = 0
     try:
         while done < len(room):
             more = os.preadv(fd, (room[done:],), offset + done, os.RWF_NOWAIT)
@@ -330,5 +245,5 @@ def _fill(fd: int, room: memoryview, done: int, offset: int) -> tuple[int, bool]
                 break
             done += more
     except BlockingIOError:
-        return done, False
-    return done, True
+        return None
+    return done

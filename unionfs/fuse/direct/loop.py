@@ -22,7 +22,7 @@ from unionfs._stdlib.logging import LazyLogger
 from unionfs._stdlib.typing import Self
 from unionfs.errors import UnionError
 from unionfs.fuse.busy_poll import SPINS, WINDOW, BusyPoll
-from unionfs.fuse.direct.async_io import LOOKS, AsyncIo
+from unionfs.fuse.direct.async_io import AsyncIo
 from unionfs.fuse.direct.handlers import Handlers
 from unionfs.fuse.lifeline import Lifeline
 from unionfs.fuse.protocol import BUFFER, CONNECTION_ENDED, IN_HEADER, OUT_HEADER, Opcode
@@ -205,7 +205,7 @@ class _Loop:
         self._closed = False
         spins = 0 if len(os.sched_getaffinity(0)) == 1 or Optimization.SPIN in disabled else SPINS
         if Optimization.THREADS not in disabled:
-            self._requests.async_io = AsyncIo(fs, self._send_async, signals.wake, looks=LOOKS if spins else 0)
+            self._requests.async_io = AsyncIo(fs, self._send_async, signals.wake)
         self._async_io = self._requests.async_io
         #: Requests that failed with ENOSPC, and the number of other requests before they are handled again.
         self._full: list[bytes] = []
@@ -241,7 +241,6 @@ class _Loop:
         view = self._view
         answer, answered, reply_with = self._requests.answer, self._requests.answered, self._write
         ready = () if self._async_io is None else self._async_io.ready
-        pending = () if self._async_io is None else self._async_io.pending
         full = self._full
         look = _REQUESTS_PER_LOOK
         while not (signals.ended or self._ended):
@@ -271,8 +270,6 @@ class _Loop:
             elif reply is not None:
                 reply_with(opcode, unique, reply)
             answered()  # the client already runs meanwhile
-            if pending:
-                self._look_for_contents()
             if full:
                 self._until_retry -= 1
                 if not self._until_retry:
@@ -285,14 +282,11 @@ class _Loop:
                     self._look()
 
     def _counters(self) -> dict[str, int]:
-        """Return how many waits ended while polling and while asleep, how many requests threads handled, and how many reads
-        completed while polling.
-        """
+        """Return how many waits ended while polling and while asleep, and how many requests threads handled."""
         return {
             "spun": self._spun,
             "slept": self._slept,
             "threaded": 0 if self._async_io is None else self._async_io.count,
-            "came": 0 if self._async_io is None else self._async_io.came,
         }
 
     def _resume(self) -> None:
@@ -300,11 +294,6 @@ class _Loop:
         assert self._async_io is not None
         for request in self._async_io.resume():
             self.answer(request)
-
-    def _look_for_contents(self) -> bool:
-        """Reply to the pending reads whose data has arrived; return whether there was one."""
-        assert self._async_io is not None
-        return self._async_io.look()
 
     def _put_off(self, end: int) -> None:
         """Defer the request that ends at *end* in the buffer, which failed with ENOSPC, and handle it again later.
@@ -369,17 +358,14 @@ class _Loop:
     def _wait(self) -> None:
         """Poll for a request for a moment, if that pays, and then sleep until there is something to do."""
         spins = self._busy_poll.times()
-        pending = () if self._async_io is None else self._async_io.pending
         if spins:
             look = self._next.poll
             for _ in range(spins):
-                if look(0) or (pending and self._look_for_contents()):
+                if look(0):
                     self._busy_poll.judge(hit=True)
                     self._spun += 1
                     return
             self._busy_poll.judge(hit=False)
-        if self._async_io is not None:
-            self._async_io.stop_looking()
         self._slept += 1
         since = time.monotonic_ns()
         ready = {number for number, _ in self._poll.poll()}
