@@ -127,6 +127,8 @@ class Monitor:
         self._system = System() if system is None else system
         self._channel_open = True
         self._server_open = resources.served
+        #: Whether the server has been sent what it is to show. Before, it would take another request for that.
+        self._serving = False
         self.relay: TerminalRelay | None = None
         self.denials: DenialTracer | None = None
         #: What process 1 reported of the end of the program.
@@ -180,7 +182,7 @@ class Monitor:
         if self.denials is not None and self.denials.fileno() >= 0:
             fds = [*fds, self.denials.fileno()]
         interest = self.relay.interest() if self.relay is not None else {}
-        asked = self._control.interest() if self._control is not None else {}
+        asked = self._control.interest() if self._control is not None and self._serving else {}
         waits = []
         if (deadline := self._life.next_deadline()) is not None:
             waits.append(deadline - self._system.now())
@@ -289,6 +291,7 @@ class Monitor:
         server, stack = self._handle.server, self._resources.stack()
         try:
             server.serve(fuse_fd, self._handle.user_namespace_fd, stack, self._serving_filter)
+            self._serving = True
         except (BrokenPipeError, ConnectionResetError):
             pass  # the server has ended, which its descriptor reports
         except OSError as error:

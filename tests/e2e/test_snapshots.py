@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -245,6 +247,33 @@ def test_a_fork_and_an_origin_that_is_renamed(launcher: Launcher, layer: Path) -
     assert text(launcher, other, "cat /data/one; echo 2 > /data/one") == "1\n"
     assert sandbox(launcher, "rollback", "other", "one").status == 0
     assert text(launcher, other, "cat /data/one") == "1\n"
+
+
+def test_a_request_during_the_start_is_answered_when_the_root_is_served(
+    launcher: Launcher, layer: Path
+) -> None:
+    """Sent to the server at once, it would be taken for what the server is to show."""
+    for _ in range(3):
+        with (
+            launcher.start(over(layer, PERSISTENT), ["sh", "-c", "echo started; sleep 60"]) as supervisor,
+            socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel,
+        ):
+            while not connected(channel, launcher):  # as early as possible
+                assert supervisor.poll() is None
+            channel.send(b'{"version": 1, "request": "stamp"}')
+            assert first_line(supervisor) == "started"
+            assert json.loads(channel.recv(4096)) == {"version": 1, "stamp": 0}
+        wait_for(
+            lambda: launcher.runs() == [] or sandbox(launcher, "prune").status == 0, "the end of the run"
+        )
+
+
+def connected(channel: socket.socket, launcher: Launcher) -> bool:
+    for path in (launcher.run / "run").glob("*/control"):
+        with suppress(OSError):
+            channel.connect(str(path))
+            return True
+    return False
 
 
 WRITER = """
