@@ -158,7 +158,7 @@ class ControlSocket:
         except RequestError as error:
             self._answer(request, {"error": str(error)})
             return
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             self._answer(request, {"error": f"malformed request: {error!r}"})
             return
         self._waiting.append(request)

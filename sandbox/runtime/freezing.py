@@ -35,6 +35,8 @@ class LayerRequests:
             raise RequestError(f"unknown or malformed request {request.name}")
         message: dict[str, object] = {"do": request.name}
         if request.name == "freeze":
+            if not isinstance(request.message.get("searched"), int):
+                raise RequestError("malformed request freeze: it has no stamp")
             self._record_next(request.message.get("directory"))
             message["searched"] = request.message.get("searched")
         try:

@@ -47,7 +47,7 @@ class Control:
             answer = {"errno": errno.errorcode.get(error.errno or 0, "EIO"), "error": explain(error)}
         except UnionError as error:
             answer = {"errno": "EINVAL", "error": str(error)}
-        except (KeyError, TypeError, ValueError) as error:
+        except (IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
             answer = {"errno": "EPROTO", "error": f"malformed request from the launcher: {error!r}"}
         finally:
             for fd in fds:

@@ -139,7 +139,9 @@ except OSError:
 
 
 @pytest.mark.parametrize(
-    "packet", [b"", b"x", b"[]", b"{}", b'{"version": 1}', b'{"version": 1, "request"', b"\xff" * 100]
+    "packet",
+    [b"", b"x", b"[]", b"{}", b'{"version": 1}', b'{"version": 1, "request"', b"\xff" * 100, b"[" * 60_000],
+    ids=lambda packet: packet[:20].decode(errors="replace"),
 )
 def test_a_malformed_request_is_answered_or_ends_its_connection(
     directory: Path, supervisor: Supervisor, packet: bytes

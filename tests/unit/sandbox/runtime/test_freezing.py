@@ -114,12 +114,14 @@ def test_other_requests_are_passed_on_with_their_answers(home: RunDirectory, tmp
         ("stamp", 1, {}),
         ("link", 0, {}),
         ("freeze", 1, {"directory": "{home}/later/1"}),
-        ("freeze", 2, {}),
-        ("freeze", 2, {"directory": 1}),
-        ("freeze", 2, {"directory": "{home}"}),
-        ("freeze", 2, {"directory": "{home}/later/.."}),
-        ("freeze", 2, {"directory": "/elsewhere/later/1"}),
-        ("freeze", 2, {"directory": "later/1"}),
+        ("freeze", 2, {"searched": 7}),
+        ("freeze", 2, {"searched": 7, "directory": 1}),
+        ("freeze", 2, {"searched": 7, "directory": "{home}"}),
+        ("freeze", 2, {"searched": 7, "directory": "{home}/later/.."}),
+        ("freeze", 2, {"searched": 7, "directory": "/elsewhere/later/1"}),
+        ("freeze", 2, {"searched": 7, "directory": "later/1"}),
+        ("freeze", 2, {"directory": "{home}/later/1"}),
+        ("freeze", 2, {"searched": [[]], "directory": "{home}/later/1"}),
     ],
 )
 def test_a_malformed_request_reaches_no_server(
@@ -128,7 +130,7 @@ def test_a_malformed_request_reaches_no_server(
     server = Recording(tmp_path)
     name, count, more = asked
     if isinstance(more.get("directory"), str):
-        more = {"directory": more["directory"].replace("{home}", str(tmp_path))}
+        more = {**more, "directory": more["directory"].replace("{home}", str(tmp_path))}
     made = request(name, count, **more)
     with pytest.raises(RequestError):
         LayerRequests(home, server).begin(made)  # type: ignore[arg-type]

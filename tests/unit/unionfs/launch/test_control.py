@@ -89,7 +89,17 @@ def test_a_directory_that_is_not_empty_is_refused(asking: Asking, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "request_", [{}, {"do": "burn"}, {"do": "freeze"}, {"do": "freeze", "searched": "1"}, [], "x", {"do": []}]
+    "request_",
+    [
+        {},
+        {"do": "burn"},
+        {"do": "freeze"},
+        {"do": "freeze", "searched": "1"},
+        [],
+        "x",
+        {"do": []},
+        {"do": "link"},
+    ],
 )
 def test_a_malformed_request_is_an_error_and_serving_goes_on(asking: Asking, request_: Any) -> None:
     assert asking.ask(request_)["errno"] == "EPROTO"
