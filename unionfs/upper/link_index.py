@@ -330,7 +330,12 @@ class LinkIndex(LinkRecords):
         """
         fingerprint = with_layer_on_top(self._fingerprint, self._directory.layer)
         self._write_stack(to, self._generation, fingerprint)
-        os.rename(INDEX, INDEX, src_dir_fd=home_fd, dst_dir_fd=to)
+        try:
+            os.rename(INDEX, INDEX, src_dir_fd=home_fd, dst_dir_fd=to)
+        except OSError:
+            with suppress(OSError):  # the launcher takes a layer with this file for the writable one
+                os.unlink(STACK_FILE, dir_fd=to)
+            raise
         with suppress(OSError):
             os.mkdir(INDEX, 0o700, dir_fd=home_fd)
         self._fingerprint, self.lasts = fingerprint, recurs(fingerprint)

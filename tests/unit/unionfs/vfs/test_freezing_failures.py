@@ -15,6 +15,7 @@ from tests.unit.unionfs.freezing import LOWER, FreezingClient, freeze, picture
 from tests.unit.unionfs.seen import tree_in_union
 from unionfs.errors import UnionError
 from unionfs.formats.whiteout import WhiteoutFormat
+from unionfs.launch.protocol import BEGUN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,6 +97,8 @@ def test_a_freeze_that_fails_at_any_call_leaves_the_layer_writable(
                 failed = True
         check_invariants(client.fs)
         assert tree_in_union(client) == before, faults.names[-1]
+        # A launcher whose supervisor was killed learns from this file which layer is the writable one.
+        assert failed != (work / BEGUN).exists(), faults.names[-1]
         assert failed == (client.fs.inode_table.layers[0].root.stat().st_ino == client.upper.stat().st_ino)
         client.fs.files.write(handle, 0, b"B")
         assert client.read("a") == b"Bower a"
