@@ -26,7 +26,7 @@ from itertools import islice
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs.changes.compared_stack import ComparedStack
 from unionfs.changes.equality import Equality
-from unionfs.changes.merged_tree import Entry, joined
+from unionfs.changes.merged_tree import VANISHED, Entry, joined
 from unionfs.changes.moved_files import MovedFiles
 from unionfs.changes.rows import ADDED, CHANGED, DELETED, MOVED, ORDER, Moves, Row
 from unionfs.formats.xattrs import parse_redirect
@@ -109,7 +109,7 @@ class Comparison:
         assert isinstance(upper, LayerDir)
         try:
             names = {name for part in pair.entry.change_parts for name in part.names()}
-        except (FileNotFoundError, PermissionError):
+        except (*VANISHED, PermissionError):
             return []  # removed meanwhile, or closed even to its owner
         if pair.hides:
             names.update(self._below.names(pair.old_parts))
@@ -117,7 +117,7 @@ class Comparison:
         for name in sorted(names):  # which of several links counts as moved must not depend on the process
             try:
                 below = self._walk_name(pair, upper, name)
-            except FileNotFoundError:
+            except VANISHED:
                 continue  # removed meanwhile
             if below is not None:
                 found.append(below)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unionfs.changes.merged_tree import Entry, MergedTree
+from unionfs.changes.merged_tree import VANISHED, Entry, MergedTree
 from unionfs.changes.rows import MOVED, Row
 from unionfs.layer.directory import Layer
 from unionfs.types import Mark
@@ -32,7 +32,7 @@ class EarlierLayers:
         try:
             if not row.new.is_dir and self._union.metadata_copy_of(row.new) is None:
                 return False
-        except FileNotFoundError:
+        except VANISHED:
             return False  # removed meanwhile
         return self.contribute(row.new) or not self.let_through(row.path)
 

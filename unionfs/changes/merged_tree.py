@@ -27,7 +27,9 @@ from unionfs.upper.link_records import LinkRecords
 #: Labels of security modules: the host's policy sets them, not the program.
 LABELS = frozenset(("security.selinux", "security.apparmor", "security.SMACK64"))
 #: Errors of an object that its server has removed, or replaced by one of another type, since it was found.
-GONE = frozenset((errno.ENOENT, errno.ESTALE))
+GONE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ESTALE))
+#: The exceptions of an object that was removed, or whose directory was replaced by another object.
+VANISHED = (FileNotFoundError, NotADirectoryError)
 _ACLS = frozenset(("system.posix_acl_access", "system.posix_acl_default"))
 
 
@@ -107,7 +109,7 @@ class MergedTree:
         """Return the names in the directory that *parts* contribute to, sorted; none if it cannot be read."""
         try:
             return sorted(merge(parts))
-        except (FileNotFoundError, PermissionError):
+        except (*VANISHED, PermissionError):
             return []
 
     def find(self, parts: Sequence[LayerDir], name: bytes) -> Entry | None:
@@ -118,7 +120,7 @@ class MergedTree:
         self._fds.trim()  # no descriptor is in use between two calls
         try:
             return self._find(parts, name)
-        except FileNotFoundError:
+        except VANISHED:
             return None
 
     def find_top(self, parts: Sequence[LayerDir], name: bytes) -> Entry | None:
@@ -132,7 +134,7 @@ class MergedTree:
         try:
             ref = parts[0].entry(name)
             return self._entry(ref, ref.info(), below=tuple(parts[1:]))
-        except FileNotFoundError:
+        except VANISHED:
             return None
 
     def _find(self, parts: Sequence[LayerDir], name: bytes) -> Entry | None:
@@ -213,7 +215,7 @@ class MergedTree:
                 child = self.find(entry.parts, name)
                 if child is not None:
                     found.append((at, child))
-        except FileNotFoundError:
+        except VANISHED:
             return []  # removed meanwhile
         except PermissionError as error:
             if complete:
@@ -236,7 +238,7 @@ class MergedTree:
         self._fds.trim()
         try:
             return self._origins.of(entry.ref, entry.info, entry.below, is_base)
-        except FileNotFoundError:
+        except VANISHED:
             return None  # removed meanwhile
 
     @staticmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs.changes.equality import Equality
-from unionfs.changes.merged_tree import Entry, MergedTree, joined
+from unionfs.changes.merged_tree import VANISHED, Entry, MergedTree, joined
 from unionfs.changes.rows import ADDED, CHANGED, MOVED, Moves, Row
 from unionfs.layer.metacopy import redirect_of
 from unionfs.layer.objects import PathRef
@@ -84,7 +84,7 @@ class MovedFiles:
                 return None
             if not self._earlier:
                 return (redirect_of(new.ref) or b"").removeprefix(b"/") or None
-        except FileNotFoundError:
+        except VANISHED:
             return None  # removed meanwhile
         if contents.layer.has_changes:
             return None

@@ -26,7 +26,7 @@ import stat
 from unionfs._stdlib.typing import Any
 from unionfs.changes.compared_stack import ComparedStack
 from unionfs.changes.earlier import EarlierLayers
-from unionfs.changes.merged_tree import Entry
+from unionfs.changes.merged_tree import VANISHED, Entry
 from unionfs.changes.rows import DELETED, MOVED, Row
 
 VERSION = 1
@@ -91,7 +91,7 @@ class Facts:
     def _has_capabilities(self, entry: Entry) -> bool:
         try:
             return _CAPABILITY in self._union.attributes(entry)
-        except FileNotFoundError:
+        except VANISHED:
             return False  # removed meanwhile
 
     def _old(self, row: Row) -> dict[str, Any] | None:

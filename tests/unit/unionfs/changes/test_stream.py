@@ -30,6 +30,7 @@ from tests.unit.unionfs.support import Union
 from unionfs._stdlib.dataclasses import replace
 from unionfs.assemble import LayerSource
 from unionfs.changes.compared_stack import open_stack_to_compare
+from unionfs.changes.comparison import Comparison
 from unionfs.changes.stream import Stream
 from unionfs.formats.whiteout import NO_MARKS
 from unionfs.layer.directory import LayerDir
@@ -235,6 +236,22 @@ def test_an_object_that_disappears_meanwhile_is_left_out(make_union: MakeUnion) 
     members = while_changing(union, remove)
     assert names(members) == [".", "keep", "second"]
     assert members[b"second"].isreg()
+
+
+def test_a_directory_that_a_file_replaces_meanwhile_is_left_out(make_union: MakeUnion) -> None:
+    union = make_union({}, form=FORMS["overlay"])
+    union.mkdir("dir")
+    union.create("dir/in", b"")
+    stack = open_stack_to_compare(source_of(union))
+    try:
+        assert stack.union.names(stack.union.root.parts) == [b"dir"]
+        union.unlink("dir/in")
+        union.rmdir("dir")
+        union.create("dir", b"")
+        assert stack.union.find(stack.union.root.parts, b"dir") is None
+        assert b"dir/in" not in {row.path for row in Comparison(stack, contents=False).rows()}
+    finally:
+        stack.close()
 
 
 def test_a_file_that_is_replaced_meanwhile_is_one_of_both(make_union: MakeUnion) -> None:
