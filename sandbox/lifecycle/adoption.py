@@ -14,6 +14,7 @@ from sandbox.state.layer_records import damaged, ids_from_json, read_record
 from sandbox.state.removal import remove_directory
 from sandbox.state.runs import users_of
 from sandbox.state.sandbox_directory import RunDirectory
+from sandbox.state.snapshots import locked_to_remove, read_snapshots
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import Self
 
@@ -51,10 +52,10 @@ def adopt(state: StateDirectory, layer: str, name: str, file: str) -> Adoption:
     before = LayerRecord.read(found)
     if users := users_of(state.path, layer=layer):
         raise StateError(f"sandbox {layer} is running: {users[0].shown()}", hint="wait for it to end")
-    with _Locked(source, layer, before) as locked:
+    with _Locked(source, layer, before) as locked, locked_to_remove(source, layer):
         if source != target:
             refuse_if_forked(state.path, source, layer)  # a fork names its directories
-            _make_room(target, name, layer)
+            _make_room(state.path, target, name, layer)
         locked.directory.record({"file": file})
         if source != target:
             os.rename(source, target)
@@ -89,19 +90,30 @@ def _ids(path: str) -> IdPlan:
     return ids
 
 
-def _make_room(path: str, name: str, layer: str) -> None:
+def _make_room(state_directory: str, path: str, name: str, layer: str) -> None:
+    """Remove the persistent layer *name* in *path*, which *layer* replaces, if there is one and it is empty."""
     found = read_record(path)
     if found is None and not os.path.lexists(path):
         return
     if found is None:
         raise damaged(path, "is missing")
-    with _Locked(path, name, LayerRecord.read(found)) as locked:
-        if not _is_unused(os.path.join(path, "upper"), locked.ids):
+    with _Locked(path, name, LayerRecord.read(found)) as locked, locked_to_remove(path, name):
+        refuse_if_forked(state_directory, path, name)
+        if (content := _content(path, locked)) is not None:
             raise StateError(
-                f"the persistent layer {name} exists and has changes, and {layer} would replace it",
+                f"the persistent layer {name} exists and has {content}, and {layer} would replace it",
                 hint=f"set sandbox.name = {layer} in the file to use {layer} under its own name; or remove {name} with sandbox rm layer:{name}, and adopt again",
             )
         remove_directory(path, locked.ids)
+
+
+def _content(path: str, locked: _Locked) -> str | None:
+    """Return what would be lost with the persistent layer in *path*; None if it is empty."""
+    stack = locked.directory.stack
+    upper = os.path.join(path if stack is None else stack.writable, "upper")
+    if (stack is not None and stack.earlier) or not _is_unused(upper, locked.ids):
+        return "changes"
+    return "snapshots" if read_snapshots(path) else None
 
 
 def _is_unused(upper: str, ids: IdPlan) -> bool:

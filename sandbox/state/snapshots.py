@@ -1,7 +1,7 @@
 """The snapshots of a sandbox: names for states of its writable layer.
 
     HOME/snapshots.json    {"version": 1, "snapshots": [{"name": NAME, "time": SECONDS, "layers": [DIRECTORY, ...]}, ...]}
-    HOME/snapshots.lock    locked by a command that makes or removes one
+    HOME/snapshots.lock    locked by a command that makes or removes one, or needs the layers to stay as they are
 
 HOME is the directory of the sandbox's record. ``layers`` are the earlier layers of that time, bottom first; none if there were no
 changes.
@@ -22,6 +22,7 @@ from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import Any
 
 _NAME = "snapshots.json"
+_LOCK = "snapshots.lock"
 _VERSION = 1
 
 
@@ -82,15 +83,47 @@ def locked(home: str, name: str) -> Iterator[None]:
     """Lock the snapshots in *home*, of the sandbox *name*, against other commands.
 
     Raises:
-        StateError: another command has the lock.
+        StateError: another command has the lock, or has removed the sandbox.
     """
-    fd = locks.take(os.path.join(home, "snapshots.lock"), wait=False)
-    if fd is None:
-        raise StateError(
-            f"another command is making or removing a snapshot of {name}",
-            hint="run this one again afterwards",
-        )
+    path = os.path.join(home, _LOCK)
     try:
+        fd = locks.take(path, wait=False)
+    except FileNotFoundError:
+        raise _removed(name) from None
+    if fd is None:
+        raise _in_use(name)
+    try:
+        if not locks.has_name(fd, path):
+            raise _removed(name)
         yield
     finally:
         os.close(fd)
+
+
+@contextmanager
+def locked_to_remove(home: str, name: str) -> Iterator[None]:
+    """Lock the snapshots in *home*, of the sandbox *name*, which is about to be removed or renamed.
+
+    This creates no file, because the disk may be full. The caller has the lock of *home*, without which no layer is frozen.
+
+    Raises:
+        StateError: another command has the lock.
+    """
+    lock, fd = locks.claim(os.path.join(home, _LOCK))
+    if lock == "held":
+        raise _in_use(name)
+    try:
+        yield
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _in_use(name: str) -> StateError:
+    return StateError(
+        f"another command is using the snapshots of {name}", hint="run this one again afterwards"
+    )
+
+
+def _removed(name: str) -> StateError:
+    return StateError(f"the writable layer of {name} was removed meanwhile")

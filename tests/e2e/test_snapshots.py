@@ -276,6 +276,30 @@ def connected(channel: socket.socket, launcher: Launcher) -> bool:
     return False
 
 
+def test_a_layer_with_changes_or_snapshots_is_not_replaced_by_an_adopted_one(
+    launcher: Launcher, layer: Path
+) -> None:
+    spec = launcher.write(over(layer, PERSISTENT))
+    other = over(layer, PERSISTENT).replace('"box"', '"other"')
+    assert launcher.shell("echo 1 > /data/one", spec).status == 0
+    assert launcher.shell("echo 2 > /data/two", other, options=[]).status == 0
+    spec = launcher.write(over(layer, PERSISTENT))
+    assert sandbox(launcher, "fork", "box", "copy").status == 0
+    assert sandbox(launcher, "discard", "box").status == 0
+    assert "copy uses layers of box" in sandbox(launcher, "adopt", spec, "other").err
+    assert sandbox(launcher, "rm", "layer:copy").status == 0
+    # The first writable layer is gone, and this change is in a later one.
+    assert launcher.shell("echo 3 > /data/three", spec).status == 0
+    assert "box exists and has changes" in sandbox(launcher, "adopt", spec, "other").err
+    make(launcher, "one")
+    assert "box exists and has changes" in sandbox(launcher, "adopt", spec, "other").err
+    assert sandbox(launcher, "discard", "box").status == 0
+    assert "box exists and has snapshots" in sandbox(launcher, "adopt", spec, "other").err
+    assert sandbox(launcher, "snapshot", "box", "--remove", "one").status == 0
+    assert sandbox(launcher, "adopt", spec, "other").status == 0
+    assert text(launcher, spec, "cat /data/two") == "2\n"
+
+
 WRITER = """
 import os, sys
 number = 0
