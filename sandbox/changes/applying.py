@@ -17,11 +17,12 @@ from sandbox.changes.apply_plan import Conflict, Plan, Rules
 from sandbox.changes.host_tree import HostTree
 from sandbox.changes.reader import changes_of, has_changes, start, state_directory
 from sandbox.changes.rows import Change
-from sandbox.changes.writable_layers import WritableLayer, find
+from sandbox.changes.writable_layers import WritableLayer, find, read_again
 from sandbox.errors import SandboxError, StateError
 from sandbox.kernel import idmaps, open_paths
 from sandbox.plan import IdPlan
-from sandbox.state import locks
+from sandbox.state import locks, snapshots
+from sandbox.state.earlier_layers import settle
 from sandbox.state.stack_record import RecordedLayer
 from unionfs._stdlib.dataclasses import dataclass, replace
 
@@ -64,6 +65,7 @@ def prepare(
         # A killed command may have left a moved object that the writable layer still looks for at its old place.
         with ExitStack() as undo:
             _lock(layer, undo)
+            _refuse_if_frozen(layer, undo)
             start(layer, ["--applied"], (), undo).finish()
     plan = apply_plan.make(changes_of(layer, facts=True), rules)
     if layer.in_use:
@@ -109,6 +111,7 @@ def execute(application: Application) -> list[str]:
     layer, plan, target = application.layer, application.plan, application.target
     with ExitStack() as undo:
         _lock(layer, undo)
+        _refuse_if_frozen(layer, undo)
         root_fd = open_paths.open_real(target.path, directory=True)
         undo.callback(os.close, root_fd)
         members = [os.fsdecode(path) for path in plan.members]
@@ -163,6 +166,20 @@ def _lock(layer: WritableLayer, undo: ExitStack) -> None:
                 hint="wait for it to end, and run the command again",
             )
         undo.callback(os.close, fd)
+
+
+def _refuse_if_frozen(layer: WritableLayer, undo: ExitStack) -> None:
+    """Raise StateError if *layer* was frozen since the plan was made; *undo* ends a lock against that.
+
+    What is written must be what was shown, and a frozen layer must not be renewed.
+    """
+    undo.enter_context(snapshots.locked(layer.path, layer.id))
+    before, now = (settle(one.stack, one.ids) for one in (layer, read_again(layer)))
+    if (before.writable, before.earlier) != (now.writable, now.earlier):
+        raise StateError(
+            f"{layer.id} has been given another writable layer meanwhile, by a snapshot, a fork or a rollback",
+            hint="run the command again",
+        )
 
 
 def _renew(layer: WritableLayer, plan: Plan, undo: ExitStack) -> None:

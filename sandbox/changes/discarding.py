@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from sandbox.changes.exclusive import exclusively
 from sandbox.changes.frozen_layers import begin
 from sandbox.changes.reader import start, state_directory
-from sandbox.changes.writable_layers import WritableLayer, find
+from sandbox.changes.writable_layers import WritableLayer, find, read_again
 from sandbox.errors import SandboxError
 from sandbox.state import snapshots
 from sandbox.state.earlier_layers import refuse_if_forked, settle
@@ -30,7 +30,11 @@ def discard(argument: str, paths: Sequence[str] = ()) -> WritableLayer:
         SandboxError: a change cannot be discarded.
     """
     layer = find(state_directory(), argument)
-    with exclusively(state_directory(), layer, "its changes cannot be discarded meanwhile"):
+    with (
+        exclusively(state_directory(), layer, "its changes cannot be discarded meanwhile"),
+        snapshots.locked_to_remove(layer.path, layer.id),
+    ):
+        layer = read_again(layer)
         layer = replace(layer, stack=settle(layer.stack, layer.ids))
         if paths:
             _discard_paths(layer, paths)
@@ -38,8 +42,7 @@ def discard(argument: str, paths: Sequence[str] = ()) -> WritableLayer:
             refuse_if_forked(state_directory(), layer.path, layer.id)
             remove_directory(layer.path, layer.ids)
         elif layer.stack.earlier:
-            with snapshots.locked(layer.path, layer.id):
-                begin(layer, ())
+            begin(layer, ())
         else:
             _empty(layer)
     return layer

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from sandbox.changes.exclusive import exclusively
 from sandbox.changes.frozen_layers import begin, freeze, make_parts, remove_unused_layers
 from sandbox.changes.reader import state_directory
-from sandbox.changes.writable_layers import WritableLayer, find
+from sandbox.changes.writable_layers import WritableLayer, find, read_again
 from sandbox.errors import StateError
 from sandbox.plan import LayerRecord
 from sandbox.state import snapshots
@@ -151,7 +151,5 @@ def _locked(argument: str) -> Iterator[WritableLayer]:
             hint='set root.writable = "persistent", or start the sandbox with --keep-changes',
         )
     with snapshots.locked(layer.path, layer.id):
-        again = find(state_directory(), layer.id)  # another command may have frozen its layer meanwhile
-        if again.path != layer.path:
-            raise StateError(f"the writable layer of {layer.id} was removed meanwhile")
+        again = read_again(layer)
         yield replace(again, stack=settle(again.stack, again.ids))

@@ -66,6 +66,18 @@ def find(state_directory: str, argument: str) -> WritableLayer:
     return max(found, key=lambda layer: (layer.in_use, layer.time))
 
 
+def read_again(layer: WritableLayer) -> WritableLayer:
+    """Return *layer*, which is locked now, with its present record: another command may have frozen it since it was found.
+
+    Raises:
+        StateError: it was removed.
+    """
+    again = _read(layer.path, layer.kind, in_use=layer.in_use)
+    if again is None:
+        raise StateError(f"the writable layer of {layer.id} was removed meanwhile")
+    return again
+
+
 def _is_selected(layer: WritableLayer, argument: str) -> bool:
     if not is_file(argument):
         return argument in (layer.name, layer.id)

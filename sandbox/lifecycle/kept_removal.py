@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from sandbox.errors import SandboxError, StateError
 from sandbox.images.layer_store import remove_interrupted_imports
@@ -16,6 +17,7 @@ from sandbox.state.node import this_place
 from sandbox.state.references import read_references
 from sandbox.state.removal import remove_directory
 from sandbox.state.runs import Run, list_runs, users_of
+from sandbox.state.snapshots import locked_to_remove
 
 _KINDS: dict[str, Kind] = {kind: kind for kind in KINDS}
 
@@ -118,14 +120,16 @@ def remove_kept(state_directory: str, kind: Kind, name: str) -> None:
                 else "end the sandbox first"
             )
             raise StateError(f"{NAMES[kind][0]} {name} is in use{by}", hint=hint)
-        if kind in ("layer", "changes"):
-            refuse_if_forked(state_directory, path, name)
         ids = ids_of(kind, path)
         removed = os.path.join(base, f"{REMOVED}{os.urandom(4).hex()}")
-        try:
-            os.rename(path, removed)
-        except FileNotFoundError:
-            raise StateError(f"the {NAMES[kind][0]} {name} was removed by another process") from None
+        with ExitStack() as undo:
+            if kind in ("layer", "changes"):
+                undo.enter_context(locked_to_remove(path, name))
+                refuse_if_forked(state_directory, path, name)
+            try:
+                os.rename(path, removed)
+            except FileNotFoundError:
+                raise StateError(f"the {NAMES[kind][0]} {name} was removed by another process") from None
         remove_directory(removed, ids)
     finally:
         if fd >= 0:
