@@ -22,7 +22,14 @@ from sandbox.kernel import open_paths
 from sandbox.plan import IdPlan
 from sandbox.state.control import ControlClient, ControlError, connect
 from sandbox.state.directory import exclusively_locked
-from sandbox.state.earlier_layers import PARTS, make_next, remove_unused, settle
+from sandbox.state.earlier_layers import (
+    PARTS,
+    lenders_of,
+    make_next,
+    remove_unused,
+    remove_unused_of,
+    settle,
+)
 from sandbox.state.runs import Run, list_runs
 from sandbox.state.sandbox_directory import write_state
 from sandbox.state.stack_record import RecordedStack
@@ -134,8 +141,9 @@ def begin(layer: WritableLayer, earlier: tuple[str, ...]) -> None:
     directory = make_next(layer.path)
     stack = RecordedStack(writable=directory, layers=layer.stack.layers, earlier=earlier)
     make_parts(replace(layer, stack=stack))
+    lenders = lenders_of(layer.path)
     record(layer, stack)
-    remove_unused_layers(layer)
+    remove_unused_layers(layer, lenders)
 
 
 def make_parts(layer: WritableLayer) -> None:
@@ -150,11 +158,12 @@ def make_parts(layer: WritableLayer) -> None:
         _execute(layer, "--begin", None)
 
 
-def remove_unused_layers(layer: WritableLayer) -> None:
-    """Remove the directories of *layer* that no record and no snapshot names any more."""
+def remove_unused_layers(layer: WritableLayer, lenders: Sequence[str]) -> None:
+    """Remove the directories of *layer*, and those in the homes *lenders*, that no record and no snapshot names any more."""
     state = state_directory()
     with exclusively_locked(state):
         remove_unused(state, layer.path, layer.ids)
+    remove_unused_of(state, lenders)
 
 
 def _execute(layer: WritableLayer, option: str, next_fds: tuple[int, int] | None) -> None:

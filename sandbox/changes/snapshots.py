@@ -15,7 +15,7 @@ from sandbox.errors import StateError
 from sandbox.plan import LayerRecord
 from sandbox.state import snapshots
 from sandbox.state.directory import exclusively_locked
-from sandbox.state.earlier_layers import settle
+from sandbox.state.earlier_layers import lenders_of, settle
 from sandbox.state.layer_records import ids_as_json
 from sandbox.state.removal import remove_directory
 from sandbox.state.sandbox_directory import write_state
@@ -65,9 +65,9 @@ def remove(argument: str, name: str) -> WritableLayer:
     """
     with _locked(argument) as layer:
         removed = _named(layer, name)
-        known = snapshots.read_snapshots(layer.path)
+        known, lenders = snapshots.read_snapshots(layer.path), lenders_of(layer.path)
         snapshots.write_snapshots(layer.path, [one for one in known if one.name != removed.name])
-        remove_unused_layers(layer)
+        remove_unused_layers(layer, lenders)
     return layer
 
 

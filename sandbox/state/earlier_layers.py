@@ -15,11 +15,14 @@ sandbox names it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from sandbox.as_container_root import run_with_ids, with_own_id
-from sandbox.errors import StateError
+from sandbox.errors import SandboxError, StateError
 from sandbox.plan import IdPlan
+from sandbox.state import locks
+from sandbox.state.directory import exclusively_locked
+from sandbox.state.layer_records import ids_from_json
 from sandbox.state.removal import remove_directory
 from sandbox.state.runs import paths_in
 from sandbox.state.snapshots import read_snapshots
@@ -80,11 +83,10 @@ def forks(state_directory: str) -> dict[str, list[str]]:
     Raises:
         StateError: a record cannot be read.
     """
-    everything = dict(_all_used(state_directory))
     found: dict[str, set[str]] = {}
-    for other, used in everything.items():
+    for other, used in _all_used(state_directory):
         for path in used:
-            home = path if path in everything else os.path.dirname(os.path.dirname(path))
+            home = _home_of(path)
             if home != other:
                 found.setdefault(home, set()).add(other)
     return {home: sorted(others) for home, others in found.items()}
@@ -128,6 +130,45 @@ def remove_unused(state_directory: str, home: str, ids: IdPlan) -> None:
             remove_directory(os.path.join(home, name), ids)
 
 
+def lenders_of(home: str) -> list[str]:
+    """Return the homes of other sandboxes with layers that the record and the snapshots in *home* name, sorted.
+
+    A caller that is about to remove such names calls :func:`remove_unused_of` afterwards.
+    """
+    try:
+        used = _used_by(home)
+    except (FileNotFoundError, StateError):
+        return []
+    return sorted({_home_of(path) for path in used} - {home})
+
+
+def remove_unused_of(state_directory: str, homes: Sequence[str]) -> None:
+    """Remove the layers in *homes* that no record and no snapshot names any more. The caller has not the state directory's lock.
+
+    A home whose snapshots another command is using is left alone, and so are layers that cannot be removed. A later command on
+    that sandbox removes them.
+    """
+    for home in homes:
+        lock, fd = locks.claim(os.path.join(home, "snapshots.lock"))
+        try:
+            state = read_json(os.path.join(home, "state.json")) if lock == "free" else {}
+            ids = ids_from_json(state.get("ids"))
+            if ids is not None and RecordedStack.read(state, home) is not None:
+                with exclusively_locked(state_directory):
+                    remove_unused(state_directory, home, ids)
+        except (SandboxError, OSError, ValueError, AttributeError):
+            continue
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+
+def _home_of(path: str) -> str:
+    """Return the home of the layer in the directory *path*."""
+    above = os.path.dirname(path)
+    return os.path.dirname(above) if os.path.basename(above) == LATER else path
+
+
 def _layers_in(later: str) -> list[str]:
     try:
         return [os.path.join(later, name) for name in os.listdir(later)]
@@ -142,15 +183,23 @@ def _all_used(state_directory: str) -> Iterator[tuple[str, set[str]]]:
             if os.path.basename(home).startswith("."):
                 continue
             try:
-                stack = RecordedStack.read(read_json(os.path.join(home, "state.json")), home)
+                yield home, _used_by(home)
             except FileNotFoundError:
                 continue  # it is being created or removed
-            except (OSError, ValueError):
-                raise StateError(
-                    f"{home}/state.json cannot be read: which layers it uses is unknown",
-                    hint=f"restore the file, or remove {home}",
-                ) from None
-            used = set() if stack is None else stack.directories()
-            for snapshot in read_snapshots(home):
-                used.update(snapshot.layers)
-            yield home, used
+
+
+def _used_by(home: str) -> set[str]:
+    """Return the directories of layers that the record and the snapshots in *home* name."""
+    try:
+        stack = RecordedStack.read(read_json(os.path.join(home, "state.json")), home)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError):
+        raise StateError(
+            f"{home}/state.json cannot be read: which layers it uses is unknown",
+            hint=f"restore the file, or remove {home}",
+        ) from None
+    used = set() if stack is None else stack.directories()
+    for snapshot in read_snapshots(home):
+        used.update(snapshot.layers)
+    return used

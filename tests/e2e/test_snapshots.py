@@ -370,6 +370,30 @@ def test_what_was_planned_before_a_snapshot_is_not_applied_after_it(
     assert (top / "data" / "changed").read_text() == "new\n"
 
 
+def test_layers_that_only_forks_needed_are_removed_with_the_last_of_them(
+    launcher: Launcher, layer: Path
+) -> None:
+    assert launcher.shell("echo 1 > /data/one", over(layer, PERSISTENT)).status == 0
+    for origin, name in (("box", "one"), ("one", "two"), ("two", "three")):
+        assert sandbox(launcher, "fork", origin, name).status == 0
+    make(launcher, "kept", "three")
+    for name in ("box", "one", "two", "three"):
+        assert "first" in layers_of(launcher)
+        assert sandbox(launcher, "discard", name).status == 0
+    assert "first" in layers_of(launcher)  # of the snapshot
+    assert sandbox(launcher, "snapshot", "three", "--remove", "kept").status == 0
+    assert [layers_of(launcher, name) for name in ("box", "one", "two")] == [[], [], []]
+    to_three = ["--set", "sandbox.name=three"]
+    assert launcher.shell("echo 1 > /data/one", over(layer, PERSISTENT), options=to_three).status == 0
+    make(launcher, "again", "three")
+    assert sandbox(launcher, "fork", "three", "four").status == 0
+    assert sandbox(launcher, "snapshot", "three", "--remove", "again").status == 0
+    assert sandbox(launcher, "discard", "three").status == 0
+    assert layers_of(launcher, "three") != []
+    assert sandbox(launcher, "rm", "layer:four").status == 0
+    assert layers_of(launcher, "three") == []
+
+
 WRITER = """
 import os, sys
 number = 0
