@@ -13,11 +13,11 @@ from sandbox.changes.reader import state_directory
 from sandbox.changes.writable_layers import WritableLayer, find, read_again
 from sandbox.errors import StateError
 from sandbox.plan import LayerRecord
-from sandbox.state import snapshots
+from sandbox.state import locks, snapshots
 from sandbox.state.directory import exclusively_locked
 from sandbox.state.earlier_layers import lenders_of, settle
 from sandbox.state.layer_records import ids_as_json
-from sandbox.state.removal import remove_directory
+from sandbox.state.removal import NEW, remove_directory
 from sandbox.state.sandbox_directory import write_state
 from sandbox.state.snapshots import Snapshot
 from sandbox.state.stack_record import RecordedStack
@@ -104,8 +104,7 @@ def fork(argument: str, name: str) -> WritableLayer:
                 hint=f"choose another name, or remove it: sandbox rm layer:{name}",
             )
         earlier = freeze(layer)
-        made = os.path.join(base, f".new-{os.urandom(4).hex()}")
-        os.mkdir(made, 0o700)
+        made, lock_fd = _begin_fork(base)
         try:
             _write_fork(layer, made, earlier)
             with exclusively_locked(state_directory()):
@@ -117,7 +116,26 @@ def fork(argument: str, name: str) -> WritableLayer:
         except BaseException:
             remove_directory(made, layer.ids)
             raise
+        finally:
+            os.close(lock_fd)
     return layer
+
+
+def _begin_fork(base: str) -> tuple[str, int]:
+    """Create a directory in *base* for a fork, with its lock; return its path and the descriptor of the lock.
+
+    If this process is killed, the lock is free, and `sandbox prune` removes the directory.
+    """
+    made = os.path.join(base, f"{NEW}{os.urandom(4).hex()}")
+    with exclusively_locked(state_directory()):
+        os.mkdir(made, 0o700)
+        try:
+            lock_fd = locks.take(os.path.join(made, "lock"), wait=True)
+        except BaseException:
+            os.rmdir(made)
+            raise
+    assert lock_fd is not None
+    return made, lock_fd
 
 
 def _write_fork(layer: WritableLayer, home: str, earlier: tuple[str, ...]) -> None:

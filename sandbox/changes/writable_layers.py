@@ -116,13 +116,18 @@ def list_layers(state_directory: str) -> list[WritableLayer]:
     runs = [run for run in list_runs(state_directory) if run.state == "running"]
     found = [layer for run in runs if (layer := _of_run(run)) is not None]
     in_use = {run.record.layer for run in runs if run.record is not None}
-    for path in paths_in(os.path.join(state_directory, "sandboxes")):
+    for path in _homes_in(os.path.join(state_directory, "sandboxes")):
         layer = _read(path, "persistent", in_use=os.path.basename(path) in in_use)
         found += [layer] if layer is not None else []
-    for path in paths_in(os.path.join(state_directory, "changes")):
+    for path in _homes_in(os.path.join(state_directory, "changes")):
         layer = _read(path, "kept", in_use=probe(os.path.join(path, "lock")) == "held")
         found += [layer] if layer is not None else []
     return found
+
+
+def _homes_in(base: str) -> list[str]:
+    """Return the directories in *base*, except those that a fork is making or a command is removing."""
+    return [path for path in paths_in(base) if not os.path.basename(path).startswith(".")]
 
 
 def _of_run(run: Run) -> WritableLayer | None:

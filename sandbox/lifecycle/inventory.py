@@ -14,7 +14,9 @@ from sandbox.lifecycle.kept_items import FileReference, Inventory, KeptItem, Kin
 from sandbox.plan import IdPlan, LayerRecord
 from sandbox.state.earlier_layers import forks
 from sandbox.state.layer_records import ids_from_json, read_record
+from sandbox.state.locks import probe
 from sandbox.state.references import read_references
+from sandbox.state.removal import NEW
 from sandbox.state.runs import Run, list_runs
 from sandbox.state.stack_record import RecordedStack
 from sandbox.state.sweeping import directories_of
@@ -228,7 +230,10 @@ def _time(path: str, name: str) -> float | None:
 
 
 def interrupted_removals(state_directory: str) -> list[tuple[str, IdPlan | None]]:
-    """Return the paths that interrupted removals have renamed and left behind, with their ids."""
+    """Return the paths that interrupted removals have renamed, and interrupted forks have made, with their ids.
+
+    A caller that removes them has the lock of the state directory, under which a fork makes its directory and locks it.
+    """
     found = []
     for kind, part in BASES.items():
         base = os.path.join(state_directory, part)
@@ -237,8 +242,14 @@ def interrupted_removals(state_directory: str) -> list[tuple[str, IdPlan | None]
         except OSError:
             continue
         paths = [os.path.join(base, name) for name in names]
+        paths += _interrupted_forks(base) if kind == "layer" else []
         found += [(path, ids_of(kind, path)) for path in paths]
     return found
+
+
+def _interrupted_forks(base: str) -> list[str]:
+    paths = [os.path.join(base, name) for name in sorted(os.listdir(base)) if name.startswith(NEW)]
+    return [path for path in paths if probe(os.path.join(path, "lock")) != "held"]
 
 
 def _removed(state_directory: str) -> list[tuple[str, IdPlan | None]]:

@@ -11,6 +11,7 @@ from sandbox.images.layer_store import remove_interrupted_imports
 from sandbox.lifecycle.inventory import BASES, REMOVED, ids_of, interrupted_removals, list_names
 from sandbox.lifecycle.kept_items import KINDS, NAMES, Kind
 from sandbox.state import sweeping
+from sandbox.state.directory import exclusively_locked
 from sandbox.state.earlier_layers import lenders_of, refuse_if_forked, remove_unused_of
 from sandbox.state.locks import claim
 from sandbox.state.node import this_place
@@ -140,12 +141,14 @@ def remove_kept(state_directory: str, kind: Kind, name: str) -> None:
 
 
 def remove_interrupted(state_directory: str, warn: Callable[[str], None]) -> list[str]:
-    """Remove the leftovers of interrupted removals and imports of this machine; return the removed paths.
+    """Remove the leftovers of interrupted removals, forks and imports of this machine; return the removed paths.
 
     *warn* receives the reason for each that cannot be removed; the others are removed all the same.
     """
     gone: list[str] = []
-    for path, ids in interrupted_removals(state_directory):
+    with exclusively_locked(state_directory):
+        found = interrupted_removals(state_directory)
+    for path, ids in found:
         try:
             remove_directory(path, ids)
         except SandboxError as error:

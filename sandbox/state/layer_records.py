@@ -132,7 +132,8 @@ def _is_same(one: str | None, other: str) -> bool:
 
 def _orphans(base: str) -> tuple[PersistentLayer, ...]:
     try:
-        names = sorted(os.listdir(base))
+        # Others are being made or removed.
+        names = sorted(name for name in os.listdir(base) if not name.startswith("."))
     except OSError:
         return ()
     found = []

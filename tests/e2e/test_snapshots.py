@@ -17,6 +17,7 @@ import pytest
 from sandbox.changes import applying, discarding
 from sandbox.changes.writable_layers import find
 from sandbox.errors import SandboxError, StateError
+from sandbox.state import locks
 from sandbox.state.snapshots import locked
 from tests.e2e.support import Launcher, children, first_line, sandbox, wait_for
 from tests.e2e.test_changes import CHANGE, ROWS, layer, over, rows
@@ -392,6 +393,25 @@ def test_layers_that_only_forks_needed_are_removed_with_the_last_of_them(
     assert layers_of(launcher, "three") != []
     assert sandbox(launcher, "rm", "layer:four").status == 0
     assert layers_of(launcher, "three") == []
+
+
+def test_a_fork_that_was_killed_is_no_sandbox_and_is_pruned(launcher: Launcher, layer: Path) -> None:
+    spec = launcher.write(over(layer, PERSISTENT))
+    assert launcher.shell("echo 1 > /data/one", spec).status == 0
+    base = launcher.state / "sandboxes"
+    for name in (".new-ended", ".new-running"):
+        (base / name).mkdir()
+        (base / name / "lock").touch()
+        (base / name / "state.json").write_bytes((base / "box" / "state.json").read_bytes())
+    made = sandbox(launcher, "snapshot", spec, "one")
+    assert "of box\n" in made.err
+    lock = locks.take(str(base / ".new-running" / "lock"), wait=False)
+    assert lock is not None
+    assert str(base / ".new-ended") in sandbox(launcher, "prune").out
+    assert sorted(os.listdir(base)) == [".new-running", "box"]
+    os.close(lock)
+    assert sandbox(launcher, "prune").status == 0
+    assert os.listdir(base) == ["box"]
 
 
 WRITER = """
