@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import socket
 from contextlib import suppress
 
@@ -39,7 +40,9 @@ class Control:
             return True
         except OSError:
             return False
-        if not packet:
+        if not packet or self._launcher_is_gone():
+            for fd in fds:
+                os.close(fd)
             return False
         try:
             answer = self._execute(json.loads(packet), fds)
@@ -55,6 +58,12 @@ class Control:
         with suppress(OSError):  # the launcher is gone, which the next call notices
             self._channel.send((DONE + json.dumps(answer)).encode(), socket.MSG_NOSIGNAL)
         return True
+
+    def _launcher_is_gone(self) -> bool:
+        """Return whether the launcher has closed its end. The next start may use the layer as it is recorded now."""
+        poll = select.poll()
+        poll.register(self._channel, 0)
+        return bool(poll.poll(0))
 
     def _execute(self, request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         """Execute *request*; descriptors that it takes over are removed from *fds*."""

@@ -114,3 +114,16 @@ def test_too_many_paths_at_once_are_refused(asking: Asking) -> None:
 def test_the_end_of_the_launcher_is_noticed(asking: Asking) -> None:
     asking.ours.close()
     assert not asking.control.handle()
+
+
+def test_a_request_of_a_launcher_that_is_gone_is_not_executed(asking: Asking, tmp_path: Path) -> None:
+    """Another command may rely on the record, in which the layer is still the writable one."""
+    fds = directories(tmp_path)
+    message = {"do": "freeze", "searched": asking.client.fs.search_stamp}
+    socket.send_fds(asking.ours, [json.dumps(message).encode()], fds)
+    for fd in fds:
+        os.close(fd)
+    asking.ours.close()
+    assert not asking.control.handle()
+    assert not is_open(tmp_path / "next-upper")
+    assert os.listdir(tmp_path / "next-work") == []
