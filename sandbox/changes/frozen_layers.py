@@ -21,7 +21,6 @@ from sandbox.errors import StateError
 from sandbox.kernel import open_paths
 from sandbox.plan import IdPlan
 from sandbox.state.control import ControlClient, ControlError, connect
-from sandbox.state.directory import exclusively_locked
 from sandbox.state.earlier_layers import (
     PARTS,
     lenders_of,
@@ -30,6 +29,7 @@ from sandbox.state.earlier_layers import (
     remove_unused_of,
     settle,
 )
+from sandbox.state.locks import exclusively_locked
 from sandbox.state.runs import Run, list_runs
 from sandbox.state.sandbox_directory import write_state
 from sandbox.state.stack_record import RecordedStack

@@ -14,9 +14,9 @@ from sandbox.changes.writable_layers import WritableLayer, find, read_again
 from sandbox.errors import StateError
 from sandbox.plan import LayerRecord
 from sandbox.state import locks, snapshots
-from sandbox.state.directory import exclusively_locked
 from sandbox.state.earlier_layers import lenders_of, settle
 from sandbox.state.layer_records import ids_as_json
+from sandbox.state.locks import exclusively_locked
 from sandbox.state.removal import NEW, remove_directory
 from sandbox.state.sandbox_directory import write_state
 from sandbox.state.snapshots import Snapshot

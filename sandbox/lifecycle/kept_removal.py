@@ -11,9 +11,8 @@ from sandbox.images.layer_store import remove_interrupted_imports
 from sandbox.lifecycle.inventory import BASES, REMOVED, ids_of, interrupted_removals, list_names
 from sandbox.lifecycle.kept_items import KINDS, NAMES, Kind
 from sandbox.state import sweeping
-from sandbox.state.directory import exclusively_locked
 from sandbox.state.earlier_layers import lenders_of, refuse_if_forked, remove_unused_of
-from sandbox.state.locks import claim
+from sandbox.state.locks import claim, exclusively_locked
 from sandbox.state.node import this_place
 from sandbox.state.references import read_references
 from sandbox.state.removal import remove_directory

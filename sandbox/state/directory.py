@@ -123,7 +123,7 @@ class StateDirectory:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the state directory exclusively; for short operations only."""
-        with exclusively_locked(self.path):
+        with locks.exclusively_locked(self.path):
             yield
 
     def new_run(self, ids: IdPlan, *, name: str, uses: Mapping[str, Any] | None = None) -> RunDirectory:
@@ -137,7 +137,7 @@ class StateDirectory:
         """
         reserved = ReservedDescriptors(self.fd)
         try:
-            with exclusively_locked(self.run_path):
+            with locks.exclusively_locked(self.run_path):
                 identity = f"{name}-{os.urandom(4).hex()}"
                 bases = dict.fromkeys((self.run_path, self.path))
                 paths = [os.path.join(base, "run", identity) for base in bases]
@@ -274,24 +274,13 @@ class StateDirectory:
             return []
         from sandbox.state import sweeping  # imported only if there are runs
 
-        with exclusively_locked(self.run_path):
+        with locks.exclusively_locked(self.run_path):
             ended = sweeping.find_ended(self.path, self.run_path, self._place)
         return sweeping.sweep(ended)
 
     def close(self) -> None:
         """Close the descriptor of the state directory."""
         os.close(self.fd)
-
-
-@contextmanager
-def exclusively_locked(directory: str) -> Iterator[None]:
-    """Lock the state or run directory *directory* exclusively."""
-    fd = locks.take(os.path.join(directory, "lock"), wait=True)
-    assert fd is not None
-    try:
-        yield
-    finally:
-        os.close(fd)
 
 
 def _used_elsewhere(state_directory: str, layer: str) -> StateError | None:

@@ -21,8 +21,8 @@ from sandbox.as_container_root import run_with_ids, with_own_id
 from sandbox.errors import SandboxError, StateError
 from sandbox.plan import IdPlan
 from sandbox.state import locks
-from sandbox.state.directory import exclusively_locked
 from sandbox.state.layer_records import ids_from_json
+from sandbox.state.locks import exclusively_locked
 from sandbox.state.removal import remove_directory
 from sandbox.state.runs import paths_in
 from sandbox.state.snapshots import read_snapshots

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -20,6 +22,17 @@ def take(path: str, *, wait: bool) -> int | None:
         OSError: it cannot be opened or locked (ENOLCK).
     """
     return _flock(os.open(path, _FLAGS | os.O_CREAT, 0o600), fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+@contextmanager
+def exclusively_locked(directory: str) -> Iterator[None]:
+    """Lock the state or run directory *directory* exclusively."""
+    fd = take(os.path.join(directory, "lock"), wait=True)
+    assert fd is not None
+    try:
+        yield
+    finally:
+        os.close(fd)
 
 
 def claim(path: str) -> tuple[Lock, int]:
