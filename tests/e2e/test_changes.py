@@ -198,3 +198,17 @@ def test_text_shows_lines_and_escapes_what_a_terminal_would_interpret(
     assert "Binary" in shown
     assert "\033" not in shown
     assert "\033" not in sandbox(launcher, "diff", "box").out
+
+
+def test_an_empty_file_that_only_its_owner_may_read_does_not_stop_the_comparison(
+    launcher: Launcher, layer: Path
+) -> None:
+    """As /etc/.pwd.lock, which useradd(8) opens for writing and leaves as it is."""
+    (layer / "data" / "lock").touch(mode=0o600)
+    for number in (1, 2):  # for an ordinary user, only the second time
+        if number == 2 and os.geteuid() == 0:
+            os.chown(layer / "data" / "lock", 4321, 4321)
+        done = launcher.shell(": >> /data/lock; echo 1 > /data/new", over(layer), options=["--keep-changes"])
+        assert done.status == 0, done.err
+        assert rows(sandbox(launcher, "diff", "box", "--json")) == {("A", "/data/new", None)}
+        assert sandbox(launcher, "discard", "box").status == 0

@@ -6,6 +6,7 @@ times and size do not count, because they change with its entries.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -24,11 +25,14 @@ class Equality:
         self._below = below
 
     def equal(self, new: Entry, old: Entry) -> bool:
-        """Return whether *new*, of the union, equals *old*. It does not if it was removed or replaced meanwhile."""
+        """Return whether *new*, of the union, equals *old*.
+
+        It does not if it was removed or replaced meanwhile, or if this account may not read one of them.
+        """
         try:
             return self._equal(new, old)
         except OSError as error:
-            if error.errno not in GONE:
+            if error.errno not in GONE | {errno.EACCES, errno.EPERM}:
                 raise
             return False
 
@@ -47,6 +51,8 @@ class Equality:
         return not new.is_file or self._same_contents(new, old)
 
     def _same_contents(self, new: Entry, old: Entry) -> bool:
+        if not new.info.st_size:
+            return True
         contents = self._union.metadata_copy_of(new)
         if contents is not None and isinstance(old.ref, PathRef) and _same_object(contents.stat(), old.info):
             return True
