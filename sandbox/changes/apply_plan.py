@@ -137,7 +137,7 @@ def _conflicts(change: Change, rules: Rules) -> list[Conflict]:
             reason = _SINCE.get(old.since, _SINCE["unknown"])
         found.append(Conflict(change, old.path, reason))
     if change.is_fixed:
-        reason = "an earlier layer of the sandbox has this move, and would lead to nothing: export it instead"
+        reason = "an earlier layer of the sandbox has this move, and cannot be adapted to it: export the path instead"
         found.append(Conflict(change, change.path, reason))
     return found
 

@@ -19,6 +19,7 @@ from sandbox.changes.reader import has_changes, state_directory
 from sandbox.changes.writable_layers import WritableLayer
 from sandbox.errors import StateError
 from sandbox.kernel import open_paths
+from sandbox.kernel.process import is_stopped
 from sandbox.plan import IdPlan
 from sandbox.state.control import ControlClient, ControlError, connect
 from sandbox.state.earlier_layers import (
@@ -55,6 +56,12 @@ def freeze(layer: WritableLayer) -> tuple[str, ...]:
         return layer.stack.earlier
     run = _run_of(layer)
     if run is not None and run.record is not None and run.record.run_directory is not None:
+        pid = run.record.pid
+        if pid is not None and is_stopped(pid):
+            raise StateError(
+                f"sandbox {layer.id} is suspended (ctrl-p ctrl-z)",
+                hint=f"resume it with fg or bg in its shell, or: kill -CONT {pid}",
+            )
         return _freeze_running(layer, run.record.run_directory)
     with exclusively(state_directory(), layer, "its writable layer cannot be frozen from here"):
         return _freeze_ended(layer)

@@ -142,7 +142,7 @@ def _write_fork(layer: WritableLayer, home: str, earlier: tuple[str, ...]) -> No
     """Write the record of a sandbox with the layers *earlier* of *layer* in the directory *home*."""
     stack = RecordedStack(writable=home, layers=layer.stack.layers, earlier=earlier)
     record = LayerRecord.read(read_json(os.path.join(layer.path, "state.json")))
-    state = {"ids": ids_as_json(layer.ids), **record.as_json(), **stack.as_json(home)}
+    state = {"ids": ids_as_json(layer.ids), "started": False, **record.as_json(), **stack.as_json(home)}
     make_parts(replace(layer, path=home, stack=stack))
     write_state(home, state, lasting=True)
 
@@ -155,7 +155,7 @@ def _named(layer: WritableLayer, name: str) -> Snapshot:
     names = ", ".join(one.name for one in known)
     raise StateError(
         f"sandbox {layer.id} has no snapshot {name}",
-        hint=f"it has {names}" if known else f"make one: sandbox snapshot {layer.id} {name}",
+        hint=f"it has {names}" if known else f"it has none; sandbox snapshot {layer.id} SNAPSHOT makes one",
     )
 
 

@@ -43,6 +43,8 @@ class WritableLayer:
     in_use: bool
     #: The time of the record, in seconds since the epoch.
     time: float
+    #: Whether a sandbox has used it. A fork that was never started has not.
+    started: bool = True
 
 
 def is_file(argument: str) -> bool:
@@ -53,17 +55,19 @@ def is_file(argument: str) -> bool:
 def find(state_directory: str, argument: str) -> WritableLayer:
     """Return the writable layer that *argument*, an environment file or a name, selects.
 
-    A running sandbox comes before one that has ended, and a later one before an earlier one.
+    A running sandbox comes before one that has ended, a fork that was never started after all others, and a later one before an
+    earlier one.
 
     Raises:
         StateError: there is none, or a record cannot be read.
     """
-    found = [layer for layer in list_layers(state_directory) if _is_selected(layer, argument)]
+    layers = list_layers(state_directory)
+    found = [layer for layer in layers if _is_selected(layer, argument)]
     if not found and not is_file(argument):
-        found = _by_prefix(list_layers(state_directory), argument)
+        found = _by_prefix(layers, argument)
     if not found:
-        raise _nothing(argument)
-    return max(found, key=lambda layer: (layer.in_use, layer.time))
+        raise _nothing(argument, layers)
+    return max(found, key=lambda layer: (layer.in_use, layer.started, layer.time))
 
 
 def read_again(layer: WritableLayer) -> WritableLayer:
@@ -95,16 +99,25 @@ def _by_prefix(layers: Sequence[WritableLayer], argument: str) -> list[WritableL
     return found
 
 
-def _nothing(argument: str) -> StateError:
+def _nothing(argument: str, layers: Sequence[WritableLayer]) -> StateError:
     if is_file(argument):
+        if not os.path.lexists(argument):
+            return StateError(f"{argument}: no such file", hint="give a file or the name of a sandbox")
         return StateError(
             f"no sandbox of {argument} has a writable layer that was kept",
-            hint='run it with --keep-changes or --diff, or set root.writable = "persistent"',
+            hint='start it once with root.writable = "persistent", or run it with --keep-changes or --diff',
         )
-    return StateError(
-        f"there is no writable layer of a sandbox {argument}",
-        hint="sandbox ls lists what was kept; up --keep-changes keeps the layer of a run",
-    )
+    hint = "sandbox ls lists what was kept; up --keep-changes keeps the layer of a run"
+    kind, colon, name = argument.partition(":")
+    names = {layer.name for layer in layers} | {layer.id for layer in layers}
+    if colon and kind in ("layer", "changes") and name in names:
+        hint = f"write the name without {kind}:"
+    else:
+        from difflib import get_close_matches  # slow to import, and only needed for a mistake
+
+        if close := get_close_matches(argument, sorted(names), n=1):
+            hint = f"did you mean {close[0]}?"
+    return StateError(f"there is no writable layer of a sandbox {argument}", hint=hint)
 
 
 def list_layers(state_directory: str) -> list[WritableLayer]:
@@ -163,4 +176,5 @@ def _read(path: str, kind: Kind, *, in_use: bool) -> WritableLayer | None:
         stack=stack,
         in_use=in_use,
         time=time,
+        started=state.get("started") is not False,
     )

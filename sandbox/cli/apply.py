@@ -81,7 +81,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(_as_value(application, applied=True))
     else:
-        print(f"applied {len(plan.changes)} changes to {printable(application.target.path)}", file=sys.stderr)
+        count = len(plan.changes)
+        print(
+            f"applied {count} change{'s' * (count != 1)} to {printable(application.target.path)}",
+            file=sys.stderr,
+        )
     return 0
 
 
@@ -124,5 +128,10 @@ def _confirmed(count: int, target: str) -> bool:
             "there is no terminal for the confirmation",
             hint="add --yes, or --dry-run to see what would be done",
         )
-    print(f"Apply {count} changes to {printable(target)}? [y/N] ", end="", file=sys.stderr, flush=True)
+    print(
+        f"Apply {count} change{'s' * (count != 1)} to {printable(target)}? [y/N] ",
+        end="",
+        file=sys.stderr,
+        flush=True,
+    )
     return sys.stdin.readline().strip().lower() in ("y", "yes")

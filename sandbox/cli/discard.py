@@ -14,7 +14,8 @@ Remove the changes of a sandbox that is not running: all of them, or those at an
 again what the layers below have.
 
 NAME is the name of a sandbox or the id of a run; FILE selects the newest run of that file. There is no
-confirmation, and changes cannot be restored. `sandbox diff` shows them."""
+confirmation. Snapshots stay, and `sandbox rollback` returns to one; without one, changes cannot be restored.
+`sandbox diff` shows them."""
 EPILOG = """examples:
   sandbox discard toolbox
   sandbox discard toolbox /var/cache /root/.cache

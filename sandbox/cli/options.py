@@ -140,4 +140,5 @@ def check_name(name: str, of: str) -> None:
     from sandbox.spec.values.namespaces import SANDBOX_NAME, SANDBOX_NAME_RULE
 
     if not re.fullmatch(SANDBOX_NAME, name) or name.endswith(".toml"):
-        raise SandboxError(f"{printable(name)} is not a name of a {of}", hint=SANDBOX_NAME_RULE)
+        hint = "a name does not end in .toml, as files do" if name.endswith(".toml") else SANDBOX_NAME_RULE
+        raise SandboxError(f"{printable(name)} is not a name of a {of}", hint=hint)

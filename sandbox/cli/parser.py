@@ -161,6 +161,9 @@ _EQUIVALENTS = {
     "validate": "check",
     "lint": "check",
     "inspect": "explain",
+    "clone": "fork",
+    "restore": "rollback",
+    "revert": "rollback",
     "version": "--version",
     "help": "--help",
 }

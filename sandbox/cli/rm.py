@@ -49,19 +49,26 @@ def run(arguments: argparse.Namespace) -> int:
         raise StateError("there is nothing to remove: the state directory does not exist")
     removed: list[str] = []
     failures: list[SandboxError] = []
-    for thing in arguments.things:
-        try:
-            found = kept_removal.find(path, thing)
-            if isinstance(found, tuple):
-                kept_removal.remove_kept(path, *found)
-            else:
-                kept_removal.remove_run(found)
-        except SandboxError as error:
-            failures.append(error)
-            continue
-        removed.append(thing)
-        if not arguments.json:
-            print(f"removed {printable(thing)}", file=sys.stderr)
+    failed: list[str] = []
+    pending: list[str] = arguments.things
+    progress = True
+    while pending and progress:  # a layer can be removed after the forks that use it
+        failures, failed = [], []
+        for thing in pending:
+            try:
+                found = kept_removal.find(path, thing)
+                if isinstance(found, tuple):
+                    kept_removal.remove_kept(path, *found)
+                else:
+                    kept_removal.remove_run(found)
+            except SandboxError as error:
+                failures.append(error)
+                failed.append(thing)
+                continue
+            removed.append(thing)
+            if not arguments.json:
+                print(f"removed {printable(thing)}", file=sys.stderr)
+        progress, pending = len(failed) < len(pending), failed
     if failures:
         for failure in failures[1:]:
             print(f"sandbox: {failure.render()}", file=sys.stderr)

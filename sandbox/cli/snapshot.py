@@ -17,7 +17,9 @@ programs do not notice, and wait for less than 0.1 s. It must have a writable la
 root.writable = "persistent", or `sandbox up --keep-changes`.
 
 A snapshot has the changes to the root file system, not volumes, and not the memory of programs. Files that a
-program is writing are as they are at that moment. Each snapshot adds a layer to the sandbox.
+program is writing are as they are at that moment. Each snapshot adds a layer to the sandbox. The next write to a
+file copies it from there, as from any other layer: that takes time and space for a large file, also within
+root.size.
 
 NAME is the name of a sandbox or the id of a run; FILE selects the newest run of that file."""
 EPILOG = """examples:
@@ -47,7 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     given = [arguments.name is not None, arguments.list, arguments.remove is not None]
     if sum(given) != 1:
-        raise SandboxError("give one of SNAPSHOT, --list and --remove SNAPSHOT")
+        raise SandboxError(
+            "give one of SNAPSHOT, --list and --remove SNAPSHOT",
+            hint="for example: sandbox snapshot NAME before-upgrade",
+        )
     if arguments.list:
         return _list(arguments)
     if arguments.remove is not None:

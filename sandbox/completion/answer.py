@@ -109,6 +109,15 @@ def _completer(action: argparse.Action, verb: str, words: Collection[str]) -> Co
     def files_and_sandboxes(prefix: str, **_: object) -> Candidates:
         return {**candidates.paths(prefix, suffix=".toml"), **candidates.sandboxes()}
 
+    def snapshots(parsed_args: argparse.Namespace, **_: object) -> Candidates:
+        if verb == "snapshot" and not action.option_strings:
+            return {}  # the name of a new one
+        name = getattr(parsed_args, "sandbox", None)
+        return candidates.snapshots(name) if isinstance(name, str) else {}
+
+    def nothing(**_: object) -> Candidates:
+        return {}
+
     if action.dest == "layer":
         return layers
     if "--profile" in action.option_strings:
@@ -123,6 +132,8 @@ def _completer(action: argparse.Action, verb: str, words: Collection[str]) -> Co
         "ELEMENT": elements,
         "TEMPLATE": templates,
         "THING": things,
+        "SNAPSHOT": snapshots,
+        "NEW": nothing,
     }
     return by_metavar.get(action.metavar)
 

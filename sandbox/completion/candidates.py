@@ -179,6 +179,18 @@ def sandboxes() -> Candidates:
     return {**named, **persistent_layers()}
 
 
+def snapshots(name: str) -> Candidates:
+    """Return the snapshots of the sandbox *name*, with their times."""
+    from sandbox.state.snapshots import read_snapshots
+
+    state_directory = default_path(os.environ, os.geteuid())
+    try:
+        found = read_snapshots(os.path.join(state_directory, "sandboxes", os.path.basename(name)))
+    except (SandboxError, OSError):
+        return {}
+    return {one.name: one.as_dict()["time"] for one in found}
+
+
 def kept_items() -> Candidates:
     """Return the arguments of `rm`: kept layers, volumes and archives with their files, and the remains of ended runs."""
     from sandbox.lifecycle.inventory import take

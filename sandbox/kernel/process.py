@@ -153,6 +153,12 @@ def is_alive(pid: int, start: int) -> bool:
     return stat is not None and stat.start == start and stat.state not in "ZX"
 
 
+def is_stopped(pid: int) -> bool:
+    """Return whether the process *pid* was stopped by a signal (SIGSTOP, SIGTSTP)."""
+    stat = _stat(pid, None)
+    return stat is not None and stat.state in "Tt"
+
+
 @dataclass(frozen=True, slots=True)
 class _Stat:
     pid: int

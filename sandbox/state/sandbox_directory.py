@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from sandbox.errors import StateError
-from sandbox.kernel.process import start_time
+from sandbox.kernel.process import is_alive, start_time
 from sandbox.kernel.trees import synchronize_directory
 from sandbox.plan import IdPlan, LayerRecord
 from sandbox.state import locks
@@ -81,11 +81,7 @@ class RunDirectory:
         self._ids = ids
         fd = locks.take(os.path.join(path, "lock"), wait=False)
         if fd is None:
-            state = _read_state(path) or {}
-            raise StateError(
-                f"{in_use} (pid {state.get('pid', 'unknown')})",
-                hint="wait for it to end, or set another sandbox.name",
-            )
+            raise _in_use(in_use, _read_state(path) or {})
         self._fds = [fd]
         self._lasting = resume
         self._reserved = reserved
@@ -256,6 +252,16 @@ class RunDirectory:
     def _release_reserved(self) -> None:
         if self._reserved is not None:
             self._reserved.release()
+
+
+def _in_use(message: str, state: Mapping[str, Any]) -> StateError:
+    """Return the error about a locked directory with the record *state*; *message* says what uses it if that is a sandbox."""
+    pid, start = state.get("pid"), state.get("start")
+    if isinstance(pid, int) and isinstance(start, int) and is_alive(pid, start):
+        return StateError(
+            f"{message} (pid {pid})", hint="wait for it to end, or set another sandbox.name, or fork it"
+        )
+    return StateError(f"{message}, or a command is changing its layers", hint="run the command again")
 
 
 def _make_directory(path: str) -> None:
