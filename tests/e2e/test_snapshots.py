@@ -5,20 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from sandbox.changes import applying, discarding
-from sandbox.changes.writable_layers import find
-from sandbox.errors import SandboxError, StateError
-from sandbox.state import locks
-from sandbox.state.snapshots import locked
 from tests.e2e.support import Launcher, children, first_line, sandbox, wait_for
 from tests.e2e.test_changes import CHANGE, ROWS, layer, over, rows
 

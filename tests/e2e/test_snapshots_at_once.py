@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
-import subprocess
-import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,11 +15,12 @@ from sandbox.changes.writable_layers import find
 from sandbox.errors import SandboxError, StateError
 from sandbox.state import locks
 from sandbox.state.snapshots import locked
-from tests.e2e.support import Launcher, children, first_line, sandbox, wait_for
+from tests.e2e.support import Launcher, first_line, sandbox, wait_for
+from tests.e2e.test_changes import layer, over
 from tests.e2e.test_snapshots import PERSISTENT, host, make, text
-from tests.e2e.test_changes import CHANGE, ROWS, layer, over, rows
 
 __all__ = ["layer"]  # a fixture
+
 
 def test_a_request_during_the_start_is_answered_when_the_root_is_served(
     launcher: Launcher, layer: Path
@@ -135,5 +132,3 @@ def test_a_fork_that_was_killed_is_no_sandbox_and_is_pruned(launcher: Launcher, 
     os.close(lock)
     assert sandbox(launcher, "prune").status == 0
     assert os.listdir(base) == ["box"]
-
-

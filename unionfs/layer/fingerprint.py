@@ -9,6 +9,7 @@ from unionfs import _libc
 from unionfs.layer.directory import Layer
 
 _ONCE = b"once-"
+_EARLIER = b"earlier-"
 
 
 def fingerprint(layers: Sequence[Layer]) -> bytes:
@@ -18,13 +19,15 @@ def fingerprint(layers: Sequence[Layer]) -> bytes:
     removed directory. Together with the id of the file system and the birth time, it does, and all three stay the same when the
     contents of the layer change. If a file system has no id or no birth times, the name contains random bytes and never recurs,
     because records about another layer would show wrong contents.
+
+    An earlier layer needs neither: the records belong to a writable layer, below which the earlier ones never change.
     """
-    return b" ".join(_layer_name(layer) for layer in reversed(layers))
+    return b" ".join(_layer_name(layer, earlier=layer.earlier) for layer in reversed(layers))
 
 
 def with_layer_on_top(below: bytes, layer: Layer) -> bytes:
-    """Return the name of the stack that has *layer* on top of the stack with the name *below*."""
-    return b" ".join(filter(None, (below, _layer_name(layer))))
+    """Return the name of the stack that has *layer*, which is going to be an earlier layer, on top of the one named *below*."""
+    return b" ".join(filter(None, (below, _layer_name(layer, earlier=True))))
 
 
 def recurs(name: bytes) -> bool:
@@ -32,10 +35,12 @@ def recurs(name: bytes) -> bool:
     return not any(layer.startswith(_ONCE) for layer in name.split(b" "))
 
 
-def _layer_name(layer: Layer) -> bytes:
+def _layer_name(layer: Layer, *, earlier: bool) -> bytes:
     fd = layer.root.fd()
     file_system = os.fstatvfs(fd).f_fsid
     born = _libc.birth_time_ns(fd)
     if not file_system or born is None:
+        if earlier:
+            return b"%s%d" % (_EARLIER, layer.root.stat().st_ino)
         return _ONCE + os.urandom(8).hex().encode()
     return b"%x:%d:%d" % (file_system, layer.root.stat().st_ino, born)

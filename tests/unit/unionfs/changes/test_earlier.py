@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.unit.unionfs.changes.trees import compare
+from unionfs import _libc
 from unionfs.changes.compared_stack import open_stack_to_compare
 from unionfs.changes.comparison import Comparison
 from unionfs.changes.text import TextDiffs
@@ -263,3 +265,26 @@ def test_layers_below_that_may_have_redirects_are_refused(client: EarlierClient)
     client._policy_of = lambda path, fd: TRUSTED_MARKS  # type: ignore[method-assign]
     with pytest.raises(UnionError, match="redirects"):
         compare(client)
+
+
+def test_hard_links_stay_together_on_a_file_system_without_birth_times(
+    client: EarlierClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers that the sandbox has had are known by its record. Those below them are on a file system that has birth times."""
+    real = _libc.birth_time_ns
+    own = f"{client.base}/lower"
+
+    def birth_time_ns(fd: int, name: bytes = b"") -> int | None:
+        return real(fd, name) if os.readlink(f"/proc/self/fd/{fd}").startswith(own) else None
+
+    monkeypatch.setattr(_libc, "birth_time_ns", birth_time_ns)
+    for number, path in enumerate(("h1", "hd/h3", "h2", "h1")):
+        client.close()
+        client.fs = client._open()
+        client.write(path, b"%d" % number)
+        assert client.read("h1") == client.read("h2") == client.read("hd/h3") == b"%dhree names" % number
+        if number < 3:
+            client.freeze_running()
+    client.close()
+    client.fs = client._open()
+    assert client.read("h1") == client.read("h2") == client.read("hd/h3") == b"3hree names"
