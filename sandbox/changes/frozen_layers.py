@@ -89,6 +89,8 @@ def _freeze_running(layer: WritableLayer, run_directory: str) -> tuple[str, ...]
             try:
                 answer = control.ask("freeze", fds, searched=searched, directory=directory)
             except ControlError as error:
+                if error.errno_name in ("ENOTSUP", "EOPNOTSUPP"):  # one number
+                    error.hint = "end the sandbox first, and run the command again"
                 if error.errno_name != "EBUSY":
                     raise
                 time.sleep(_PAUSE)

@@ -47,7 +47,10 @@ class Control:
         try:
             answer = self._execute(json.loads(packet), fds)
         except OSError as error:
-            answer = {"errno": errno.errorcode.get(error.errno or 0, "EIO"), "error": explain(error)}
+            answer = {
+                "errno": errno.errorcode.get(error.errno or 0, "EIO"),
+                "error": explain(error) if error.filename is not None else error.strerror or str(error),
+            }
         except UnionError as error:
             answer = {"errno": "EINVAL", "error": str(error)}
         except (IndexError, KeyError, TypeError, ValueError, RecursionError) as error:

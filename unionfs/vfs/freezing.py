@@ -62,6 +62,13 @@ def freeze(fs: UnionFs, upper_fd: int, work_fd: int, searched: int | None) -> No
                 settle()
             fs.trim()
             fs.make_room()
+            if not parts.index.lasts and parts.index.may_miss_names(None):
+                # Another process does not recognize the records, and finds none of the names.
+                raise OSError(
+                    errno.EOPNOTSUPP,
+                    "a file with several names was changed, whose other names cannot be searched for: "
+                    "a layer is on a file system without birth times",
+                )
             if parts.index.may_miss_names(searched):
                 raise OSError(errno.EBUSY, "hard links have names that are not links of their copies")
             _refuse_unsuitable(fs, upper_fd, work_fd)

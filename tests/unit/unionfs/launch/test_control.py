@@ -83,7 +83,7 @@ def test_a_directory_that_is_not_empty_is_refused(asking: Asking, tmp_path: Path
     fds = directories(tmp_path)
     (tmp_path / "next-upper" / "x").touch()
     answer = asking.ask({"do": "freeze", "searched": asking.client.fs.search_stamp}, *fds)
-    assert answer["errno"] == "ENOTEMPTY"
+    assert (answer["errno"], answer["error"]) == ("ENOTEMPTY", "the new upperdir is not empty")
     assert not is_open(tmp_path / "next-upper")
     asking.client.write("a", b"still writable")
 

@@ -13,6 +13,7 @@ from tests.fsapi.invariants import check_invariants
 from tests.unit.unionfs.faults import Faults, failing_with
 from tests.unit.unionfs.freezing import LOWER, FreezingClient, freeze, picture
 from tests.unit.unionfs.seen import tree_in_union
+from unionfs import _libc
 from unionfs.errors import UnionError
 from unionfs.formats.whiteout import WhiteoutFormat
 from unionfs.launch.protocol import BEGUN
@@ -70,6 +71,25 @@ def test_a_read_only_union_cannot_be_frozen(make_union: MakeUnion, tmp_path: Pat
     with pytest.raises(OSError, match="Read-only") as refused:
         union.fs.freeze(os.open(tmp_path, _OPEN_DIR), os.open(tmp_path, _OPEN_DIR))
     assert refused.value.errno == errno.EROFS
+
+
+def test_names_that_cannot_be_searched_for_are_not_lost(
+    make_client: Callable[..., FreezingClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without birth times, the process that searches does not know that the records are about the same layers."""
+    monkeypatch.setattr(_libc, "birth_time_ns", lambda *_: None)
+    client = make_client()
+    client.write("a", b"A")
+    client.freeze_running()
+    client.write("hard1", b"T")
+    with pytest.raises(OSError, match="without birth times") as refused:
+        client.freeze_running()
+    assert refused.value.errno == errno.EOPNOTSUPP
+    assert client.read("d/hard2") == b"Two names"
+    client.write("d/hard2", b"L")  # makes all known names links
+    client.freeze_running()
+    client.forget_everything()
+    assert client.read("hard1") == client.read("d/hard2") == b"Lwo names"
 
 
 def test_a_freeze_that_fails_at_any_call_leaves_the_layer_writable(
