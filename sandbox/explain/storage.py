@@ -183,12 +183,12 @@ def _writable(case: Case) -> Iterator[Fact]:
     ephemeral = f"{_run_directory(case) or state}/run/{plan.name}-*/upper"
     texts = {
         "ephemeral": f"changes are stored in {ephemeral}, which is removed when the program ends",
-        "persistent": f"changes are kept in {state}/sandboxes/{plan.name}/upper for the next start",
+        "persistent": f"changes are kept in {state}/sandboxes/{plan.name} for the next start",
         "none": "nothing can be changed: the root is mounted read-only",
     }
     places = {
         "ephemeral": ephemeral,
-        "persistent": f"{state}/sandboxes/{plan.name}/upper",
+        "persistent": f"{state}/sandboxes/{plan.name}",
     }
     *others, last = [directory.name for directory in case.plan.private] or [""]
     private = f"{', the '.join(others)} and the {last}" if others else last
@@ -196,9 +196,12 @@ def _writable(case: Case) -> Iterator[Fact]:
     notes = [f"the {private} {appears} empty in every layer"] if private else []
     if plan.writable == "persistent":
         notes.append("files that an earlier run left there hide those of the layers below")
-        notes.append(
-            "nothing is kept there yet" if case.persistent.own is None else case.persistent.own.shown()
-        )
+        own = case.persistent.own
+        notes.append("nothing is kept there yet" if own is None else own.shown())
+        if own is not None and own.earlier:
+            notes.append(
+                f"{own.earlier} earlier layer{'s' * (own.earlier > 1)}, of snapshots or of the sandbox that this is a fork of"
+            )
     yield Fact(
         label="writable layer",
         text=f"{plan.writable}: {texts[plan.writable]}",

@@ -29,6 +29,8 @@ class PersistentLayer:
     same_file: bool = False
     #: The real paths of archives whose modification time differs from the record, but whose content does not.
     unchanged: frozenset[str] = frozenset()
+    #: How many earlier layers, of snapshots and forks, are below the writable one.
+    earlier: int = 0
 
     def discard(self) -> str:
         """Return the command that removes the layer."""

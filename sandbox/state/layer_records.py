@@ -15,6 +15,7 @@ from sandbox.kernel.files import open_regular
 from sandbox.kernel.idmaps import IdMap
 from sandbox.plan import IdPlan, LayerRecord, PersistentLayer, PersistentState, default_name
 from sandbox.state.file_digests import sha256_of
+from sandbox.state.stack_record import RecordedStack
 from sandbox.state.trusted_files import read_json
 from unionfs._stdlib.dataclasses import asdict, replace
 from unionfs._stdlib.typing import Any
@@ -87,12 +88,14 @@ def find_layer(base: str, name: str, file: str) -> PersistentLayer | None:
         return None
     record = LayerRecord.read(state)
     has_file = record.file is not None and os.path.lexists(record.file)
+    stack = RecordedStack.read(state, path)
     return PersistentLayer(
         name=name,
         path=path,
         record=record,
         has_file=has_file,
         same_file=_is_same(record.file, file),
+        earlier=0 if stack is None else len(stack.earlier),
     )
 
 

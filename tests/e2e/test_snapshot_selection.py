@@ -69,3 +69,11 @@ def test_a_wrong_name_is_answered_with_what_is_meant(
 def test_a_file_that_was_never_started_is_to_be_started_first(launcher: Launcher, layer: Path) -> None:
     spec = launcher.write(over(layer, PERSISTENT))
     assert "start it once" in sandbox(launcher, "snapshot", spec, "one").err
+
+
+def test_explain_counts_the_earlier_layers(launcher: Launcher, layer: Path) -> None:
+    spec = launcher.write(over(layer, PERSISTENT))
+    assert launcher.shell("echo 1 > /data/one", spec).status == 0
+    assert "earlier layer" not in sandbox(launcher, "explain", spec).out
+    make(launcher, "one")
+    assert "1 earlier layer, of snapshots" in sandbox(launcher, "explain", spec).out
