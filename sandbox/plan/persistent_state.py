@@ -80,7 +80,7 @@ def check_persistent_layer(
         findings.refuse(
             "sandbox.name" if spec.is_set("sandbox.name") else "root.writable",
             f"{own.shown()}, belongs to another file",
-            f"{others}; or give it to this file: sandbox adopt {file} {own.name}",
+            f"{others}; or give it to this file: sandbox adopt {file} {own.name}{_name_option(spec)}",
         )
     # If the numbers differ, a layer is refused already.
     planned = len(record.layers or ()) == len(spec.root.layers)
@@ -95,6 +95,13 @@ def check_persistent_layer(
             f"{own.shown()}, would be used over {changed}: its changes were made to other files",
             f"{others}; or use it over these layers from now on: sandbox up --accept-layers {file}",
         )
+
+
+def _name_option(spec: Spec) -> str:
+    """Return the option with which a command uses the name of *spec*, as for a fork; empty if its file has the name."""
+    place = spec.origin("sandbox.name")
+    named_in_file = place is None or place.file in spec.read_from
+    return "" if named_in_file else f" --set sandbox.name={spec.sandbox.name}"
 
 
 def orphan_warnings(spec: Spec, persistent: PersistentState, record: LayerRecord) -> tuple[Diagnostic, ...]:

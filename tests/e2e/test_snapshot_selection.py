@@ -77,3 +77,18 @@ def test_explain_counts_the_earlier_layers(launcher: Launcher, layer: Path) -> N
     assert "earlier layer" not in sandbox(launcher, "explain", spec).out
     make(launcher, "one")
     assert "1 earlier layer, of snapshots" in sandbox(launcher, "explain", spec).out
+
+
+def test_a_fork_follows_its_file_by_the_command_that_the_error_names(launcher: Launcher, layer: Path) -> None:
+    spec = launcher.write(over(layer, PERSISTENT))
+    assert launcher.shell("echo 1 > /data/one", spec).status == 0
+    assert sandbox(launcher, "fork", "box", "copy").status == 0
+    moved = os.path.join(os.path.dirname(spec), "moved.toml")
+    os.rename(spec, moved)
+    named = ["--set", "sandbox.name=copy"]
+    refused = launcher.shell("cat /data/one", moved, options=named)
+    assert refused.status == 125
+    command = refused.err.rpartition("give it to this file: sandbox ")[2].split("\n")[0].split()
+    done = sandbox(launcher, *command)
+    assert done.status == 0, done.err
+    assert launcher.shell("cat /data/one", moved, options=named).out == "1\n"
