@@ -12,7 +12,7 @@ from sandbox.changes.reader import start, state_directory
 from sandbox.changes.writable_layers import WritableLayer, find, read_again
 from sandbox.errors import SandboxError
 from sandbox.state import snapshots
-from sandbox.state.earlier_layers import lenders_of, refuse_if_forked, remove_unused_of, settle
+from sandbox.state.earlier_layers import origins_of, refuse_if_forked, remove_unused_of, settle
 from sandbox.state.removal import remove_directory
 from unionfs._stdlib.dataclasses import replace
 
@@ -40,9 +40,9 @@ def discard(argument: str, paths: Sequence[str] = ()) -> WritableLayer:
             _discard_paths(layer, paths)
         elif layer.kind == "kept":
             refuse_if_forked(state_directory(), layer.path, layer.id)
-            lenders = lenders_of(layer.path)
+            origins = origins_of(layer.path)
             remove_directory(layer.path, layer.ids)
-            remove_unused_of(state_directory(), lenders)
+            remove_unused_of(state_directory(), origins)
         elif layer.stack.earlier:
             begin(layer, ())
         else:

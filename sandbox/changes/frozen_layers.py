@@ -24,8 +24,8 @@ from sandbox.plan import IdPlan
 from sandbox.state.control import ControlClient, ControlError, connect
 from sandbox.state.earlier_layers import (
     PARTS,
-    lenders_of,
     make_next,
+    origins_of,
     remove_unused,
     remove_unused_of,
     settle,
@@ -150,9 +150,9 @@ def begin(layer: WritableLayer, earlier: tuple[str, ...]) -> None:
     directory = make_next(layer.path)
     stack = RecordedStack(writable=directory, layers=layer.stack.layers, earlier=earlier)
     make_parts(replace(layer, stack=stack))
-    lenders = lenders_of(layer.path)
+    origins = origins_of(layer.path)
     record(layer, stack)
-    remove_unused_layers(layer, lenders)
+    remove_unused_layers(layer, origins)
 
 
 def make_parts(layer: WritableLayer) -> None:
@@ -167,12 +167,12 @@ def make_parts(layer: WritableLayer) -> None:
         _execute(layer, "--begin", None)
 
 
-def remove_unused_layers(layer: WritableLayer, lenders: Sequence[str]) -> None:
-    """Remove the directories of *layer*, and those in the homes *lenders*, that no record and no snapshot names any more."""
+def remove_unused_layers(layer: WritableLayer, origins: Sequence[str]) -> None:
+    """Remove the directories of *layer*, and those in the homes *origins*, that no record and no snapshot names any more."""
     state = state_directory()
     with exclusively_locked(state):
         remove_unused(state, layer.path, layer.ids)
-    remove_unused_of(state, lenders)
+    remove_unused_of(state, origins)
 
 
 def _execute(layer: WritableLayer, option: str, next_fds: tuple[int, int] | None) -> None:

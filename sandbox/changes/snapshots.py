@@ -14,7 +14,7 @@ from sandbox.changes.writable_layers import WritableLayer, find, read_again
 from sandbox.errors import StateError
 from sandbox.plan import LayerRecord
 from sandbox.state import locks, snapshots
-from sandbox.state.earlier_layers import lenders_of, settle
+from sandbox.state.earlier_layers import origins_of, settle
 from sandbox.state.layer_records import ids_as_json
 from sandbox.state.locks import exclusively_locked
 from sandbox.state.removal import NEW, remove_directory
@@ -65,9 +65,9 @@ def remove(argument: str, name: str) -> WritableLayer:
     """
     with _locked(argument) as layer:
         removed = _named(layer, name)
-        known, lenders = snapshots.read_snapshots(layer.path), lenders_of(layer.path)
+        known, origins = snapshots.read_snapshots(layer.path), origins_of(layer.path)
         snapshots.write_snapshots(layer.path, [one for one in known if one.name != removed.name])
-        remove_unused_layers(layer, lenders)
+        remove_unused_layers(layer, origins)
     return layer
 
 

@@ -11,7 +11,7 @@ from sandbox.images.layer_store import remove_interrupted_imports
 from sandbox.lifecycle.inventory import BASES, REMOVED, ids_of, interrupted_removals, list_names
 from sandbox.lifecycle.kept_items import KINDS, NAMES, Kind
 from sandbox.state import sweeping
-from sandbox.state.earlier_layers import lenders_of, refuse_if_forked, remove_unused_of
+from sandbox.state.earlier_layers import origins_of, refuse_if_forked, remove_unused_of
 from sandbox.state.locks import claim, exclusively_locked
 from sandbox.state.node import this_place
 from sandbox.state.references import read_references
@@ -122,18 +122,18 @@ def remove_kept(state_directory: str, kind: Kind, name: str) -> None:
             raise StateError(f"{NAMES[kind][0]} {name} is in use{by}", hint=hint)
         ids = ids_of(kind, path)
         removed = os.path.join(base, f"{REMOVED}{os.urandom(4).hex()}")
-        lenders = []
+        origins = []
         with ExitStack() as undo:
             if kind in ("layer", "changes"):
                 undo.enter_context(locked_to_remove(path, name))
                 refuse_if_forked(state_directory, path, name)
-                lenders = lenders_of(path)
+                origins = origins_of(path)
             try:
                 os.rename(path, removed)
             except FileNotFoundError:
                 raise StateError(f"the {NAMES[kind][0]} {name} was removed by another process") from None
         remove_directory(removed, ids)
-        remove_unused_of(state_directory, lenders)
+        remove_unused_of(state_directory, origins)
     finally:
         if fd >= 0:
             os.close(fd)

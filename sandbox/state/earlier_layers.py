@@ -8,8 +8,8 @@ A snapshot freezes the writable layer: it becomes an earlier layer, which never 
 one above it. The record of the stack (sandbox/state/stack_record.py) names the new directory as ``next`` before the freeze, and as
 ``writable`` after it. A process that is killed between the two leaves a record of which :func:`settle` knows what it means.
 
-A fork uses the earlier layers of the sandbox that it was made from. So a layer is removed only if no record and no snapshot of any
-sandbox names it.
+A fork uses the earlier layers of the sandbox that it was made from, its origin. So a layer is removed only if no record and no
+snapshot of any sandbox names it.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def remove_unused(state_directory: str, home: str, ids: IdPlan) -> None:
             remove_directory(os.path.join(home, name), ids)
 
 
-def lenders_of(home: str) -> list[str]:
+def origins_of(home: str) -> list[str]:
     """Return the homes of other sandboxes with layers that the record and the snapshots in *home* name, sorted.
 
     A caller that is about to remove such names calls :func:`remove_unused_of` afterwards.
@@ -143,7 +143,8 @@ def lenders_of(home: str) -> list[str]:
 
 
 def remove_unused_of(state_directory: str, homes: Sequence[str]) -> None:
-    """Remove the layers in *homes* that no record and no snapshot names any more. The caller has not the state directory's lock.
+    """Remove the layers in *homes* that no record and no snapshot names any more. The caller does not have the state directory's
+    lock.
 
     A home whose snapshots another command is using is left alone, and so are layers that cannot be removed. A later command on
     that sandbox removes them.

@@ -84,9 +84,11 @@ def replace_json(path: str, value: object, *, lasting: bool = False) -> None:
         os.rename(new, path)
         if lasting:
             synchronize_directory(os.path.dirname(path))
-    except OSError:
+    except OSError as error:
         with suppress(OSError):
             os.unlink(new)
+        if error.filename is None:  # write(2) and fsync(2) set no file name
+            error.filename = path
         raise
 
 

@@ -293,8 +293,9 @@ def test_one_socket_of_a_sandbox_at_most_has_a_name_and_no_sandbox_sees_it(
         assert all(at.stat().st_mode & 0o777 == 0o600 for at in found)
         assert run.stat().st_mode & 0o777 == 0o700
         let_in(launcher.directory)
+        # Where /tmp is a mount of its own, the sandbox has no such path.
         shown = launcher.shell(f"ls -A {launcher.run}", HOST_ROOT)
-        assert (shown.status, shown.out) == (0, "")
+        assert (shown.status in (0, 2), shown.out) == (True, "")
         supervisor.terminate()
         supervisor.wait(PATIENCE)
 

@@ -74,7 +74,7 @@ def main(name: str, mountpoint: str, lower: str, upper: str, work: str) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     options = {"default_permissions", *({"allow_other"} if os.geteuid() == 0 else set())}
     mounted = mount(mountpoint, options)
-    choice = choose(Serving(server=server, open_requests=name != "unopened"), mounted.fd)
+    choice = choose(Serving(server=server, open_requests=name != "unopened"))
 
     def ready() -> None:
         run = _between_requests(fs, server)
