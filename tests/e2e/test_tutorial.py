@@ -1,4 +1,4 @@
-"""docs/tutorial.md does what it shows: each command is run, and its output compared.
+"""docs/tutorial.md and docs/howto/snapshots.md do what they show: each command is run, and its output compared.
 
 In an expected line, "..." stands for any text. Root runs the whole page in a copy of this machine, as it writes to /usr/local. An
 ordinary user runs the part "Without root".
@@ -21,6 +21,7 @@ from tests.e2e.support import Launcher
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
 
 PAGE = Path(PROJECT, "docs/tutorial.md")
+SNAPSHOTS = Path(PROJECT, "docs/howto/snapshots.md")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -70,11 +71,13 @@ def commands_in(text: str) -> list[tuple[str, list[str]]]:
     return found
 
 
-def run_page(launcher: Launcher, text: str, directory: Path, *, private: bool) -> None:
-    """Run the commands of *text* in *directory*; with *private*, in a copy of this machine."""
+def run_page(
+    launcher: Launcher, text: str, directory: Path, *, private: bool = False, page: Path = PAGE
+) -> None:
+    """Run the commands of *text*, a part of *page*, in *directory*; with *private*, in a copy of this machine."""
     launcher.environ |= {"SANDBOX_STATE_DIR": f"{directory}/state", "SANDBOX_RUN_DIR": f"{directory}/run"}
     directory.mkdir()
-    for name, content in files_in(PAGE.read_text(encoding="utf-8")).items():
+    for name, content in files_in(page.read_text(encoding="utf-8")).items():
         (directory / name).write_text(content, encoding="utf-8")
     script = [
         "set -e",
@@ -117,4 +120,10 @@ def test_an_ordinary_user_does_the_same_with_a_directory_of_their_own(
 ) -> None:
     _, _, text = PAGE.read_text(encoding="utf-8").partition("## Without root")
     assert text
-    run_page(launcher, text, tmp_path / "work", private=False)
+    run_page(launcher, text, tmp_path / "work")
+
+
+def test_a_sandbox_returns_to_an_earlier_state_and_is_forked(launcher: Launcher, tmp_path: Path) -> None:
+    text = SNAPSHOTS.read_text(encoding="utf-8")
+    assert "sandbox rollback" in text
+    run_page(launcher, text, tmp_path / "work", page=SNAPSHOTS)
