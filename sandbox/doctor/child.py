@@ -61,11 +61,30 @@ def reason_of(error: OSError) -> str:
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Block the signals that end this process, and children made within the context, during a short cleanup."""
+    """Block the signals that end this process, and children made within the context."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def cleaned_up_by(clean: Callable[[], object]) -> Iterator[None]:
+    """Call *clean* after the context, with the signals blocked that end this process and the children that it makes then.
+
+    A signal that arrives while the context is left does not prevent the call.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    finally:
+        # Blocked once more: a signal before the call above has raised its exception there.
+        with signals_blocked():
+            clean()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sandbox.doctor.child import Report, reason_of, run_limited, signals_blocked
+from sandbox.doctor.child import Report, cleaned_up_by, reason_of, run_limited, signals_blocked
 from sandbox.doctor.facts import CgroupFacts
 from sandbox.kernel.cgroups import Cgroup, CgroupFiles, CgroupLimits, Hierarchy, IoRates, remove_stale, v1, v2
 from sandbox.kernel.cgroups.base import directory_of, processors
@@ -91,13 +91,14 @@ def _try(
         outcome = run_limited(action, seconds=_SCOPE_SECONDS)
         return outcome.results, outcome.problem
     before = _enabled_controllers(hierarchy, files)
-    try:
+
+    def clean() -> None:
+        left = [path for name in names for path in _places(hierarchy, _name(token, name))]
+        remove_stale(filter(files.exists, left), files=files, timeout=_REMOVAL_SECONDS)
+        _disable_controllers(hierarchy, files, _enabled_controllers(hierarchy, files) - before)
+
+    with cleaned_up_by(clean):
         outcome = run_limited(lambda report: _try_each(report, hierarchy, names, token))
-    finally:
-        with signals_blocked():
-            left = [path for name in names for path in _places(hierarchy, _name(token, name))]
-            remove_stale(filter(files.exists, left), files=files, timeout=_REMOVAL_SECONDS)
-            _disable_controllers(hierarchy, files, _enabled_controllers(hierarchy, files) - before)
     return outcome.results, outcome.problem
 
 

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from sandbox.doctor.child import Outcome, Report, attempt, run_limited, signals_blocked
+from sandbox.doctor.child import Outcome, Report, attempt, cleaned_up_by, run_limited
 from sandbox.doctor.facts import Leftovers, Obstacle, StateFacts
 from sandbox.errors import StateError
 from sandbox.host.facts import HostFacts
@@ -38,16 +38,11 @@ def probe_state(facts: HostFacts, environ: Mapping[str, str], mountinfo: str) ->
         yield _Tried(Obstacle(reason=error.message, remedy=error.hint or ""), None)
         return
     name = f"{PREFIX}{secrets.token_hex(8)}"
-    try:
+    with cleaned_up_by(lambda: _remove_place(path, name)):
         outcome = run_limited(lambda report: _try(report, path, name, facts, trusted_files.distrust))
         found = _state_facts(path, outcome, mountinfo)
         files = outcome.results.get("files") if found.probe.did("make") else None
         yield _Tried(found, files)
-    finally:
-        # In a child too, because a file system that does not respond must not block this process. The child computes the path:
-        # after an interrupt the result of the first child is missing.
-        with signals_blocked():
-            run_limited(lambda _: _remove(os.path.join(_nearest_directory(os.path.realpath(path)), name)))
 
 
 def probe_run_directory(facts: HostFacts, environ: Mapping[str, str], mountinfo: str) -> StateFacts:
@@ -57,13 +52,19 @@ def probe_run_directory(facts: HostFacts, environ: Mapping[str, str], mountinfo:
     link = os.path.islink(path)
     tried = os.path.dirname(path) if link else path
     distrust = run_directory.distrust_run_directory
-    try:
+    with cleaned_up_by(lambda: _remove_place(tried, name)):
         outcome = run_limited(lambda report: _try(report, tried, name, facts, distrust))
         found = _state_facts(path, outcome, mountinfo)
         return replace(found, path=path, untrusted="is a symbolic link") if link else found
-    finally:
-        with signals_blocked():
-            run_limited(lambda _: _remove(os.path.join(_nearest_directory(os.path.realpath(tried)), name)))
+
+
+def _remove_place(path: str, name: str) -> None:
+    """Remove the directory *name* that :func:`_try` made at *path*.
+
+    In a child too, because a file system that does not respond must not block this process. The child computes the path: after
+    an interrupt the result of the first child is missing.
+    """
+    run_limited(lambda _: _remove(os.path.join(_nearest_directory(os.path.realpath(path)), name)))
 
 
 class _Tried:

@@ -105,6 +105,34 @@ def test_a_signal_that_ends_us_waits_until_cleaning_up_is_done():
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+SIGNAL_ON_THE_WAY_OUT = """
+import os, signal, sys
+from sandbox.doctor.child import cleaned_up_by
+
+def end(number, frame):
+    raise SystemExit(3)
+
+signal.signal(signal.SIGTERM, end)
+real = signal.pthread_sigmask
+
+def with_signal_before(how, signals):
+    if how == signal.SIG_BLOCK and signals:
+        signal.pthread_sigmask = real
+        os.kill(os.getpid(), signal.SIGTERM)
+    return real(how, signals)
+
+with cleaned_up_by(lambda: print("clean", signal.SIGTERM in real(signal.SIG_BLOCK, ()))):
+    signal.pthread_sigmask = with_signal_before
+"""
+
+
+def test_a_signal_while_the_context_is_left_does_not_prevent_cleaning_up():
+    ended = subprocess.run(
+        [sys.executable, "-c", SIGNAL_ON_THE_WAY_OUT], check=False, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "clean True\n", "")
+
+
 def test_without_a_process_to_be_had_that_is_the_problem(monkeypatch):
     def fork():
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
