@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.support import Launcher, children, first_line, sandbox, wait_for
+from tests.e2e.support import PYTHON, Launcher, children, first_line, sandbox, wait_for
 from tests.e2e.test_changes import CHANGE, ROWS, layer, over, rows
 
 __all__ = ["layer"]  # a fixture
@@ -321,7 +321,7 @@ def test_a_kill_of_any_process_during_a_snapshot_leaves_a_usable_layer(
     """After each kill, nothing that was written is missing or twice, and both names of the hard link are one file."""
     spec = over(layer, PERSISTENT)
     for attempt in range(4):
-        with launcher.start(spec, [sys.executable, "-c", WRITER, str(attempt)]) as supervisor:
+        with launcher.start(spec, [PYTHON, "-c", WRITER, str(attempt)]) as supervisor:
             assert first_line(supervisor) == "ready"
             command = subprocess.Popen(
                 [sys.executable, "-m", "sandbox", "snapshot", "box", f"s{attempt}"],
