@@ -54,9 +54,9 @@ def test_a_read_and_a_copy_up_that_wait_for_the_disk_delay_no_other_request(
         run('exec cat "$1/read"', root) as reading,
         run('printf more >>"$1/append"', root) as appending,
     ):
-        try:
-            # In a process of its own, because it would wait for ever.
-            others = f"""
+        # In a process of its own. If it needs the disk after all, because the kernel has reclaimed something, it waits until the disk
+        # goes on, and cannot be killed before.
+        others = f"""
 import os
 os.mkdir({root!r} + "/new")
 for number in range(100):
@@ -65,11 +65,13 @@ for number in range(100):
 assert len(os.listdir({root!r} + "/new")) == 100
 assert open({root!r} + "/small").read() == "small"
 """
-            subprocess.run([sys.executable, "-c", others], check=True, timeout=PATIENCE)
-            assert reading.poll() is None
-            assert appending.poll() is None
-        finally:
-            os.kill(disk, signal.SIGCONT)
+        with subprocess.Popen([sys.executable, "-c", others]) as other:
+            try:
+                assert other.wait(PATIENCE) == 0
+                assert reading.poll() is None
+                assert appending.poll() is None
+            finally:
+                os.kill(disk, signal.SIGCONT)
         assert reading.communicate(timeout=PATIENCE)[0] == LARGE
         assert appending.wait(PATIENCE) == 0
     with open(f"{root}/append", "rb") as file:
