@@ -20,9 +20,8 @@ It has these steps:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from itertools import islice, pairwise
+from itertools import islice
 
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs.changes.compared_stack import ComparedStack
@@ -202,32 +201,22 @@ class Comparison:
         The old ones are None if an earlier layer has the name: the walk has compared it.
         """
         records, below = self._records, self._below
-        copies = list(records.copies()) if records is not None else []
-        left = sum(names for _, names, _ in copies)
-        # Then a file has more names in the union than links, so that the counts do not tell when all are found.
-        overlap = bool(copies) and self._layers_overlap()
-        if records is None or not (left or overlap):
+        left = sum(names for _, names, _ in records.copies()) if records is not None else 0
+        if records is None or not left:
             return
         if self._has_earlier:
-            yield from islice(self._indexed_names(records), None if overlap else left)
+            yield from islice(self._indexed_names(records), left)
             return
         for old_path, old in below.walk(below.root, b""):
-            if old.is_dir or not (overlap or records.lower_names(below.number(old.info))):
+            if old.is_dir or not records.lower_names(below.number(old.info)):
                 continue
             path = self.moves.new_path(old_path)
             new = self._union.at(path)
             if new is not None and records.is_entry(new.ref):
                 yield path, new, old_path, old
                 left -= 1
-                if not left and not overlap:
+                if not left:
                     return
-
-    def _layers_overlap(self) -> bool:
-        """Return whether a layer below is a directory of another one, so that the union shows its files at two places."""
-        paths = sorted(
-            os.readlink(part.proc_path()).rstrip(b"/") + b"/" for part in self._union.root.base_parts
-        )
-        return any(later.startswith(path) for path, later in pairwise(paths))
 
     def _indexed_names(
         self, records: LinkRecords

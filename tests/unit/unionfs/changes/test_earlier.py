@@ -7,22 +7,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.tree import HardLink
 from tests.unit.unionfs.changes.trees import compare
-from tests.unit.unionfs.freezing import EarlierClient
 from unionfs import _libc
 from unionfs.changes.compared_stack import open_stack_to_compare
 from unionfs.changes.comparison import Comparison
 from unionfs.changes.text import TextDiffs
 from unionfs.errors import UnionError
 from unionfs.formats.whiteout import TRUSTED_MARKS
-from unionfs.upper.format import ANY_FORMAT
 from unionfs.vfs.rename_plan import RENAME_EXCHANGE
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.unit.unionfs.changes.earlier import Judge
+    from tests.unit.unionfs.freezing import EarlierClient
 
 
 def test_a_file_that_was_changed_before_and_after(client: EarlierClient, judge: Judge) -> None:
@@ -292,28 +288,3 @@ def test_hard_links_stay_together_on_a_file_system_without_birth_times(
     client.close()
     client.fs = client._open()
     assert client.read("h1") == client.read("h2") == client.read("hd/h3") == b"3hree names"
-
-
-@pytest.mark.parametrize("earlier", [False, True])
-def test_all_names_are_found_where_one_layer_is_a_directory_of_another(
-    tmp_path: Path, *, earlier: bool
-) -> None:
-    """Each of the two names of a file is at two places, as with the layers dir:/ and dir:/some/directory."""
-    files = {"a1": b"1", "b1": HardLink("inner/w/a1"), "a2": b"2", "b2": HardLink("inner/w/a2")}
-    client = EarlierClient(tmp_path, [{}, {"inner": {"w": files}, "other": b""}], ANY_FORMAT)
-    client.close()
-    client.lowers[0] = client.lowers[1] / "inner"
-    client.fs = client._open()
-    if earlier:
-        client.write("other", b"x")
-        client.freeze_running()
-    client.write("w/a1", b"X")
-    client.write("w/a2", b"X")
-    client.rename("inner/w/a1", "inner/w/moved")  # becomes a link, so that the index counts no more names
-    changed = {row.path for row in compare(client)}
-    assert changed >= {b"w/a1", b"w/b1", b"w/a2", b"w/b2", b"inner/w/b1", b"inner/w/a2", b"inner/w/b2"}
-    client.freeze_running()
-    client.forget_everything()
-    for path in ("w/a1", "w/b1", "w/a2", "w/b2", "inner/w/moved", "inner/w/b1", "inner/w/a2", "inner/w/b2"):
-        assert client.read(path) == b"X", path
-    client.close()
