@@ -15,7 +15,7 @@ from sandbox.as_container_root import run_with_ids, with_own_id
 from sandbox.changes import apply, apply_plan
 from sandbox.changes.apply_plan import Conflict, Plan, Rules
 from sandbox.changes.host_tree import HostTree
-from sandbox.changes.reader import changes_of, has_changes, start, state_directory
+from sandbox.changes.reader import changes_of, has_changes, output_of, start, state_directory
 from sandbox.changes.rows import Change
 from sandbox.changes.writable_layers import WritableLayer, find, read_again
 from sandbox.errors import SandboxError, StateError
@@ -66,7 +66,7 @@ def prepare(
         with ExitStack() as undo:
             _lock(layer, undo)
             _refuse_if_frozen(layer, undo)
-            start(layer, ["--applied"], (), undo).finish()
+            output_of(layer, ["--applied"])
     plan = apply_plan.make(changes_of(layer, facts=True), rules)
     if layer.in_use:
         moved = tuple(Conflict(row, row.path, _MOVED) for row in plan.changes if row.kind == "R")
@@ -171,7 +171,8 @@ def _lock(layer: WritableLayer, undo: ExitStack) -> None:
 def _refuse_if_frozen(layer: WritableLayer, undo: ExitStack) -> None:
     """Raise StateError if *layer* was frozen since the plan was made; *undo* ends a lock against that.
 
-    What is written must be what was shown, and a frozen layer must not be renewed.
+    The plan may then show other changes than the layer has now. And programs may be reading a frozen layer: nothing may be written
+    to it.
     """
     undo.enter_context(snapshots.locked(layer.path, layer.id))
     before, now = (settle(one.stack, one.ids) for one in (layer, read_again(layer)))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 from sandbox.changes.exclusive import exclusively
 from sandbox.changes.frozen_layers import begin
-from sandbox.changes.reader import start, state_directory
+from sandbox.changes.reader import output_of, state_directory
 from sandbox.changes.writable_layers import WritableLayer, find, read_again
 from sandbox.errors import SandboxError
 from sandbox.state import snapshots
@@ -66,13 +66,9 @@ def _empty(layer: WritableLayer) -> None:
 
 
 def _discard_paths(layer: WritableLayer, paths: Sequence[str]) -> None:
-    with ExitStack() as undo:
-        process = start(layer, ["--discard"], paths, undo)
-        with open(process.output_fd, "rb", closefd=False) as output:
-            output.read()
-        try:
-            process.finish()
-        except SandboxError as error:
-            if layer.stack.earlier and "earlier layer" in error.message:
-                error.hint = f"return to a snapshot with sandbox rollback, or discard everything: sandbox discard {layer.id}"
-            raise
+    try:
+        output_of(layer, ["--discard"], paths)
+    except SandboxError as error:
+        if layer.stack.earlier and "earlier layer" in error.message:
+            error.hint = f"return to a snapshot with sandbox rollback, or discard everything: sandbox discard {layer.id}"
+        raise

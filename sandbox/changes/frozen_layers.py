@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from sandbox.as_container_root import chown_to_root
-from sandbox.changes import reader
 from sandbox.changes.exclusive import exclusively
-from sandbox.changes.reader import has_changes, state_directory
+from sandbox.changes.reader import has_changes, output_of, state_directory
 from sandbox.changes.writable_layers import WritableLayer
 from sandbox.errors import StateError
 from sandbox.kernel import open_paths
@@ -104,12 +103,7 @@ def _freeze_running(layer: WritableLayer, run_directory: str) -> tuple[str, ...]
 
 def remaining_names(layer: WritableLayer) -> list[bytes]:
     """Return the paths in *layer* from which only the link index leads to a copy."""
-    with ExitStack() as undo:
-        process = reader.start(layer, ["--remaining-names"], (), undo)
-        with open(process.output_fd, "rb", closefd=False) as output:
-            names = output.read().split(b"\0")[:-1]
-        process.finish()
-    return names
+    return output_of(layer, ["--remaining-names"]).split(b"\0")[:-1]
 
 
 def _link(control: ControlClient, names: Sequence[bytes]) -> None:
@@ -132,7 +126,7 @@ def _freeze_ended(layer: WritableLayer) -> tuple[str, ...]:
         upper_fd, work_fd = open_parts(directory, layer.ids, undo)
         record(layer, planned)
         try:
-            _execute(layer, "--freeze", (upper_fd, work_fd))
+            output_of(layer, ["--freeze"], next_fds=(upper_fd, work_fd))
         finally:
             stack = settle(planned, layer.ids)
             record(layer, stack)
@@ -164,7 +158,7 @@ def make_parts(layer: WritableLayer) -> None:
         return
     with ExitStack() as undo:
         open_parts(layer.stack.writable, layer.ids, undo)
-        _execute(layer, "--begin", None)
+        output_of(layer, ["--begin"])
 
 
 def remove_unused_layers(layer: WritableLayer, origins: Sequence[str]) -> None:
@@ -173,14 +167,6 @@ def remove_unused_layers(layer: WritableLayer, origins: Sequence[str]) -> None:
     with exclusively_locked(state):
         remove_unused(state, layer.path, layer.ids)
     remove_unused_of(state, origins)
-
-
-def _execute(layer: WritableLayer, option: str, next_fds: tuple[int, int] | None) -> None:
-    with ExitStack() as undo:
-        process = reader.start(layer, [option], (), undo, next_fds=next_fds)
-        with open(process.output_fd, "rb", closefd=False) as output:
-            output.read()
-        process.finish()
 
 
 # -- directories and records ----------------------------------------------------------------------------

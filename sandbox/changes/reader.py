@@ -60,17 +60,32 @@ def changes_of(
     if not has_changes(layer):
         return []
     options = ["--json", *(["--facts"] if facts else []), *(["--text"] if text else [])]
-    with ExitStack() as undo:
-        process = start(layer, options, paths, undo)
-        with open(process.output_fd, "rb", closefd=False) as output:
-            lines = output.read().split(b"\n")
-        process.finish()
-    return parse(line for line in lines if line)
+    return parse(line for line in output_of(layer, options, paths).split(b"\n") if line)
 
 
 def has_changes(layer: WritableLayer) -> bool:
     """Return whether *layer* exists on disk: it was not discarded, or has been used since."""
     return os.path.isdir(os.path.join(settle(layer.stack, layer.ids).writable, "upper"))
+
+
+def output_of(
+    layer: WritableLayer,
+    options: Sequence[str],
+    paths: Sequence[str] = (),
+    *,
+    next_fds: tuple[int, int] | None = None,
+) -> bytes:
+    """Run `unionfs changes` to its end, and return all that it prints. Arguments are those of :func:`start`.
+
+    Raises:
+        SandboxError: it cannot be started, or it failed, with its message.
+    """
+    with ExitStack() as undo:
+        process = start(layer, options, paths, undo, next_fds=next_fds)
+        with open(process.output_fd, "rb", closefd=False) as file:
+            output = file.read()
+        process.finish()
+    return output
 
 
 class Process:
