@@ -42,37 +42,40 @@ def run(arguments: argparse.Namespace) -> int:
         SandboxError: the first failure, after the others were tried.
     """
     from sandbox.cli.state_path import existing_state_directory
-    from sandbox.lifecycle import kept_removal
 
     path = existing_state_directory()
     if path is None:
         raise StateError("there is nothing to remove: the state directory does not exist")
     removed: list[str] = []
-    failures: list[SandboxError] = []
-    failed: list[str] = []
     pending: list[str] = arguments.things
-    progress = True
-    while pending and progress:  # a layer can be removed after the forks that use it
-        failures, failed = [], []
+    while True:
+        failures: list[tuple[str, SandboxError]] = []
         for thing in pending:
             try:
-                found = kept_removal.find(path, thing)
-                if isinstance(found, tuple):
-                    kept_removal.remove_kept(path, *found)
-                else:
-                    kept_removal.remove_run(found)
+                _remove(path, thing)
             except SandboxError as error:
-                failures.append(error)
-                failed.append(thing)
+                failures.append((thing, error))
                 continue
             removed.append(thing)
             if not arguments.json:
                 print(f"removed {printable(thing)}", file=sys.stderr)
-        progress, pending = len(failed) < len(pending), failed
+        if len(failures) in (0, len(pending)):
+            break
+        pending = [thing for thing, _ in failures]  # a layer can be removed after the forks that use it
     if failures:
-        for failure in failures[1:]:
+        for _, failure in failures[1:]:
             print(f"sandbox: {failure.render()}", file=sys.stderr)
-        raise failures[0]
+        raise failures[0][1]
     if arguments.json:
         print_json({"removed": removed})
     return 0
+
+
+def _remove(path: str, thing: str) -> None:
+    from sandbox.lifecycle import kept_removal
+
+    found = kept_removal.find(path, thing)
+    if isinstance(found, tuple):
+        kept_removal.remove_kept(path, *found)
+    else:
+        kept_removal.remove_run(found)
