@@ -8,18 +8,21 @@ import shutil
 import stat
 import subprocess
 import tarfile
+import tempfile
 import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.support.layers import comparable_time
 from tests.support.tree import Fifo, File, HardLink, Node, Symlink
 from tests.unit.unionfs.changes.trees import Facts, source_of
+from tests.unit.unionfs.operations import copy_tree
 from unionfs.changes.compared_stack import open_stack_to_compare
 from unionfs.changes.stream import Stream
 from unionfs.formats.xattrs import is_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from tests.unit.unionfs.support import Union
 
@@ -192,6 +195,14 @@ def without_sockets(tree: dict[bytes, Facts]) -> dict[bytes, Facts]:
     return {path: facts for path, facts in tree.items() if not stat.S_ISSOCK(facts.mode)}
 
 
+def comparable(tree: dict[bytes, Facts]) -> dict[bytes, Facts]:
+    """Return *tree* without what an archive cannot hold, and without times that an operation set to the present."""
+    return {
+        path: facts if facts.mtime_ns is None else facts._replace(mtime_ns=comparable_time(facts.mtime_ns))
+        for path, facts in without_sockets(tree).items()
+    }
+
+
 def without_marks(tree: dict[bytes, Facts]) -> dict[bytes, Facts]:
     """Return *tree* without attributes that are named like marks, which a layer has not."""
     return {
@@ -233,6 +244,19 @@ def _groups(objects: Iterable[tuple[bytes, os.stat_result]]) -> set[frozenset[by
         if not stat.S_ISDIR(info.st_mode) and not stat.S_ISSOCK(info.st_mode):
             found.setdefault(info.st_ino, set()).add(path)
     return {frozenset(names) for names in found.values() if len(names) > 1}
+
+
+def check_layer_archive(union: Union, shown: dict[bytes, Facts], below: Path, copies: Path) -> None:
+    """Check that the layer of *union*, unpacked over the tree *below*, gives what the union shows. The copy is in *copies*."""
+    shown = without_marks(comparable(shown))
+    target = Path(tempfile.mkdtemp(dir=copies)) / "layer"
+    copy_tree(below, target)
+    archive = written(union, "layer")
+    unpack_layer(archive, target)
+    assert differences(shown, without_marks(comparable(facts_on_disk(target)))) == {}
+    assert links_on_disk(target) == links_in(union, shown)
+    assert written(union, "layer") == archive, "two runs give different bytes"
+    shutil.rmtree(target)
 
 
 def data_ranges(path: Path) -> list[tuple[int, int]]:

@@ -12,16 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
-from tests.unit.unionfs.changes.archives import (
-    differences,
-    facts_on_disk,
-    links_in,
-    links_on_disk,
-    unpack_layer,
-    without_marks,
-    written,
-)
-from tests.unit.unionfs.changes.test_layer_histories import comparable
+from tests.unit.unionfs.changes.archives import check_layer_archive
 from tests.unit.unionfs.changes.trees import Facts, below_of, check, compare, facts, shown_by
 from tests.unit.unionfs.client import Client
 from tests.unit.unionfs.compared_union import ComparedUnion
@@ -82,23 +73,13 @@ class EarlierHistories(FreezingHistories):
         }
         assert since == set(), "an old object counts as changed although nobody changed the layers below"
         if EarlierHistories.compared % 3 == 0:
-            self._compare_layer(without_marks(comparable(shown)))
+            check_layer_archive(self.union, shown, self._base, self._copies)
         EarlierHistories.compared += 1
 
     def compare_numbers(self) -> None:
         """Compare inode numbers, unless they depend on the way in which a symbolic link is stored."""
         if not self.form.override_stat:
             super().compare_numbers()
-
-    def _compare_layer(self, shown: dict[bytes, Facts]) -> None:
-        target = Path(tempfile.mkdtemp(dir=self._copies)) / "layer"
-        copy_tree(self._base, target)
-        archive = written(self.union, "layer")
-        unpack_layer(archive, target)
-        assert differences(shown, without_marks(comparable(facts_on_disk(target)))) == {}
-        assert links_on_disk(target) == links_in(self.union, shown)
-        assert written(self.union, "layer") == archive, "two runs give different bytes"
-        shutil.rmtree(target)
 
 
 SHORT = settings(

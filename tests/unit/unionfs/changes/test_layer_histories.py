@@ -11,16 +11,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.support.layers import comparable_time
 from tests.unit.unionfs.changes.archives import (
+    check_layer_archive,
+    comparable,
     differences,
     facts_on_disk,
     links_in,
     links_on_disk,
     unpack,
-    unpack_layer,
-    without_marks,
-    without_sockets,
     written,
 )
 from tests.unit.unionfs.changes.trees import Facts, shown_by
@@ -51,22 +49,11 @@ class UnpackedHistories(Histories):
             copy_tree(Path(self.plain), self._lower[1])
         if self.union.fs.writable is None:
             return  # between two layers
-        shown = comparable(shown_by(self.union))
-        self._compare_layer(without_marks(shown))
+        shown = shown_by(self.union)
+        check_layer_archive(self.union, shown, self._lower[1], self._copies)
         if UnpackedHistories.unpacked % 4 == 0:
-            self._compare_tree(shown)
+            self._compare_tree(comparable(shown))
         UnpackedHistories.unpacked += 1
-
-    def _compare_layer(self, shown: dict[bytes, Facts]) -> None:
-        assert self._lower is not None
-        target = Path(tempfile.mkdtemp(dir=self._copies)) / "layer"
-        copy_tree(self._lower[1], target)
-        archive = written(self.union, "layer")
-        unpack_layer(archive, target)
-        assert differences(shown, without_marks(comparable(facts_on_disk(target)))) == {}
-        assert links_on_disk(target) == links_in(self.union, shown)
-        assert written(self.union, "layer") == archive, "two runs give different bytes"
-        shutil.rmtree(target)
 
     def _compare_tree(self, shown: dict[bytes, Facts]) -> None:
         target = Path(tempfile.mkdtemp(dir=self._copies)) / "tree"
@@ -74,14 +61,6 @@ class UnpackedHistories(Histories):
         assert differences(shown, comparable(facts_on_disk(target))) == {}
         assert links_on_disk(target) == links_in(self.union, shown)
         shutil.rmtree(target)
-
-
-def comparable(tree: dict[bytes, Facts]) -> dict[bytes, Facts]:
-    """Return *tree* without what an archive cannot hold, and without times that an operation set to the present."""
-    return {
-        path: facts if facts.mtime_ns is None else facts._replace(mtime_ns=comparable_time(facts.mtime_ns))
-        for path, facts in without_sockets(tree).items()
-    }
 
 
 SHORT = settings(
