@@ -1,4 +1,4 @@
-"""Which sandbox a file or a name selects beside forks, and what is said about one that cannot be used now."""
+"""Which sandbox a file or a name selects when there are forks, and the errors about sandboxes that cannot be used now."""
 
 from __future__ import annotations
 
