@@ -70,9 +70,8 @@ class LayerRequests:
         self._before = None
         assert self._home.stack is not None
         self._home.note_stack(self._home.stack.frozen())
-        with suppress(
-            OSError
-        ):  # the next command learns from the layer that it was frozen (sandbox/state/earlier_layers.py)
+        # If the record cannot be written, the next command learns from the layer that it was frozen (state/earlier_layers.py).
+        with suppress(OSError):
             self._home.record({})
         return {"layers": list(self._home.stack.earlier)}
 
