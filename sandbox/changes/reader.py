@@ -24,7 +24,7 @@ from sandbox.kernel import open_paths
 from sandbox.plan import IdPlan
 from sandbox.state import run_directory
 from sandbox.state.earlier_layers import settle
-from sandbox.state.location import default_path
+from sandbox.state.location import default_path, locate
 from sandbox.state.stack_record import RecordedLayer
 from unionfs._stdlib.dataclasses import replace
 from unionfs.launch.protocol import ServedLayer, ServedStack, send_request
@@ -256,9 +256,9 @@ def open_layers(layer: WritableLayer, undo: ExitStack) -> ServedStack:
         undo.callback(os.close, fd)
         return fd
 
-    state = state_directory()
+    where = locate(os.environ, os.geteuid())
     stack = settle(layer.stack, layer.ids)
-    layers = [_open_layer(one, state, directory, undo) for one in stack.layers]
+    layers = [_open_layer(one, where.images, directory, undo) for one in stack.layers]
     layers += [
         ServedLayer(
             fd=directory(os.path.join(path, "upper")),
@@ -270,7 +270,8 @@ def open_layers(layer: WritableLayer, undo: ExitStack) -> ServedStack:
         for path in stack.earlier
     ]
     facts = private_directories.look(
-        state=state,
+        state=where.state,
+        images=where.images,
         run=run_directory.default_path(os.environ, os.geteuid()),
         usual_run=run_directory.default_path({}, os.geteuid()),
     )
@@ -286,13 +287,13 @@ def open_layers(layer: WritableLayer, undo: ExitStack) -> ServedStack:
 
 
 def _open_layer(
-    layer: RecordedLayer, state: str, directory: Callable[[str], int], undo: ExitStack
+    layer: RecordedLayer, images: str, directory: Callable[[str], int], undo: ExitStack
 ) -> ServedLayer:
     if layer.kind == "dir":
         fd = open_paths.open_real(layer.path, directory=True)
         undo.callback(os.close, fd)
         return ServedLayer(fd=fd, marks="none", squash=True, cross=layer.cross)
-    place = os.path.join(state, "layers", layer.place or "")
+    place = os.path.join(images, "archives", layer.place or "")
     try:
         lock_fd = os.open(os.path.join(place, "lock"), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         undo.callback(os.close, lock_fd)

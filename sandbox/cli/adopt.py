@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     from sandbox.lifecycle.adoption import adopt
     from sandbox.plan import default_name
     from sandbox.state.directory import StateDirectory
-    from sandbox.state.location import default_path
+    from sandbox.state.location import locate
 
     spec = load_spec(arguments)
     file = printable(arguments.file)
@@ -48,7 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if spec.file not in spec.read_from:
         raise StateError("a layer can be adopted for a file, not for standard input", hint="name the file")
-    directory = StateDirectory(default_path(os.environ, os.geteuid()))
+    where = locate(os.environ, os.geteuid())
+    directory = StateDirectory(where.state, images=where.images)
     try:
         done = adopt(directory, arguments.layer, spec.sandbox.name or default_name(spec.file), spec.file)
     finally:

@@ -21,15 +21,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the sums; return the exit status."""
-    from sandbox.cli.state_path import existing_state_directory
+    from sandbox.cli.state_path import existing_locations
     from sandbox.lifecycle import inventory
     from sandbox.lifecycle.kept_items import Inventory, sums, total
     from sandbox.sizes import human_size
 
-    path = existing_state_directory()
-    kinds = sums(Inventory() if path is None else inventory.take(path))
+    where = existing_locations()
+    kinds = sums(Inventory() if where is None else inventory.take(where))
     if arguments.json:
-        print_json({"state_directory": path, "bytes": total(one["bytes"] for one in kinds), "kinds": kinds})
+        print_json(
+            {
+                "state_directory": None if where is None else where.state,
+                "bytes": total(one["bytes"] for one in kinds),
+                "kinds": kinds,
+            }
+        )
         return 0
     rows = [
         [

@@ -24,13 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the list; return the exit status."""
-    from sandbox.cli.state_path import existing_state_directory
+    from sandbox.cli.state_path import existing_locations
     from sandbox.errors import printable
     from sandbox.lifecycle import inventory
     from sandbox.lifecycle.kept_items import Inventory, listing
 
-    path = existing_state_directory()
-    found = Inventory() if path is None else inventory.take(path)
+    where = existing_locations()
+    found = Inventory() if where is None else inventory.take(where)
     if arguments.json:
         print_json([item.as_dict() for item in found.items])
         return 0

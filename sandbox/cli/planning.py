@@ -92,16 +92,16 @@ def plan(
     from sandbox.plan import PersistentState, draft, host_details, host_files, host_paths
     from sandbox.state import directory as state
     from sandbox.state.layer_records import look
-    from sandbox.state.location import default_path
+    from sandbox.state.location import default_image_path, default_path
 
     facts = host.gather()
     problem: SandboxError | None
     try:
-        path = default_path(os.environ, facts.uid)
+        path, images = default_path(os.environ, facts.uid), default_image_path(os.environ, facts.uid)
         directory = os.path.realpath(path)
         problem = state.examine(directory)
     except StateError as error:
-        path, directory, problem = "", "", error
+        path, images, directory, problem = "", "", "", error
     persistent = PersistentState()
     try:
         persistent = look(spec, directory) if with_persistent else persistent
@@ -114,7 +114,7 @@ def plan(
         paths,
         environ=os.environ,
         state_directory=directory,
-        private=private_directories(path, facts.uid),
+        private=private_directories(path, images, facts.uid),
         joined=joined_namespaces(spec, directory),
         command=command,
         persistent=persistent,
@@ -125,13 +125,17 @@ def plan(
     )
 
 
-def private_directories(state: str, uid: int) -> PrivateFacts:
-    """Return facts about the state directory *state* (none if it is empty) and the run directory of the user *uid*."""
+def private_directories(state: str, images: str, uid: int) -> PrivateFacts:
+    """Return facts about the state directory *state*, the image directory *images* and the run directory of the user *uid*.
+
+    An empty path stands for none.
+    """
     from sandbox.host import private_directories as private
     from sandbox.state import run_directory
 
     return private.look(
         state=state,
+        images=images,
         run=run_directory.default_path(os.environ, uid),
         usual_run=run_directory.default_path({}, uid),
     )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sandbox.lifecycle.kept_items import KeptItem
+    from sandbox.state.location import Locations
 
 DESCRIPTION = """\
 Remove the leftovers of ended sandboxes and interrupted commands of this machine, and unreferenced unpacked
@@ -47,26 +48,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Remove unreferenced items and leftovers; return the exit status."""
-    from sandbox.cli.state_path import existing_state_directory
+    from sandbox.cli.state_path import existing_locations
     from sandbox.lifecycle import inventory
     from sandbox.lifecycle.kept_items import Inventory, to_prune, total
     from sandbox.sizes import human_size
 
-    path = existing_state_directory()
-    found = Inventory() if path is None else inventory.take(path)
+    where = existing_locations()
+    found = Inventory() if where is None else inventory.take(where)
     items = to_prune(found.items, data=arguments.data)
     size = total([*(item.bytes for item in items), *(one.bytes for one in found.leftovers)])
     if arguments.dry_run:
         _print(arguments, [item.title for item in items], [one.path for one in found.leftovers], size)
         return 0
     data = [item for item in items if item.kind != "archive"]
-    if path is not None and data and not arguments.yes:
+    if where is not None and data and not arguments.yes:
         if not _confirmed(data):
             return 1
         # A start may have used an item while the question waited for an answer.
-        again = to_prune(inventory.take(path, sizes=False).items, data=True)
+        again = to_prune(inventory.take(where, sizes=False).items, data=True)
         items = [item for item in items if item.path in {one.path for one in again}]
-    removed, left = ([], []) if path is None else _remove(path, items)
+    removed, left = ([], []) if where is None else _remove(where, items)
     size = total([*(item.bytes for item in removed), *(one.bytes for one in found.leftovers)])
     _print(arguments, [item.title for item in removed], left, size)
     if not arguments.json:
@@ -95,23 +96,23 @@ def _confirmed(data: Sequence[KeptItem]) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _remove(path: str, items: Sequence[KeptItem]) -> tuple[list[KeptItem], list[str]]:
+def _remove(where: Locations, items: Sequence[KeptItem]) -> tuple[list[KeptItem], list[str]]:
     """Remove *items* and leftovers; return the removed ones. Print a warning for each that cannot be removed."""
     from sandbox.lifecycle import kept_removal
     from sandbox.state import run_directory
     from sandbox.state.directory import StateDirectory
 
     run_path, _ = run_directory.prepare(run_directory.default_path(os.environ, os.geteuid()), warn)
-    directory = StateDirectory(path, run_path)
+    directory = StateDirectory(where.state, run_path, where.images)
     try:
         left = directory.sweep()
     finally:
         directory.close()
-    left += kept_removal.remove_interrupted(path, warn)
+    left += kept_removal.remove_interrupted(where, warn)
     removed = []
     for item in items:
         try:
-            kept_removal.remove_kept(path, item.kind, os.path.basename(item.path))
+            kept_removal.remove_kept(where, item.kind, os.path.basename(item.path))
         except SandboxError as error:
             warn(error.message)
         else:

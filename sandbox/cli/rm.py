@@ -9,6 +9,11 @@ from sandbox.cli.options import add_json
 from sandbox.cli.output import print_json
 from sandbox.errors import SandboxError, StateError, printable
 
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.state.location import Locations
+
 DESCRIPTION = """\
 Remove a persistent layer (layer:NAME), a layer kept by `up --keep-changes` (changes:ID), a named volume
 (volume:NAME), an unpacked archive (archive:NAME, or a prefix of its name), or what an ended sandbox has left or kept
@@ -41,10 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         SandboxError: the first failure, after the others were tried.
     """
-    from sandbox.cli.state_path import existing_state_directory
+    from sandbox.cli.state_path import existing_locations
 
-    path = existing_state_directory()
-    if path is None:
+    where = existing_locations()
+    if where is None:
         raise StateError("there is nothing to remove: the state directory does not exist")
     removed: list[str] = []
     pending: list[str] = arguments.things
@@ -52,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         failures: list[tuple[str, SandboxError]] = []
         for thing in pending:
             try:
-                _remove(path, thing)
+                _remove(where, thing)
             except SandboxError as error:
                 failures.append((thing, error))
                 continue
@@ -71,11 +76,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _remove(path: str, thing: str) -> None:
+def _remove(where: Locations, thing: str) -> None:
     from sandbox.lifecycle import kept_removal
 
-    found = kept_removal.find(path, thing)
+    found = kept_removal.find(where, thing)
     if isinstance(found, tuple):
-        kept_removal.remove_kept(path, *found)
+        kept_removal.remove_kept(where, *found)
     else:
         kept_removal.remove_run(found)

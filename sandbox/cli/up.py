@@ -190,13 +190,13 @@ def _make_plan(
     from sandbox.state import directory as state
     from sandbox.state import run_directory
     from sandbox.state.layer_records import look
-    from sandbox.state.location import default_path
+    from sandbox.state.location import default_image_path, default_path
 
     facts = host.gather(scopes=arguments.report or wants_cgroup(spec))
-    state_path = default_path(os.environ, facts.uid)
+    state_path, images = default_path(os.environ, facts.uid), default_image_path(os.environ, facts.uid)
     # Before private_directories(), so that the run directory exists when it is examined.
     run_path, secret = run_directory.prepare(run_directory.default_path(os.environ, facts.uid), warn)
-    directory = state.StateDirectory(state_path, run_path)
+    directory = state.StateDirectory(state_path, run_path, images)
     directory.sweep()
     plan = make_plan(
         spec,
@@ -204,7 +204,7 @@ def _make_plan(
         inspect_all(host_paths(spec, facts), read=host_files(spec), **host_details(spec, facts)),
         environ=os.environ,
         state_directory=directory.path,
-        private=private_directories(state_path, facts.uid),
+        private=private_directories(state_path, images, facts.uid),
         joined=joined_namespaces(spec, directory.path),
         command=tuple(arguments.command) or None,
         persistent=look(spec, directory.path),

@@ -21,7 +21,7 @@ from sandbox.spec.load import parse, read
 from sandbox.spec.lookup import ANY_KEY, codec_at, declarations, is_enforced
 from sandbox.spec.notation import KeyPath, format_key_path, literal, parse_key_path
 from sandbox.spec.settings import Codec, settings_of
-from sandbox.state.location import default_path
+from sandbox.state.location import default_path, locate
 
 Candidates = Mapping[str, str]
 
@@ -152,13 +152,13 @@ def persistent_layers() -> Candidates:
     )
 
     try:
-        base = default_path(os.environ, os.geteuid())
+        where = locate(os.environ, os.geteuid())
     except SandboxError:
         return {}
     found = {}
-    for name in list_names(base, "layer"):
+    for name in list_names(where, "layer"):
         try:
-            with open(os.path.join(base, "sandboxes", name, "state.json"), encoding="utf-8") as file:
+            with open(os.path.join(where.state, "sandboxes", name, "state.json"), encoding="utf-8") as file:
                 found[name] = str(json.load(file).get("file") or "")
         except (OSError, ValueError, AttributeError):
             continue
@@ -197,9 +197,9 @@ def kept_items() -> Candidates:
     from sandbox.state.runs import list_runs
 
     try:
-        state_directory = default_path(os.environ, os.geteuid())
-        found = take(state_directory, sizes=False)
-        runs = list_runs(state_directory)
+        where = locate(os.environ, os.geteuid())
+        found = take(where, sizes=False)
+        runs = list_runs(where.state)
     except (SandboxError, OSError):
         return {}
     things = {item.title: ", ".join(item.source or [one.file for one in item.files]) for item in found.items}

@@ -26,7 +26,7 @@ from sandbox.spec.model import Spec
 from sandbox.state import run_directory
 from sandbox.state.joined_namespaces import inspect
 from sandbox.state.layer_records import look
-from sandbox.state.location import default_path
+from sandbox.state.location import default_image_path, default_path
 from unionfs._stdlib.dataclasses import dataclass
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def plan_file(
         given = default_path(environ, facts.uid) if known else path
         hidden = private_directories.look(
             state=given,
+            images=default_image_path(environ, facts.uid) if known else os.path.join(path, "images"),
             run=run_directory.default_path(environ, facts.uid),
             usual_run=run_directory.default_path({}, facts.uid),
         )

@@ -40,8 +40,10 @@ class PrivateFacts:
     mounts: tuple[MountEntry, ...] = ()
 
 
-def look(*, state: str, run: str, usual_run: str = "") -> PrivateFacts:
-    """Return the facts about the state directory *state* and the run directory *run*; an empty path means that there is none.
+def look(*, state: str, images: str, run: str, usual_run: str = "") -> PrivateFacts:
+    """Return the facts about the state directory *state*, the image directory *images* and the run directory *run*.
+
+    An empty path means that there is none. An image directory in the state directory is a part of that.
 
     *usual_run* is the run directory of starts without SANDBOX_RUN_DIR; it contains their layers and their key.
 
@@ -51,6 +53,9 @@ def look(*, state: str, run: str, usual_run: str = "") -> PrivateFacts:
     found = []
     if state:
         found.append(_examine("state directory", state, "SANDBOX_STATE_DIR", readable=True))
+    if images:
+        kept = _examine("image directory", images, "SANDBOX_CACHE_DIR", readable=True)
+        found += [] if found and kept.path.startswith(found[0].path + "/") else [kept]
     # A link at the default path may be another user's: a run directory is never reached through a link.
     if run and not os.path.islink(run):
         found.append(_examine("run directory", run, "SANDBOX_RUN_DIR", readable=False))

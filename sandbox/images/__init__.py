@@ -1,5 +1,10 @@
 """Read tar archives, unpack them into layers of the layer store, and examine layers for direct binds.
 
+The image directory contains what can be fetched and unpacked again:
+
+    IMAGES/archives/KEY/    an unpacked `tar:` archive: lock, ids, tree, index, references.json, archive.json (origin.py),
+                            native (direct_bind.py)
+
     names         printable names of archive members
     attributes    extended attributes that an archive may set
     headers       tar headers and their records, from bytes to values

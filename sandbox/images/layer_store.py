@@ -91,12 +91,12 @@ class _Key:
 
 
 class LayerStore:
-    """The layers of one state directory."""
+    """The unpacked archives of one image directory."""
 
     def __init__(self, state: StateDirectory, progress: Callable[[], Progress] | None = None) -> None:
-        """Use the store of *state*; *progress* creates the receiver of progress reports for each archive that is read."""
+        """Use the image directory of *state*; *progress* creates the receiver of progress reports for each archive that is read."""
         self._state = state.path
-        self._base = os.path.join(state.path, "layers")
+        self._base = archives_in(state.images)
         self._progress = progress
 
     def open_archive(
@@ -168,11 +168,11 @@ class LayerStore:
 
     def _names(self, source: str) -> list[str]:
         """Return the names of all complete layers of the archive *source*."""
-        return [
-            name
-            for name in os.listdir(self._base)
-            if name.startswith(f"{source}-") and not name.endswith(".new")
-        ]
+        try:
+            names = os.listdir(self._base)
+        except FileNotFoundError:
+            return []
+        return [name for name in names if name.startswith(f"{source}-") and not name.endswith(".new")]
 
     def _following(self, action: str, path: str, fd: int) -> AbstractContextManager[Callable[[], None]]:
         from sandbox.images.reading import NoProgress, followed
@@ -205,6 +205,7 @@ class LayerStore:
     def _import(self, key: _Key, archive_fd: int, path: str, ids: IdPlan) -> StoredLayer:
         from sandbox.images.import_lock import import_lock, sweep
 
+        os.makedirs(self._base, mode=0o700, exist_ok=True)
         # If another process is importing the same archive, wait for its lock, then find the layer that it made.
         with import_lock(self._base, key.source) as lock:
             made = self._find(key) or self._find_equal(key, archive_fd, path)
@@ -337,9 +338,14 @@ def ids_of_layer(place: str) -> IdPlan | None:
         return None
 
 
-def interrupted_imports(state_directory: str) -> list[str]:
-    """Return the directories that interrupted imports of this node have left."""
-    base = os.path.join(state_directory, "layers")
+def archives_in(images: str) -> str:
+    """Return the directory of the unpacked archives in the image directory *images*."""
+    return os.path.join(images, "archives")
+
+
+def interrupted_imports(images: str) -> list[str]:
+    """Return the directories that interrupted imports of this node have left in the image directory *images*."""
+    base = archives_in(images)
     try:
         names = sorted(name for name in os.listdir(base) if name.endswith(".new"))
     except OSError:
@@ -352,14 +358,14 @@ def interrupted_imports(state_directory: str) -> list[str]:
     return found
 
 
-def remove_interrupted_imports(state_directory: str) -> list[str]:
-    """Remove the directories that interrupted imports of this node have left, and return the removed paths.
+def remove_interrupted_imports(images: str) -> list[str]:
+    """Remove the directories that interrupted imports of this node have left in *images*, and return the removed paths.
 
     Raises:
         SandboxError: a directory cannot be removed.
     """
     gone = []
-    for place in interrupted_imports(state_directory):
+    for place in interrupted_imports(images):
         source = os.path.basename(place).removesuffix(".new").partition("-")[0]
         lock, fd = claim(os.path.join(os.path.dirname(place), f"{source}.importing"))
         try:

@@ -11,6 +11,7 @@ from sandbox.plan import LayerRecord
 from sandbox.state.directory import StateDirectory
 from sandbox.state.earlier_layers import refuse_if_forked
 from sandbox.state.layer_records import damaged, ids_from_json, read_record
+from sandbox.state.location import Locations
 from sandbox.state.removal import remove_directory
 from sandbox.state.runs import users_of
 from sandbox.state.sandbox_directory import RunDirectory
@@ -47,7 +48,8 @@ def adopt(state: StateDirectory, layer: str, name: str, file: str) -> Adoption:
     source, target = os.path.join(base, layer), os.path.join(base, name)
     found = None if "/" in layer or layer in ("", ".", "..") else read_record(source)
     if found is None:
-        names = ", ".join(persistent_layers(state.path)) or "none"
+        where = Locations(state=state.path, images=state.images)
+        names = ", ".join(list_names(where, "layer")) or "none"
         raise StateError(f"there is no persistent layer {layer}", hint=f"name an existing one: {names}")
     before = LayerRecord.read(found)
     if users := users_of(state.path, layer=layer):
@@ -60,11 +62,6 @@ def adopt(state: StateDirectory, layer: str, name: str, file: str) -> Adoption:
         if source != target:
             os.rename(source, target)
     return Adoption(was=layer, name=name, old_file=before.file, file=file)
-
-
-def persistent_layers(state_directory: str) -> list[str]:
-    """Return the names of the persistent layers in the state directory."""
-    return list_names(state_directory, "layer")
 
 
 class _Locked:

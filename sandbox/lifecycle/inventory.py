@@ -1,4 +1,4 @@
-"""List what the state directory keeps: names, sizes, times of last use, and references. Changes nothing."""
+"""List what outlives a run: names, sizes, times of last use, and references. Changes nothing."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sandbox.lifecycle.kept_items import FileReference, Inventory, KeptItem, Kin
 from sandbox.plan import IdPlan, LayerRecord
 from sandbox.state.earlier_layers import forks
 from sandbox.state.layer_records import ids_from_json, read_record
+from sandbox.state.location import Locations
 from sandbox.state.locks import probe
 from sandbox.state.references import read_references
 from sandbox.state.removal import NEW
@@ -27,18 +28,23 @@ BASES: dict[Kind, str] = {
     "layer": "sandboxes",
     "changes": "changes",
     "volume": "volumes",
-    "archive": "layers",
+    "archive": "archives",
 }
-"""The directory of each kind in the state directory."""
+"""The directory of each kind: of archives in the image directory, of the others in the state directory."""
 REMOVED = ".removed-"
 """The prefix of the name of an item that is being removed."""
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def list_names(state_directory: str, kind: Kind) -> list[str]:
-    """Return the names of the items of *kind*; none if there are none, or no state directory."""
+def base_of(where: Locations, kind: Kind) -> str:
+    """Return the path of the directory that the items of *kind* are in."""
+    return os.path.join(where.images if kind == "archive" else where.state, BASES[kind])
+
+
+def list_names(where: Locations, kind: Kind) -> list[str]:
+    """Return the names of the items of *kind*; none if there are none, or no such directory."""
     mark = "tree" if kind == "archive" else "state.json"
-    base = os.path.join(state_directory, BASES[kind])
+    base = base_of(where, kind)
     try:
         names = sorted(os.listdir(base))
     except OSError:
@@ -62,25 +68,25 @@ def ids_of(kind: Kind, path: str) -> IdPlan | None:
         return None
 
 
-def take(state_directory: str, *, sizes: bool = True) -> Inventory:
-    """Return everything that the state directory keeps; with *sizes*, with the disk space of each item.
+def take(where: Locations, *, sizes: bool = True) -> Inventory:
+    """Return everything that outlives a run; with *sizes*, with the disk space of each item.
 
     Raises:
         OSError: the records of runs cannot be read.
     """
-    runs = [run for run in list_runs(state_directory) if run.state != "ended"]
+    runs = [run for run in list_runs(where.state) if run.state != "ended"]
     items = [
-        *(_layer(state_directory, name, runs) for name in list_names(state_directory, "layer")),
-        *(_changes(state_directory, name, runs) for name in list_names(state_directory, "changes")),
-        *(_volume(state_directory, name, runs) for name in list_names(state_directory, "volume")),
+        *(_layer(where, name, runs) for name in list_names(where, "layer")),
+        *(_changes(where, name, runs) for name in list_names(where, "changes")),
+        *(_volume(where, name, runs) for name in list_names(where, "volume")),
     ]
-    items = _with_forks(state_directory, items)
+    items = _with_forks(where, items)
     over: dict[str, list[str]] = {}
     for item in items:
         for source in item.source:
             over.setdefault(source, []).append(item.name)
-    items += _archives(state_directory, runs, over)
-    left = [*_removed(state_directory), *_ended(state_directory)]
+    items += _archives(where, runs, over)
+    left = [*_removed(where), *_ended(where)]
     if not sizes:
         return Inventory(
             items=tuple(items), leftovers=tuple(Leftover(path=path, bytes=None) for path, _ in left)
@@ -92,8 +98,8 @@ def take(state_directory: str, *, sizes: bool = True) -> Inventory:
     )
 
 
-def _layer(state_directory: str, name: str, runs: Sequence[Run]) -> KeptItem:
-    path = os.path.join(state_directory, BASES["layer"], name)
+def _layer(where: Locations, name: str, runs: Sequence[Run]) -> KeptItem:
+    path = os.path.join(base_of(where, "layer"), name)
     try:
         record = LayerRecord.read(read_record(path) or {})
     except (StateError, ValueError):
@@ -110,10 +116,10 @@ def _layer(state_directory: str, name: str, runs: Sequence[Run]) -> KeptItem:
     )
 
 
-def _with_forks(state_directory: str, items: Sequence[KeptItem]) -> list[KeptItem]:
+def _with_forks(where: Locations, items: Sequence[KeptItem]) -> list[KeptItem]:
     """Return *items* with the persistent layers that were forked from each."""
     try:
-        found = forks(state_directory)
+        found = forks(where.state)
     except StateError:
         return list(items)  # reported by the command that would remove one of them
     return [
@@ -122,8 +128,8 @@ def _with_forks(state_directory: str, items: Sequence[KeptItem]) -> list[KeptIte
     ]
 
 
-def _changes(state_directory: str, name: str, runs: Sequence[Run]) -> KeptItem:
-    path = os.path.join(state_directory, BASES["changes"], name)
+def _changes(where: Locations, name: str, runs: Sequence[Run]) -> KeptItem:
+    path = os.path.join(base_of(where, "changes"), name)
     try:
         state = read_json(os.path.join(path, "state.json"))
     except (OSError, ValueError):
@@ -142,8 +148,8 @@ def _changes(state_directory: str, name: str, runs: Sequence[Run]) -> KeptItem:
     )
 
 
-def _volume(state_directory: str, name: str, runs: Sequence[Run]) -> KeptItem:
-    path = os.path.join(state_directory, BASES["volume"], name)
+def _volume(where: Locations, name: str, runs: Sequence[Run]) -> KeptItem:
+    path = os.path.join(base_of(where, "volume"), name)
     return KeptItem(
         kind="volume",
         name=name,
@@ -155,12 +161,12 @@ def _volume(state_directory: str, name: str, runs: Sequence[Run]) -> KeptItem:
     )
 
 
-def _archives(state_directory: str, runs: Sequence[Run], over: dict[str, list[str]]) -> list[KeptItem]:
-    names = list_names(state_directory, "archive")
+def _archives(where: Locations, runs: Sequence[Run], over: dict[str, list[str]]) -> list[KeptItem]:
+    names = list_names(where, "archive")
     short = short_names(names)
     found = []
     for name in names:
-        path = os.path.join(state_directory, BASES["archive"], name)
+        path = os.path.join(base_of(where, "archive"), name)
         known = read_references(path)
         archive = known.archive
         found.append(
@@ -229,14 +235,14 @@ def _time(path: str, name: str) -> float | None:
         return None
 
 
-def interrupted_removals(state_directory: str) -> list[tuple[str, IdPlan | None]]:
+def interrupted_removals(where: Locations) -> list[tuple[str, IdPlan | None]]:
     """Return the paths that interrupted removals have renamed, and interrupted forks have made, with their ids.
 
     A caller that removes them has the lock of the state directory, under which a fork makes its directory and locks it.
     """
     found = []
-    for kind, part in BASES.items():
-        base = os.path.join(state_directory, part)
+    for kind in BASES:
+        base = base_of(where, kind)
         try:
             names = sorted(name for name in os.listdir(base) if name.startswith(REMOVED))
         except OSError:
@@ -252,16 +258,16 @@ def _interrupted_forks(base: str) -> list[str]:
     return [path for path in paths if probe(os.path.join(path, "lock")) != "held"]
 
 
-def _removed(state_directory: str) -> list[tuple[str, IdPlan | None]]:
+def _removed(where: Locations) -> list[tuple[str, IdPlan | None]]:
     """Return the paths that interrupted removals and imports have left behind, with their ids."""
-    imports = [(path, ids_of_layer(path)) for path in interrupted_imports(state_directory)]
-    return interrupted_removals(state_directory) + imports
+    imports = [(path, ids_of_layer(path)) for path in interrupted_imports(where.images)]
+    return interrupted_removals(where) + imports
 
 
-def _ended(state_directory: str) -> list[tuple[str, IdPlan | None]]:
+def _ended(where: Locations) -> list[tuple[str, IdPlan | None]]:
     """Return the directories of ended runs, with their ids."""
     found = []
-    for run in list_runs(state_directory):
+    for run in list_runs(where.state):
         if run.state != "ended":
             continue
         ids = None if run.record is None else ids_from_json(run.record.ids)

@@ -8,10 +8,11 @@ from contextlib import ExitStack
 
 from sandbox.errors import SandboxError, StateError
 from sandbox.images.layer_store import remove_interrupted_imports
-from sandbox.lifecycle.inventory import BASES, REMOVED, ids_of, interrupted_removals, list_names
+from sandbox.lifecycle.inventory import BASES, REMOVED, base_of, ids_of, interrupted_removals, list_names
 from sandbox.lifecycle.kept_items import KINDS, NAMES, Kind
 from sandbox.state import sweeping
 from sandbox.state.earlier_layers import origins_of, refuse_if_forked, remove_unused_of
+from sandbox.state.location import Locations
 from sandbox.state.locks import claim, exclusively_locked
 from sandbox.state.node import this_place
 from sandbox.state.references import read_references
@@ -22,7 +23,7 @@ from sandbox.state.snapshots import locked_to_remove
 _KINDS: dict[str, Kind] = {kind: kind for kind in KINDS}
 
 
-def find(state_directory: str, thing: str) -> tuple[Kind, str] | Run:
+def find(where: Locations, thing: str) -> tuple[Kind, str] | Run:
     """Return what the argument *thing* refers to: KIND:NAME, or the id of a run or a unique prefix of one.
 
     Raises:
@@ -31,7 +32,7 @@ def find(state_directory: str, thing: str) -> tuple[Kind, str] | Run:
     prefix, colon, name = thing.partition(":")
     if colon and prefix in _KINDS:
         kind = _KINDS[prefix]
-        names = list_names(state_directory, kind)
+        names = list_names(where, kind)
         # A prefix is enough for archives, whose names are digests.
         found = [one for one in names if one == name or (kind == "archive" and name and one.startswith(name))]
         if len(found) == 1:
@@ -47,8 +48,8 @@ def find(state_directory: str, thing: str) -> tuple[Kind, str] | Run:
         )
     if not thing:  # the empty string is a prefix of every id
         raise StateError("the argument is empty", hint="`sandbox ls` lists layers, volumes and archives")
-    runs: dict[str, Run | None] = dict.fromkeys(list_names(state_directory, "changes"))
-    runs |= {run.id: run for run in list_runs(state_directory)}
+    runs: dict[str, Run | None] = dict.fromkeys(list_names(where, "changes"))
+    runs |= {run.id: run for run in list_runs(where.state)}
     matching = [name for name in runs if name.startswith(thing)]
     exact = [thing] if thing in runs else matching
     if len(exact) == 1:
@@ -59,7 +60,7 @@ def find(state_directory: str, thing: str) -> tuple[Kind, str] | Run:
             f"{len(exact)} runs begin with {thing}: {', '.join(sorted(exact))}",
             hint="write more characters of the id",
         )
-    others = [f"{kind}:{thing}" for kind in BASES if thing in list_names(state_directory, kind)]
+    others = [f"{kind}:{thing}" for kind in BASES if thing in list_names(where, kind)]
     hint = (
         f"did you mean {' or '.join(others)}?"
         if others
@@ -90,7 +91,7 @@ def remove_run(run: Run) -> None:
         )
 
 
-def remove_kept(state_directory: str, kind: Kind, name: str) -> None:
+def remove_kept(where: Locations, kind: Kind, name: str) -> None:
     """Remove the item *name* of *kind*.
 
     It is renamed first, so that a concurrent start creates a new item and sees no part of the old one.
@@ -99,14 +100,14 @@ def remove_kept(state_directory: str, kind: Kind, name: str) -> None:
         StateError: it is in use, or one of its files cannot be removed.
         SandboxError: the user namespace that its files belong to cannot be created.
     """
-    base = os.path.join(state_directory, BASES[kind])
+    base = base_of(where, kind)
     path = os.path.join(base, name)
     if os.path.islink(path):
         raise StateError(f"{path} is a symbolic link", hint="remove it and its target by hand")
     lock, fd = claim(os.path.join(path, "lock"))
     try:
         users = users_of(
-            state_directory,
+            where.state,
             layer=name if kind == "layer" else None,
             volume=name if kind == "volume" else None,
             archive=read_references(path).archive if kind == "archive" else None,
@@ -126,27 +127,27 @@ def remove_kept(state_directory: str, kind: Kind, name: str) -> None:
         with ExitStack() as undo:
             if kind in ("layer", "changes"):
                 undo.enter_context(locked_to_remove(path, name))
-                refuse_if_forked(state_directory, path, name)
+                refuse_if_forked(where.state, path, name)
                 origins = origins_of(path)
             try:
                 os.rename(path, removed)
             except FileNotFoundError:
                 raise StateError(f"the {NAMES[kind][0]} {name} was removed by another process") from None
         remove_directory(removed, ids)
-        remove_unused_of(state_directory, origins)
+        remove_unused_of(where.state, origins)
     finally:
         if fd >= 0:
             os.close(fd)
 
 
-def remove_interrupted(state_directory: str, warn: Callable[[str], None]) -> list[str]:
+def remove_interrupted(where: Locations, warn: Callable[[str], None]) -> list[str]:
     """Remove the leftovers of interrupted removals, forks and imports of this machine; return the removed paths.
 
     *warn* receives the reason for each that cannot be removed; the others are removed all the same.
     """
     gone: list[str] = []
-    with exclusively_locked(state_directory):
-        found = interrupted_removals(state_directory)
+    with exclusively_locked(where.state):
+        found = interrupted_removals(where)
     for path, ids in found:
         try:
             remove_directory(path, ids)
@@ -155,7 +156,7 @@ def remove_interrupted(state_directory: str, warn: Callable[[str], None]) -> lis
         else:
             gone.append(path)
     try:
-        gone += remove_interrupted_imports(state_directory)
+        gone += remove_interrupted_imports(where.images)
     except SandboxError as error:
         warn(error.message)
     return gone

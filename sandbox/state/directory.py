@@ -5,8 +5,6 @@
     STATE/sandboxes/NAME/      a persistent writable layer: lock, state.json, README, upper, work
     STATE/changes/ID/          the writable layer of an ephemeral run that `up --keep-changes` kept: the same files
     STATE/volumes/NAME/        a named volume: lock, state.json, references.json, data
-    STATE/layers/KEY/          an unpacked archive: lock, tree (images/layer_store.py), archive.json (images/origin.py),
-                               native (images/direct_bind.py)
     STATE/filters/KEY          a compiled seccomp filter (sandbox/runtime/filters.py)
 
 Several machines may share a state directory. Files that only one run needs are in the run directory
@@ -14,6 +12,8 @@ Several machines may share a state directory. Files that only one run needs are 
 
     RUN/lock                   locked briefly while directories of runs are created and swept
     RUN/run/ID/                lock, state.json (a copy of the initial record), skeleton, and an ephemeral writable layer
+
+Images and unpacked layers are in the image directory (sandbox/images/__init__.py).
 
 If no run directory can be used, these are in the state directory. The next command on the same machine removes a run that has
 ended, with everything that its record names (sandbox/state/sweeping.py).
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     pass
 
 #: Subdirectories of the state directory; the docstring of this module describes each.
-_PARTS = ("run", "sandboxes", "layers", "volumes", "changes")
+_PARTS = ("run", "sandboxes", "volumes", "changes")
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -78,6 +78,23 @@ def _foreign(path: str, info: os.stat_result) -> StateError | None:
     return StateError(f"state directory {path} {reason}", hint=remedy(path, reason))
 
 
+def _make_image_directory(path: str) -> None:
+    """Create the image directory *path* (mode 0700) if it is missing.
+
+    Raises:
+        StateError: it cannot be created, belongs to another user, or other users may write to it.
+    """
+    hint = "set SANDBOX_CACHE_DIR to a directory of yours"
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        reason = distrust(os.stat(path))
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise StateError(f"image directory {path}: {reason}", hint=hint) from None
+    if reason is not None:
+        raise StateError(f"image directory {path} {reason}", hint=hint)
+
+
 def _unusable(path: str, error: OSError) -> StateError:
     reason = (error.strerror or os.strerror(error.errno or 0)).lower()
     hint = "set SANDBOX_STATE_DIR to a directory that you can write"
@@ -90,13 +107,17 @@ class StateDirectory:
     Owns a descriptor of the state directory until :meth:`close`.
     """
 
-    def __init__(self, path: str, run: str | None = None) -> None:
+    def __init__(self, path: str, run: str | None = None, images: str | None = None) -> None:
         """Open *path*, creating it (mode 0700) if it is missing. *run* is a usable run directory, None for none.
 
+        *images* is the image directory, which is created likewise; None for `images` in the state directory.
+
         Raises:
-            StateError: it cannot be created, belongs to another user, or other users may write to it.
+            StateError: one cannot be created, belongs to another user, or other users may write to it.
         """
         self.path = os.path.realpath(path)
+        #: The image directory.
+        self.images = os.path.join(self.path, "images") if images is None else os.path.realpath(images)
         #: The directory in which the directories of runs are created: the run directory, or the state directory.
         self.run_path = self.path if run is None else os.path.realpath(run)
         self._place = this_place()
@@ -112,6 +133,11 @@ class StateDirectory:
             for name in _PARTS:
                 os.makedirs(os.path.join(self.path, name), mode=0o700, exist_ok=True)
             os.makedirs(os.path.join(self.run_path, "run"), mode=0o700, exist_ok=True)
+            _make_image_directory(self.images)
+            if os.path.isdir(os.path.join(self.path, "layers")):  # of a version that kept archives there
+                from sandbox.state.migration import move_archives
+
+                move_archives(self.path, self.images)
         except OSError as error:
             os.close(self.fd)
             raise _unusable(self.path, error) from None

@@ -247,7 +247,9 @@ def test_small_archive_of_large_attributes_takes_little_memory(launcher: Launche
     assert f"d0: its attribute user.a has {MIB - 100} bytes" in errors
     assert usage.ru_maxrss <= max(before, 200 << 10)
     assert launcher.runs() == []
-    assert not [name for name in os.listdir(launcher.state / "layers") if not name.endswith(".importing")]
+    assert not [
+        name for name in os.listdir(launcher.state / "images" / "archives") if not name.endswith(".importing")
+    ]
 
 
 def test_signal_while_an_archive_is_unpacked_ends_it_at_once_and_leaves_nothing(
@@ -260,7 +262,7 @@ def test_signal_while_an_archive_is_unpacked_ends_it_at_once_and_leaves_nothing(
         archive.write(gzip.compress(file(b"first")))
         archive.writelines(headers + gzip.compress(file(b"f%d" % number), 1) for number in range(500))
         archive.write(gzip.compress(END))
-    store = launcher.state / "layers"
+    store = launcher.state / "images" / "archives"
     with launcher.start(layers(path), ["true"]) as supervisor:
         wait_for(lambda: list(store.glob("*.new/tree/first")), "the first member")
         (unpacking,) = (pid for pid, line in children(supervisor.pid).items() if "--serve-fd" not in line)

@@ -172,12 +172,12 @@ def test_layer_over_an_archive_with_a_new_mtime_is_used_again_without_unpacking(
     spec = RootArchive(archive).spec().replace('"none"', '"persistent"')
     spec = f'[sandbox]\nname = "kept"\n{spec}'
     assert launcher.shell("echo mine > /data/key", spec).status == 0
-    (layer,) = (launcher.state / "layers").iterdir()
+    (layer,) = (launcher.state / "images" / "archives").iterdir()
     tree = (layer / "tree").stat().st_ino
     for time in (1, 2):
         os.utime(archive, (time, time))
         assert launcher.shell("cat /data/key", spec) == Outcome(0, "mine\n", "")
-    assert [one / "tree" for one in (launcher.state / "layers").iterdir()] == [layer / "tree"]
+    assert [one / "tree" for one in (launcher.state / "images" / "archives").iterdir()] == [layer / "tree"]
     assert (layer / "tree").stat().st_ino == tree
     archive.write_bytes(archive.read_bytes().replace(b"of the layer", b"of ANOTHER 1"))
     done = launcher.shell("cat /data/key", spec)

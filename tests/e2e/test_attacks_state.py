@@ -208,7 +208,7 @@ def test_a_link_on_the_way_to_the_state_that_the_program_could_replace_is_refuse
             "home/srv",
         ),
         (
-            "mkdir big home/x; mount --bind big $SANDBOX_STATE_DIR/layers; mount --bind big home/x",
+            "mkdir big home/x; mount --bind big $SANDBOX_STATE_DIR/volumes; mount --bind big home/x",
             "home",
             "home/x",
         ),
@@ -319,6 +319,23 @@ def test_run_directory_appears_empty_in_layers_and_volumes(on_root: Path) -> Non
     outcome = launcher.shell(script, spec)
     names = [f"{launcher.run}:", "/v/run-directory:", "/w/run-directory:"]
     assert sorted(outcome.out.split()) == sorted(names), outcome.err
+
+
+def test_image_directory_appears_empty_in_layers_and_volumes(on_root: Path) -> None:
+    launcher = Launcher(on_root)
+    let_in(launcher.directory)
+    images = launcher.directory / "cache" / "images"
+    environ = {"SANDBOX_CACHE_DIR": str(images.parent)}
+    assert launcher.shell("true", environ=environ).status == 0
+    (images / "secret").touch()
+    spec = HOST_ROOT + volume(launcher.directory) + volume(launcher.directory, "/w", read_only=True)
+    script = f"ls -A {images} /v/cache/images /w/cache/images; find /v /w {launcher.directory} -name secret"
+    outcome = launcher.shell(script, spec, environ=environ)
+    names = [f"{images}:", "/v/cache/images:", "/w/cache/images:"]
+    assert sorted(outcome.out.split()) == sorted(names), outcome.err
+    outcome = launcher.shell("true", HOST_ROOT + volume(images), environ=environ)
+    assert outcome.status == 125
+    assert f"{images} is in the sandboxes' own image directory" in outcome.err
 
 
 @pytest.mark.parametrize("read_only", [False, True])

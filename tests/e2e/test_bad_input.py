@@ -234,7 +234,7 @@ def test_archive_of_a_container_image_is_refused_with_the_way_to_a_root(
         f"sandbox: {tmp_path}/image.tar is a docker-archive: a container image",
         f"podman create docker-archive:{tmp_path}/image.tar true",
     )
-    assert os.listdir(launcher.state / "layers") == []
+    assert os.listdir(launcher.state / "images" / "archives") == []
 
 
 def test_directory_of_a_container_image_is_refused_at_its_place(launcher: Launcher, tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_truncated_archive_leaves_no_layer(launcher: Launcher, tmp_path: Path) -
         "half.tar: truncated",
         "\n      hint: get the archive again\n",
     )
-    assert os.listdir(launcher.state / "layers") == []
+    assert os.listdir(launcher.state / "images" / "archives") == []
 
 
 def test_layer_inside_the_state_directory_is_refused(launcher: Launcher) -> None:

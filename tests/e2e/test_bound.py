@@ -145,7 +145,7 @@ attempt(mount, 32 | 4096)
     done = launcher.up(text, ["/usr/bin/python3", "-c", script])
     lines = done.facts_text().splitlines()
     assert lines == ["Read-only file system"] * 17 + ["Operation not permitted"] * 2
-    (tree,) = (launcher.state / "layers").glob("*/tree")
+    (tree,) = (launcher.state / "images" / "archives").glob("*/tree")
     assert sorted(os.listdir(tree / "data")) == ["deep", "file", "name"]
     assert launcher.shell("ls -lRa /data /etc /bin", text).out == before
 
@@ -210,7 +210,7 @@ def test_layer_that_a_bind_would_show_differently_is_served_and_walked_once(
             "+ mount unionfs on / [read-only nosuid nodev]",
             "+ served by direct",
         )
-    (record,) = (launcher.state / "layers").glob("*/native")
+    (record,) = (launcher.state / "images" / "archives").glob("*/native")
     record.write_text(record.read_text().replace("/data/", "/believed/").replace("/.wh", "/believed/.wh"))
     assert "/believed/" in how(launcher, text)[0]
 

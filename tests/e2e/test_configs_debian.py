@@ -76,9 +76,9 @@ def test_read_only_root_of_an_archive_is_bound_without_a_server(
 def test_archive_is_unpacked_once(launcher: Launcher, debian_rootfs: str) -> None:
     spec = f'[root]\nlayers = ["tar:{debian_rootfs}"]\n'
     assert launcher.up(spec, ["true"]).status == 0
-    first = [path.stat().st_ino for path in (launcher.state / "layers").glob("*/tree")]
+    first = [path.stat().st_ino for path in (launcher.state / "images" / "archives").glob("*/tree")]
     assert launcher.up(spec, ["true"]).status == 0
-    assert [path.stat().st_ino for path in (launcher.state / "layers").glob("*/tree")] == first
+    assert [path.stat().st_ino for path in (launcher.state / "images" / "archives").glob("*/tree")] == first
     assert len(first) == 1
 
 

@@ -295,7 +295,7 @@ def test_directories_of_other_users_are_walked_as_root_of_the_sandbox(
 def test_layer_is_walked_once(launcher: Launcher, archive: Archive) -> None:
     text = spec(["dir:/", archive.layer()])
     assert launcher.up(text, ["true"]).status == 0
-    (record,) = (launcher.state / "layers").glob("*/native")
+    (record,) = (launcher.state / "images" / "archives").glob("*/native")
     first = record.read_text()
     # The forged record is used: a start that walked the layer would find no such object.
     record.write_text(first.replace('""', '"/app/x is a FIFO"'))

@@ -22,7 +22,7 @@ _ON_A_SMALL_DISK = """
 state=$1 inodes=$2; shift 2
 mount -t tmpfs -o mode=0700,size=50m,nr_inodes=$inodes none "$state"
 "$@"; first=$?
-find "$state"/run "$state"/layers "$state"/filters -mindepth 1 -maxdepth 1 \\( -name 'faulty-*' -o -name '*.new' \\) 2>/dev/null
+find "$state"/run "$state"/images/archives "$state"/filters -mindepth 1 -maxdepth 1 \\( -name 'faulty-*' -o -name '*.new' \\) 2>/dev/null
 mount -o remount,nr_inodes=0 "$state"
 case $("$@") in fine*) ;; *) echo the next start fails ;; esac
 exit $first

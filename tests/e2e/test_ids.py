@@ -186,7 +186,7 @@ def test_archive_is_unpacked_for_each_map_and_kept_until_it_changes(
         owners.append(done.out.split("\n")[:4])
     assert owners[0] == owners[1] == ["0:0", "0:0", "0:0", "33:33"]
     assert owners[: len(maps)] == owners[len(maps) :]
-    store = launcher.state / "layers"
+    store = launcher.state / "images" / "archives"
 
     def kept() -> list[str]:
         return [name for name in os.listdir(store) if "." not in name]

@@ -70,7 +70,7 @@ def test_signal_ends_a_start_that_waits_for_another_to_unpack_the_same_archive(l
     subprocess.run(["tar", "--create", "--file", archive, "--files-from", "/dev/null"], check=True)
     spec = f'[root]\nlayers = ["tar:{archive}"]\n'
     assert launcher.up(spec).status == 127  # makes the state directory; the archive has no /bin/sh
-    layer = next((launcher.state / "layers").iterdir())
+    layer = next((launcher.state / "images" / "archives").iterdir())
     guard = layer.with_name(layer.name.partition("-")[0] + ".importing")
     guard.touch()
     archive.write_bytes(archive.read_bytes() + b"\0" * 10240)  # another archive than that in the store

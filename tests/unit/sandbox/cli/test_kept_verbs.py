@@ -117,7 +117,7 @@ def test_rm_removes_what_is_named_and_nothing_else(
     assert err.startswith("removed layer:db\nremoved volume:data\n")
     assert [path.exists() for path in paths] == [False, False, False]
     assert kept.exists()
-    for base in ("sandboxes", "volumes", "layers"):
+    for base in ("sandboxes", "volumes", "images/archives"):
         assert not [name for name in os.listdir(f"{state.path}/{base}") if name.startswith(".")]
 
 

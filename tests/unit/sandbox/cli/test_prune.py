@@ -79,13 +79,13 @@ def test_prune_removes_what_dead_runs_and_interrupted_commands_left(
         (path / "state.json").write_text(json.dumps({**facts, "start": 1}))
     half = layer(state, "half", file)
     half.rename(half.with_name(".removed-0123"))
-    (Path(state.path) / "layers" / "0123.new" / "tree").mkdir(parents=True)
+    (Path(state.images) / "archives" / "0123.new" / "tree").mkdir(parents=True)
     assert {one["kind"]: one["count"] for one in printed(capsys, "df")["kinds"]}["leftover"] == 4
     found = printed(capsys, "prune")
     assert found["removed"] == []
     assert len(found["leftovers"]) == 3
     assert os.listdir(f"{state.path}/run") == os.listdir(f"{state.run_path}/run") == []
-    assert os.listdir(f"{state.path}/sandboxes") == os.listdir(f"{state.path}/layers") == []
+    assert os.listdir(f"{state.path}/sandboxes") == os.listdir(f"{state.images}/archives") == []
 
 
 def test_leftover_that_cannot_be_removed_is_not_in_the_way_of_the_others(

@@ -233,6 +233,7 @@ def test_an_archive_with_a_hole_of_exabytes_behind_its_end_is_not_read_through(
 
 def test_no_lock_file_stays(layers: LayerStore, archive: str, tmp_path: Path) -> None:
     base = Path(layers._base)
+    base.mkdir()
     for left in (
         "0123456789abcdef",
         "fedcba9876543210",
@@ -267,7 +268,7 @@ def test_an_older_import_that_another_machine_uses_is_not_removed_whatever_its_l
 ) -> None:
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
     layers.open_archive(archive, IDS).close()
-    record = Path(layers._base).parent / "run/a-00000000/state.json"
+    record = Path(layers._base).parents[1] / "run/a-00000000/state.json"
     record.parent.mkdir()
     far = Place(node=Node(machine="far", host="far"), boot="", pid_namespace="")
     record.write_text(json.dumps({**far.as_record(pid=7, start=1), "archives": [archive]}))
@@ -310,6 +311,7 @@ def test_an_interrupted_import_that_cannot_be_removed_does_not_fail_another_one(
     layers: LayerStore, archive: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = Path(layers._base)
+    base.mkdir()
     (base / "0123456789abcdef.importing").touch()
     building = layers._building("0123456789abcdef")
     os.mkdir(building)

@@ -190,14 +190,24 @@ def test_what_is_looked_at_is_there_and_is_no_link(tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.mkdir()
     (tmp_path / "link").symlink_to("state")
-    found = look(state=str(tmp_path / "link"), run=str(tmp_path / "run"))
+    found = look(state=str(tmp_path / "link"), images="", run=str(tmp_path / "run"))
     info = state.stat()
     assert [(item.path, item.identity) for item in found.directories] == [
         (os.path.realpath(state), (info.st_dev, info.st_ino)),
         (f"{os.path.realpath(tmp_path)}/run", None),
     ]
     assert "/" in [entry.mount_point for entry in found.mounts]
-    assert [item.name for item in look(state="", run=str(tmp_path / "link")).directories] == []
+    assert [item.name for item in look(state="", images="", run=str(tmp_path / "link")).directories] == []
+
+
+def test_image_directory_is_private_unless_it_is_a_part_of_the_state(tmp_path: Path) -> None:
+    def names(images: str) -> list[str]:
+        found = look(state=str(tmp_path / "state"), images=str(tmp_path / images), run="")
+        return [item.name for item in found.directories]
+
+    assert names("images") == ["state directory", "image directory"]
+    assert names("state-images") == ["state directory", "image directory"]
+    assert names("state/images") == ["state directory"]
 
 
 def test_run_directory_of_starts_without_the_variable_is_private_too(tmp_path: Path) -> None:
@@ -208,7 +218,10 @@ def test_run_directory_of_starts_without_the_variable_is_private_too(tmp_path: P
     run = str(tmp_path / "run")
 
     def names(usual: str) -> list[str]:
-        return [item.name for item in look(state="", run=run, usual_run=str(tmp_path / usual)).directories]
+        return [
+            item.name
+            for item in look(state="", images="", run=run, usual_run=str(tmp_path / usual)).directories
+        ]
 
     assert names("usual") == ["run directory", "usual run directory"]
     assert names("run") == names("link") == names("absent") == ["run directory"]

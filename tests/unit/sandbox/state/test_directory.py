@@ -19,7 +19,6 @@ from sandbox.kernel.idmaps import IdMap, single_map
 from sandbox.plan import IdPlan, LayerRecord, MountPoint
 from sandbox.state import references
 from sandbox.state.directory import StateDirectory, examine
-from sandbox.state.location import default_path
 from sandbox.state.references import References
 from sandbox.state.sandbox_directory import RunDirectory
 
@@ -52,12 +51,6 @@ def left(state: StateDirectory) -> list[str]:
     """Return the directories of runs."""
     bases = {state.path, state.run_path}
     return sorted({name for base in bases for name in os.listdir(os.path.join(base, "run"))})
-
-
-def test_default_place_follows_the_base_directory_specification() -> None:
-    assert default_path({}, 0) == "/var/lib/sandbox"
-    assert default_path({"XDG_STATE_HOME": "/x"}, 1000) == "/x/sandbox"
-    assert default_path({"SANDBOX_STATE_DIR": "/y"}, 0) == "/y"
 
 
 def test_directory_is_the_owners_alone(state: StateDirectory) -> None:

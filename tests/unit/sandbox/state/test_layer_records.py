@@ -14,12 +14,14 @@ import pytest
 from sandbox.errors import SpecError, StateError
 from sandbox.host.paths import inspect_all
 from sandbox.kernel.idmaps import single_map
-from sandbox.lifecycle.adoption import adopt, persistent_layers
+from sandbox.lifecycle.adoption import adopt
+from sandbox.lifecycle.inventory import list_names
 from sandbox.plan import IdPlan, LayerRecord, Plan, default_name, host_paths, make_plan
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.load import load
 from sandbox.state.directory import StateDirectory
 from sandbox.state.layer_records import look
+from sandbox.state.location import Locations
 from tests.unit.sandbox.facts import PRIVATE, host
 
 IDS = IdPlan(uid_map=single_map(os.geteuid()), gid_map=single_map(os.getegid()), helpers=None, single=True)
@@ -50,6 +52,10 @@ def planned(files: Path, text: str, name: str = "a.toml", **options: Any) -> Pla
         persistent=look(spec, f"{files}/state"),
         **options,
     )
+
+
+def _layer_names(files: Path) -> list[str]:
+    return list_names(Locations(state=f"{files}/state", images=f"{files}/state/images"), "layer")
 
 
 def started(
@@ -182,7 +188,7 @@ def test_orphan_of_a_renamed_file_is_told_and_the_command_given_brings_it_back(f
     new = default_name(f"{files}/b.toml")
     adopt(state, name, new, f"{files}/b.toml")
     state.close()
-    assert persistent_layers(f"{files}/state") == [new]
+    assert _layer_names(files) == [new]
     assert (files / f"state/sandboxes/{new}/upper/kept").exists()
     assert planned(files, "", "b.toml").cautions == ()
     started(files, "", "b.toml")
@@ -211,7 +217,7 @@ def test_layer_with_changes_of_its_own_is_not_replaced_by_an_adopted_one(files: 
     with pytest.raises(StateError, match="exists and has changes"):
         adopt(state, old, new, f"{files}/b.toml")
     state.close()
-    assert persistent_layers(f"{files}/state") == sorted([old, new])
+    assert _layer_names(files) == sorted([old, new])
     assert LayerRecord.read(json.loads(before)).file == f"{files}/a.toml"
     started(files, "")
 
