@@ -1,0 +1,12 @@
+"""Read and write images: documents of the OCI image-spec 1.1 and of Docker's schema 2, as values.
+
+    digest          digests of contents, and their verification while data streams through
+    json_documents  JSON read in bounded time and memory, and written in canonical form
+    platforms       the systems and machines that an image may be for
+    media_types     the types of manifests, configurations and layers
+    model           descriptors, manifests and indexes
+    image_config    the configuration of an image
+
+A module imports only modules listed above it, and those of sandbox/images/ that read archives. All of these are imported only when
+an image is used.
+"""
