@@ -19,6 +19,7 @@ The image directory contains what can be fetched and unpacked again:
     reading       an archive read once, with its digest and progress
     root_archive  checks of an archive that becomes the root of a sandbox
     import_lock   the lock of a process that unpacks an archive
+    unpacked_trees  unpacked trees under keys: complete, locked while in use, removed under their ids
     origin        the record of the archive that a layer was unpacked from
     layer_store   each archive unpacked once for each id map
     direct_bind   whether a directory of one layer can be bind-mounted without the union

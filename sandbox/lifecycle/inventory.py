@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from sandbox.as_container_root import run_with_ids, with_own_id
 from sandbox.errors import SandboxError, StateError
-from sandbox.images.layer_store import digest_of_archive, digest_of_path, ids_of_layer, interrupted_imports
+from sandbox.images.layer_store import archives_in, digest_of_archive, digest_of_path
 from sandbox.images.origin import read_origin
+from sandbox.images.unpacked_trees import UnpackedTrees, ids_of_layer
 from sandbox.kernel.trees import disk_usage
 from sandbox.lifecycle.kept_items import FileReference, Inventory, KeptItem, Kind, Leftover, short_names
 from sandbox.plan import IdPlan, LayerRecord
@@ -260,7 +261,7 @@ def _interrupted_forks(base: str) -> list[str]:
 
 def _removed(where: Locations) -> list[tuple[str, IdPlan | None]]:
     """Return the paths that interrupted removals and imports have left behind, with their ids."""
-    imports = [(path, ids_of_layer(path)) for path in interrupted_imports(where.images)]
+    imports = [(path, ids_of_layer(path)) for path in UnpackedTrees(archives_in(where.images)).interrupted()]
     return interrupted_removals(where) + imports
 
 

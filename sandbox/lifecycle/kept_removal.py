@@ -7,7 +7,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from sandbox.errors import SandboxError, StateError
-from sandbox.images.layer_store import remove_interrupted_imports
+from sandbox.images.layer_store import archives_in
+from sandbox.images.unpacked_trees import UnpackedTrees
 from sandbox.lifecycle.inventory import BASES, REMOVED, base_of, ids_of, interrupted_removals, list_names
 from sandbox.lifecycle.kept_items import KINDS, NAMES, Kind
 from sandbox.state import sweeping
@@ -156,7 +157,7 @@ def remove_interrupted(where: Locations, warn: Callable[[str], None]) -> list[st
         else:
             gone.append(path)
     try:
-        gone += remove_interrupted_imports(where.images)
+        gone += UnpackedTrees(archives_in(where.images)).remove_interrupted()
     except SandboxError as error:
         warn(error.message)
     return gone

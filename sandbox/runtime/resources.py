@@ -15,7 +15,7 @@ from sandbox.as_container_root import chown_to_root
 from sandbox.errors import HostError, SandboxError, SetupError
 from sandbox.host.facts import HostFacts
 from sandbox.images.direct_bind import LayerRoot
-from sandbox.images.layer_store import LayerStore
+from sandbox.images.layer_store import LayerStore, content_of
 from sandbox.kernel import cgroups, namespaces, open_paths, trampoline
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits
 from sandbox.plan import LayerPlan, MountPoint, NamedVolume, Plan, fuse_problem
@@ -170,7 +170,7 @@ class SandboxResources:
                 )
             undo.callback(stored.close)
             if self.plan.writable == "persistent":
-                self._digests[layer.path] = stored.content()
+                self._digests[layer.path] = content_of(stored)
             for notice in stored.notices:
                 self._warn(notice)
             # The topmost layer's index descriptor: the index of a stack is stored, and removed, with its topmost layer.

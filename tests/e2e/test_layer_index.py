@@ -35,7 +35,7 @@ def archive(path: Path, text: str) -> None:
 
 def indexes(launcher: Launcher) -> list[Path]:
     """List the indexes in the store."""
-    return sorted(launcher.state.glob("layers/*/index/*.index"))
+    return sorted(launcher.state.glob("images/archives/*/index/*.index"))
 
 
 @pytest.mark.parametrize("ids", ["", '[ids]\nmap = "single"\n'], ids=["usual", "single"])
@@ -46,7 +46,7 @@ def test_every_sandbox_sees_the_same_whether_the_layer_has_an_index_yet_or_not(
     spec = '[root]\nlayers = ["dir:/", "tar:data.tar"]\n' + ids
     first = launcher.shell(LOOK, spec)
     assert first.status == 0, first.err
-    (made,) = launcher.state.glob("layers/*/index")
+    (made,) = launcher.state.glob("images/archives/*/index")
     if os.geteuid() == 0:
         assert len(indexes(launcher)) == 1
     assert made.stat().st_mode & 0o777 == 0o700
@@ -59,11 +59,11 @@ def test_the_index_is_removed_with_the_layer(launcher: Launcher, tmp_path: Path)
     spec = '[root]\nlayers = ["dir:/", "tar:data.tar"]\n'
     archive(tmp_path / "data.tar", "one")
     assert launcher.shell(LOOK, spec).status == 0
-    before = list(launcher.state.glob("layers/*/index"))
+    before = list(launcher.state.glob("images/archives/*/index"))
     (tmp_path / "data.tar").unlink()
     archive(tmp_path / "data.tar", "another")
     done = launcher.shell(LOOK, spec)
     assert done.out.endswith("another\nanother\nanother\n"), done.err
-    after = list(launcher.state.glob("layers/*/index"))
+    after = list(launcher.state.glob("images/archives/*/index"))
     assert len(after) == 1
     assert after != before

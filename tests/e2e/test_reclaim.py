@@ -71,7 +71,7 @@ def test_every_sandbox_starts_while_the_kernel_reclaims(launcher: Launcher, spec
     for _ in range(_STARTS):
         done = launcher.shell("cat /data/file", spec)
         assert (done.status, done.out) == (0, "of the layer\n"), done.err
-    assert len(list(launcher.state.glob("layers/*/index/*.index"))) == 1
+    assert len(list(launcher.state.glob("images/archives/*/index/*.index"))) == 1
 
 
 @both_servers

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from sandbox.errors import SetupError, StateError
-from sandbox.images import layer_store
+from sandbox.images import layer_store, unpacked_trees
 from sandbox.images.import_lock import import_lock
 from sandbox.images.layer_store import LayerStore
 from sandbox.kernel.idmaps import single_map
@@ -35,7 +35,7 @@ IDS = IdPlan(uid_map=single_map(os.geteuid()), gid_map=single_map(os.getegid()),
 def layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LayerStore]:
     """Return a store that unpacks in this process, without a user namespace."""
     monkeypatch.setattr(layer_store, "run_with_ids", lambda _ids, action, _meanwhile: action())
-    monkeypatch.setattr(layer_store, "chown_to_root", lambda _ids, *_fds: None)
+    monkeypatch.setattr(unpacked_trees, "chown_to_root", lambda _ids, *_fds: None)
     state = StateDirectory(str(tmp_path / "state"))
     yield LayerStore(state)
     state.close()
@@ -54,7 +54,7 @@ def archive(tmp_path: Path) -> str:
 
 def places(layers: LayerStore) -> list[str]:
     """Return the names of the layers in the store."""
-    return os.listdir(layers._base)
+    return os.listdir(layers.trees.base)
 
 
 def test_a_layer_is_on_the_disk_before_it_gets_its_name(
@@ -70,10 +70,10 @@ def test_a_layer_is_on_the_disk_before_it_gets_its_name(
 
     def noted(source: str, target: str) -> None:
         rename(source, target)
-        if os.path.dirname(target) == layers._base:
+        if os.path.dirname(target) == layers.trees.base:
             seen.append(("renamed", places(layers)))
 
-    monkeypatch.setattr(layer_store, "synchronize_file_system", synchronize)
+    monkeypatch.setattr(unpacked_trees, "synchronize_file_system", synchronize)
     monkeypatch.setattr(os, "rename", noted)
     layer = layers.open_archive(archive, IDS)
     layer.close()
@@ -219,7 +219,7 @@ def test_the_digest_is_that_of_the_whole_file(layers: LayerStore, archive: str) 
         file.write(b"behind the end")
     layer = layers.open_archive(archive, IDS)
     layer.close()
-    assert layer.content() == sha256(Path(archive).read_bytes()).hexdigest()
+    assert layer_store.content_of(layer) == sha256(Path(archive).read_bytes()).hexdigest()
 
 
 def test_an_archive_with_a_hole_of_exabytes_behind_its_end_is_not_read_through(
@@ -228,18 +228,18 @@ def test_an_archive_with_a_hole_of_exabytes_behind_its_end_is_not_read_through(
     os.truncate(archive, 1 << 43)
     layer = layers.open_archive(archive, IDS)
     layer.close()
-    assert layer.content() == ""
+    assert layer_store.content_of(layer) == ""
 
 
 def test_no_lock_file_stays(layers: LayerStore, archive: str, tmp_path: Path) -> None:
-    base = Path(layers._base)
+    base = Path(layers.trees.base)
     base.mkdir()
     for left in (
         "0123456789abcdef",
         "fedcba9876543210",
     ):  # left by an earlier version, and by a process that was killed
         (base / f"{left}.importing").touch()
-    (base / f"fedcba9876543210-{layer_store._own_node()}.new/tree").mkdir(parents=True)
+    (base / f"fedcba9876543210-{unpacked_trees.own_node()}.new/tree").mkdir(parents=True)
     with open(base / "1111111111111111.importing", "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         place, _ = used(layers, archive)
@@ -268,7 +268,7 @@ def test_an_older_import_that_another_machine_uses_is_not_removed_whatever_its_l
 ) -> None:
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
     layers.open_archive(archive, IDS).close()
-    record = Path(layers._base).parents[1] / "run/a-00000000/state.json"
+    record = Path(layers.trees.base).parents[1] / "run/a-00000000/state.json"
     record.parent.mkdir()
     far = Place(node=Node(machine="far", host="far"), boot="", pid_namespace="")
     record.write_text(json.dumps({**far.as_record(pid=7, start=1), "archives": [archive]}))
@@ -293,7 +293,7 @@ def test_machines_that_unpack_an_archive_at_once_get_a_whole_layer_each(
     def unpack_while_another_machine_does(*arguments: Any) -> str:
         monkeypatch.setattr(layers, "_unpack", unpack)
         with monkeypatch.context() as elsewhere:
-            elsewhere.setattr(layer_store, "_own_node", lambda: "far")
+            elsewhere.setattr(unpacked_trees, "own_node", lambda: "far")
             others.append(layers.open_archive(archive, IDS))
         return unpack(*arguments)
 
@@ -310,26 +310,26 @@ def test_machines_that_unpack_an_archive_at_once_get_a_whole_layer_each(
 def test_an_interrupted_import_that_cannot_be_removed_does_not_fail_another_one(
     layers: LayerStore, archive: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = Path(layers._base)
+    base = Path(layers.trees.base)
     base.mkdir()
     (base / "0123456789abcdef.importing").touch()
-    building = layers._building("0123456789abcdef")
+    building = layers.trees.building("0123456789abcdef")
     os.mkdir(building)
-    discard = layers._discard
+    discard = layers.trees.discard
 
     def refuse(place: str) -> None:
         if place == building:
             raise StateError("its files belong to ids of before")
         discard(place)
 
-    monkeypatch.setattr(layers, "_discard", refuse)
+    monkeypatch.setattr(layers.trees, "discard", refuse)
     layers.open_archive(archive, IDS).close()
     assert os.path.isdir(building)
 
 
 NO_IMPORT_IN_THE_CHILD = """
 import sys
-from sandbox.images import layer_store
+from sandbox.images import layer_store, unpacked_trees
 from sandbox.images.layer_store import LayerStore
 from sandbox.state.directory import StateDirectory
 from tests.unit.sandbox.images.test_layer_store import IDS
