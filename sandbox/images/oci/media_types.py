@@ -36,7 +36,10 @@ LAYERS = {
 
 
 def is_foreign(layer_type: str) -> bool:
-    """Return whether a layer of *layer_type* is not distributed with its image, as those of Windows are not."""
+    """Return whether a layer of *layer_type* is not distributed with its image, as those of Windows are not.
+
+    The field `urls` must not decide that (layer.md, "Non-Distributable Layers").
+    """
     return ".nondistributable." in layer_type or layer_type.startswith(
         "application/vnd.docker.image.rootfs.foreign"
     )

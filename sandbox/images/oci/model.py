@@ -260,7 +260,7 @@ def _check_layer(name: str, shown: str, layer: Descriptor) -> None:
             f"{name}: {shown} is encrypted",
             hint="copy the image with `skopeo copy --decryption-key KEY`, and use the copy",
         )
-    if layer.urls or media_types.is_foreign(layer.media_type):
+    if media_types.is_foreign(layer.media_type):
         raise ImageError(
             f"{name}: {shown} is foreign: the image does not contain it",
             hint="choose an image that contains all its layers; only those for Windows usually do not",
