@@ -84,7 +84,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
 }
 
 #: Modules of `unionfs` that every part of `sandbox` may import. They import nothing slow.
-SEAM = ("unionfs._stdlib", "unionfs.launch.protocol")
+SEAM = ("unionfs._stdlib", "unionfs.changes.pax", "unionfs.launch.protocol")
 
 #: Values and pure functions of `sandbox.kernel` that `sandbox.plan` may use. The plan makes no system call.
 KERNEL_VALUES: dict[str, frozenset[str]] = {

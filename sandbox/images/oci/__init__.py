@@ -6,6 +6,9 @@
     media_types     the types of manifests, configurations and layers
     model           descriptors, manifests and indexes
     image_config    the configuration of an image
+    sorted_members  members of a layer in the order and form that equal layers have
+    layer_blob      a layer compressed, with its digests
+    layer_writer    a layer from the changes of a sandbox
 
 A module imports only modules listed above it, and those of sandbox/images/ that read archives. All of these are imported only when
 an image is used.

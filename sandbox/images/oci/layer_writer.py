@@ -1,0 +1,41 @@
+"""Write a layer of an image from the stream of changes of a sandbox. Equal changes give equal bytes, whenever and wherever."""
+
+from __future__ import annotations
+
+from sandbox.images.oci.layer_blob import LayerBlob, Output, WrittenLayer
+from sandbox.images.oci.sorted_members import SortedMembers
+from sandbox.images.tar import Readable, open_archive
+
+
+def write_layer(
+    stream: Readable,
+    output: Output,
+    *,
+    temporary: str,
+    compression: str = "gzip",
+    latest: int | None = None,
+) -> WrittenLayer | None:
+    """Write the layer in *stream* to *output*; return None, and write nothing, if it has no members.
+
+    *stream* is the archive that `unionfs changes --archive=layer` writes, in any order; it is read up to the end of the archive, and
+    not trusted. In the directory *temporary* is a file without a name meanwhile, as large as the contents of all members. The
+    layer is compressed with *compression*, one of `layer_blob.COMPRESSIONS`. Modification times are at most *latest*, in seconds
+    after the epoch, as SOURCE_DATE_EPOCH requests it (reproducible-builds.org); None keeps them all.
+
+    The caller must use nothing of *output* if the process that writes *stream* fails.
+
+    Raises:
+        ImageError: *stream* is damaged, or a member cannot be in a layer: the message names it.
+        OSError: a file cannot be written.
+    """
+    from tempfile import TemporaryFile
+
+    with TemporaryFile(dir=temporary) as spool:
+        members = SortedMembers(spool, latest=latest)
+        members.add(open_archive(stream, "the changes of the sandbox"))
+        if not len(members):
+            return None
+        blob = LayerBlob(output, compression)
+        for piece in members.pieces():
+            blob.write(piece)
+        return blob.finish()
