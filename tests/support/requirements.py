@@ -390,6 +390,7 @@ PROBES: dict[str, Probe] = {
     "pjdfstest": probe_pjdfstest,
     "podman": probe_podman,
     "umoci": _program("umoci", "umoci"),
+    "skopeo": _program("skopeo", "skopeo"),
     "vm": probe_vm,
     "unionmount_testsuite": probe_unionmount_testsuite,
     "xfstests": probe_xfstests,

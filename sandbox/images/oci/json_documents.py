@@ -17,7 +17,7 @@ from unionfs._stdlib.typing import Any, NoReturn
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
 DOCUMENT_LIMIT = 4 << 20
 """The most bytes of one document: the limit that the distribution specification recommends for manifests."""
@@ -64,7 +64,7 @@ def parse(content: bytes, name: str) -> Fields:
     return Fields(name, "", value)
 
 
-def canonical(document: Mapping[str, Any]) -> bytes:
+def canonical(document: Mapping[str, Any] | Sequence[Any]) -> bytes:
     """Return *document* as JSON in UTF-8, with sorted keys and without white space; equal documents give equal bytes."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()
