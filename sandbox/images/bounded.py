@@ -11,6 +11,8 @@ from sandbox.kernel.rlimits import memory_limit
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sandbox.images.tar import Archive
 
 MEMORY = 1 << 30
@@ -22,7 +24,12 @@ until the end, so two million directories fit beside that.
 
 
 def unpack_bounded(
-    archive: Archive, destination_fd: int, *, single_id: bool, memory: int = MEMORY
+    archive: Archive,
+    destination_fd: int,
+    *,
+    single_id: bool,
+    below: Sequence[int] = (),
+    memory: int = MEMORY,
 ) -> UnpackReport:
     """Call `unpack` with a memory limit of *memory* bytes for this process, which should run nothing else.
 
@@ -35,7 +42,7 @@ def unpack_bounded(
     """
     try:
         with memory_limit(memory):
-            return unpack(archive, destination_fd, single_id=single_id)
+            return unpack(archive, destination_fd, single_id=single_id, below=below)
     except MemoryError:
         pass  # leave the handler first, which frees the traceback and the objects that it refers to
     raise ImageError(

@@ -13,10 +13,17 @@ import stat
 
 from sandbox.images.directories import Directory
 from sandbox.images.names import printable
+from sandbox.images.whiteouts import is_whiteout
 from sandbox.kernel.trees import remove_contents
 from unionfs._stdlib.typing import NamedTuple
 
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 # Bytes of a path without its final zero (limits.h): no program could name a file with a longer one.
 PATH_MAX = 4095
@@ -43,8 +50,10 @@ class Destination:
     The unpacker of one archive creates and closes it; the descriptor of the root stays the caller's.
     """
 
-    def __init__(self, root: int) -> None:
+    def __init__(self, root: int, inherit: Callable[[bytes, Directory], None]) -> None:
+        """Use the directory *root*. *inherit* is called with each directory that no member lists, after it was created."""
         self.root = root
+        self._inherit = inherit
         self.top = Directory(None)
         self.absent: set[bytes] = set()  # names of devices that were left out
         self._open: dict[bytes, Place] = {}
@@ -121,6 +130,7 @@ class Destination:
         if known is not None:
             return known
         own = place.path + b"/" + component if place.path else component
+        mode = None
         try:
             mode = os.lstat(component, dir_fd=place.fd).st_mode
         except FileNotFoundError:
@@ -133,11 +143,15 @@ class Destination:
                 return os.readlink(component, dir_fd=place.fd)
             if not create:
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if is_whiteout(component):
+            raise RefusedError(f"it is below {printable(own)}, a whiteout, which is no directory")
+        if mode is not None:
             os.unlink(component, dir_fd=place.fd)
         os.mkdir(component, 0o700, dir_fd=place.fd)
         self.absent.discard(own)
         made = place.node.add(component)
         made.listed = True
+        self._inherit(own, made)
         return made
 
     def remove(self, place: Place, path: bytes, leaf: bytes) -> None:

@@ -18,6 +18,9 @@ class UnpackReport:
     skipped_device_names: tuple[str, ...]
     skipped_xattrs: int
     skipped_xattr_names: tuple[str, ...]  # as "member: attribute"
+    #: Whether the layers below were searched, for the target of a hard link or for a directory that the archive does not list.
+    #: If not, the tree is the same whatever is below it.
+    used_below: bool = False
 
     def notices(self) -> list[str]:
         """Return one line about left-out device nodes and one about left-out extended attributes, if there are any."""

@@ -5,7 +5,10 @@ component of a path is never followed. A member with `..` in its name is refused
 destination, as for tar -x.
 
 Unpacking runs in a child process with id 0 of a user namespace. So it cannot create device nodes, or set owners that the
-namespace does not map. Whiteouts (`.wh.*`) are unpacked like any other file; the server of the layer interprets them.
+namespace does not map. Whiteouts (`whiteouts`) become empty files of the same name; the server of the layer interprets them.
+
+An archive may refer to the layers below: the target of a hard link need not be in the same archive, and a directory that it
+does not list is the one that is below. What it needs of them is copied, so that the tree is complete without them.
 """
 
 from __future__ import annotations
@@ -16,19 +19,29 @@ import stat
 
 from sandbox.errors import ImageError
 from sandbox.images.attributes import AttributeRefusedError
-from sandbox.images.destination import DIRECTORY, PATH_MAX, Destination, Place, RefusedError, relative, reopen
+from sandbox.images.destination import (
+    DIRECTORY,
+    NEW_FILE,
+    PATH_MAX,
+    Destination,
+    Place,
+    RefusedError,
+    relative,
+    reopen,
+)
 from sandbox.images.directories import NO_XATTRS, Directory
+from sandbox.images.hard_links import HardLinks, TargetLeftOutError
+from sandbox.images.lower_layers import LowerLayers
 from sandbox.images.metadata import MetadataWriter
 from sandbox.images.names import printable
 from sandbox.images.report import MAX_NAMES, UnpackReport
 from sandbox.images.tar import Archive, Kind, Member
+from sandbox.images.whiteouts import OPAQUE, InvalidWhiteoutError, hidden_name, is_whiteout
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    from collections.abc import Callable, Mapping, Sequence
 
 _ATTRIBUTES = 1 << 25
 """Bytes of memory for the extended attributes of directories, which are set at the end.
@@ -48,18 +61,23 @@ _FAULTS: Mapping[int, str] = {
 """Errnos that the content of the archive causes, and their messages. All other errors are raised as OSError."""
 
 
-def unpack(archive: Archive, destination_fd: int, *, single_id: bool) -> UnpackReport:
+def unpack(
+    archive: Archive, destination_fd: int, *, single_id: bool, below: Sequence[int] = ()
+) -> UnpackReport:
     """Write every member of *archive* below the directory *destination_fd*, which no other process may use.
 
-    If several members have the same name, the last one wins. Directories that the archive does not list get mode 0755 and
-    owner 0. With *single_id* no owner is set, because the user namespace has only one id, and no access control list, which
+    *below* are descriptors of the trees of the layers below, topmost first, unpacked under the same ids; O_PATH suffices. A file
+    of them that a hard link names is copied to its own path in this tree, and linked from there. A directory that the archive
+    does not list gets the attributes of the one that they have, otherwise mode 0755 and owner 0.
+
+    If several members have the same name, the last one wins. With *single_id* no owner is set, because the user namespace has only one id, and no access control list, which
     could name no other id. After an error the destination contains a part of the tree, and the caller has to remove it.
 
     Raises:
         ImageError: the archive is damaged, or a member cannot be unpacked: the message names the member.
         OSError: a system call fails with ENOSPC, EDQUOT, EROFS, EIO, EMFILE and so on; its filename is the member.
     """
-    unpacker = _Unpacker(archive, destination_fd, single_id=single_id)
+    unpacker = _Unpacker(archive, destination_fd, single_id=single_id, below=below)
     try:
         return unpacker.run()
     finally:
@@ -67,10 +85,12 @@ def unpack(archive: Archive, destination_fd: int, *, single_id: bool) -> UnpackR
 
 
 class _Unpacker:
-    def __init__(self, archive: Archive, root: int, *, single_id: bool) -> None:
+    def __init__(self, archive: Archive, root: int, *, single_id: bool, below: Sequence[int]) -> None:
         self._archive = archive
-        self._destination = Destination(root)
+        self._destination = Destination(root, self._inherit)
+        self._lower = LowerLayers(root, below)
         self._metadata = MetadataWriter(single_id=single_id)
+        self._links = HardLinks(self._destination, self._lower, self._metadata)
         self._shared: dict[tuple[tuple[bytes, bytes], ...], Mapping[bytes, bytes]] = {}
         self._attributes_size = 0
         self._entries = 0
@@ -83,17 +103,18 @@ class _Unpacker:
             self._destination.limit_open()
             try:
                 self._unpack(member)
-            except (RefusedError, AttributeRefusedError, OSError) as error:
+            except (RefusedError, InvalidWhiteoutError, AttributeRefusedError, OSError) as error:
                 raise self._explain(member.name, error) from error
         self.close()
         self._finish_directories()
         return UnpackReport(
             entries=self._entries,
-            data_bytes=self._bytes,
+            data_bytes=self._bytes + self._links.copied,
             skipped_devices=self._devices,
             skipped_device_names=tuple(self._device_names),
             skipped_xattrs=self._metadata.xattrs,
             skipped_xattr_names=tuple(self._metadata.xattr_names),
+            used_below=self._lower.used,
         )
 
     def close(self) -> None:
@@ -128,6 +149,11 @@ class _Unpacker:
         parent_fd = place.fd
         if self._destination.absent:
             self._destination.absent.discard(path)
+        if is_whiteout(leaf):
+            self._whiteout(member, place, path, leaf)
+            self._entries += 1
+            return
+        self._links.replaced(path)
         match member.kind:
             case Kind.FILE:
                 self._file(member, place, path, leaf)
@@ -150,6 +176,15 @@ class _Unpacker:
                 return
         self._entries += 1
 
+    def _whiteout(self, member: Member, place: Place, path: bytes, leaf: bytes) -> None:
+        # AUFS made hard links of one empty file, and Docker packed them as such.
+        if member.size or member.kind not in (Kind.FILE, Kind.HARD_LINK):
+            raise RefusedError("a whiteout must be an empty file")
+        if leaf != OPAQUE:
+            hidden_name(leaf)
+        self._links.check_whiteout(place, leaf)
+        self._file(member, place, path, leaf)
+
     # Making one member
 
     def _replacing(self, place: Place, path: bytes, leaf: bytes, make: Callable[[], None]) -> None:
@@ -162,11 +197,11 @@ class _Unpacker:
 
     def _file(self, member: Member, place: Place, path: bytes, leaf: bytes) -> None:
         try:
-            fd = os.open(leaf, _NEW_FILE, 0o600, dir_fd=place.fd)
+            fd = os.open(leaf, NEW_FILE, 0o600, dir_fd=place.fd)
         except FileExistsError:
             # Do not overwrite the file: it may have other hard links, whose content must not change.
             self._destination.remove(place, path, leaf)
-            fd = os.open(leaf, _NEW_FILE, 0o600, dir_fd=place.fd)
+            fd = os.open(leaf, NEW_FILE, 0o600, dir_fd=place.fd)
         try:
             for start, piece in self._archive.data():
                 position, rest = start, piece
@@ -216,34 +251,11 @@ class _Unpacker:
 
     def _hard_link(self, member: Member, place: Place, path: bytes, leaf: bytes) -> bool:
         """Make a hard link; return False if it is left out because its target is a device that was left out."""
-        source_path = relative(member.link)
-        source_parent, _, source = source_path.rpartition(b"/")
-
-        def link() -> None:
-            source_fd = self._destination.directory(source_parent, create=False).fd
-            # Do not follow: a hard link to a symbolic link is another name of that symbolic link.
-            os.link(source, leaf, src_dir_fd=source_fd, dst_dir_fd=place.fd, follow_symlinks=False)
-
         try:
-            source_parent, source_fd, _ = self._destination.directory(source_parent, create=False)
-            source_path = source_parent + b"/" + source if source_parent else source
-            if source_path in self._destination.absent:
-                self._skip_device(member, place, path, leaf)
-                return False
-            there = os.lstat(source, dir_fd=source_fd)
-            if stat.S_ISDIR(there.st_mode):
-                raise RefusedError("a hard link to a directory")
-            try:
-                link()
-            except FileExistsError:
-                here = os.lstat(leaf, dir_fd=place.fd)
-                if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
-                    self._destination.remove(place, path, leaf)
-                    link()
-        except (FileNotFoundError, NotADirectoryError):
-            raise RefusedError(
-                f"a hard link to {printable(member.link)}, which is not an earlier member"
-            ) from None
+            self._links.make(member, place, path, leaf)
+        except TargetLeftOutError:
+            self._skip_device(member, place, path, leaf)
+            return False
         return True
 
     def _skip_device(self, member: Member, place: Place, path: bytes, leaf: bytes) -> None:
@@ -259,6 +271,13 @@ class _Unpacker:
                 self._device_names.append(printable(member.name))
 
     # Attributes
+
+    def _inherit(self, path: bytes, node: Directory) -> None:
+        """Give the directory *node*, which no member lists, the attributes of the one that the layers below have at *path*."""
+        found = self._lower.directory(path)
+        if found is not None:
+            node.mode, node.uid, node.gid, node.mtime_ns = found.mode, found.uid, found.gid, found.mtime_ns
+            node.xattrs = self._kept_xattrs(found.xattrs)
 
     def _finish_directories(self) -> None:
         """Set the attributes of all directories, inner ones first.
