@@ -14,7 +14,6 @@ from sandbox.images.lower_layers import copy_content
 from sandbox.images.names import printable
 from sandbox.images.tar import Kind
 from sandbox.images.whiteouts import OPAQUE, has_whiteout, hidden_name
-from unionfs._stdlib.typing import NamedTuple
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -30,13 +29,6 @@ class TargetLeftOutError(Exception):
     """The target of a hard link is a device that was left out."""
 
 
-class _Copy(NamedTuple):
-    """A file that was copied from a lower layer: its path here, and its inode here."""
-
-    path: bytes
-    inode: int
-
-
 class HardLinks:
     """Makes hard links, and records what was copied for them. The unpacker of one archive creates it; nothing has to be closed."""
 
@@ -44,9 +36,10 @@ class HardLinks:
         self._destination = destination
         self._lower = lower
         self._metadata = metadata
-        # By device and inode of the original: a file is copied once, however many of its names an archive uses.
-        self._copies: dict[tuple[int, int], _Copy] = {}
-        self._names: set[bytes] = set()
+        # The first path of each copy, by device and inode of the original: a file is copied once, however many of its names
+        # an archive uses.
+        self._copies: dict[tuple[int, int], bytes] = {}
+        self._names: set[bytes] = set()  # all paths of copies that no member has replaced
         self._above: set[Directory] = set()  # all directories above the copies
         #: Bytes that were copied, without holes.
         self.copied = 0
@@ -102,17 +95,16 @@ class HardLinks:
     def _copy(self, found: Found, path: bytes, place: Place, leaf: bytes) -> os.stat_result:
         earlier = self._copies.get(found.identity)
         if earlier is not None:
-            made = self._link_to_copy(earlier, place, leaf)
+            self._link_to_copy(earlier, place, leaf)
         else:
             self._create(found, place, leaf)
-            made = os.lstat(leaf, dir_fd=place.fd)
-            self._copies[found.identity] = _Copy(path, made.st_ino)
+            self._copies[found.identity] = path
         self._names.add(path)
         above: Directory | None = place.node
         while above is not None and above not in self._above:
             self._above.add(above)
             above = above.parent
-        return made
+        return os.lstat(leaf, dir_fd=place.fd)
 
     def _create(self, found: Found, place: Place, leaf: bytes) -> None:
         member = found.member
@@ -130,16 +122,18 @@ class HardLinks:
             os.mkfifo(leaf, 0o600, dir_fd=place.fd)
         self._metadata.set_unopened(member, place.fd, leaf)
 
-    def _link_to_copy(self, earlier: _Copy, place: Place, leaf: bytes) -> os.stat_result:
-        parent, _, name = earlier.path.rpartition(b"/")
-        source = self._destination.directory(parent, create=False)
-        if os.lstat(name, dir_fd=source.fd).st_ino != earlier.inode:
+    def _link_to_copy(self, earlier: bytes, place: Place, leaf: bytes) -> None:
+        parent, _, name = earlier.rpartition(b"/")
+        try:
+            if earlier not in self._names:
+                raise FileNotFoundError
+            source = self._destination.directory(parent, create=False)
+            os.link(name, leaf, src_dir_fd=source.fd, dst_dir_fd=place.fd, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
             # Copying it again would let a small archive copy a large file without end.
             raise RefusedError(
-                f"its target is a lower file whose copy {printable(earlier.path)} was replaced"
-            )
-        os.link(name, leaf, src_dir_fd=source.fd, dst_dir_fd=place.fd, follow_symlinks=False)
-        return os.lstat(leaf, dir_fd=place.fd)
+                f"a hard link to a lower file whose copy {printable(earlier)} was replaced"
+            ) from None
 
     def replaced(self, path: bytes) -> None:
         """Note that the archive has a member of its own at *path*."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -150,11 +150,17 @@ def opened(path: str | os.PathLike[str]) -> Iterator[int]:
         os.close(fd)
 
 
-def extract(data: bytes, destination: str | os.PathLike[str], *, single_id: bool = True) -> UnpackReport:
-    """Unpack *data* into the directory *destination*, which is created if it is missing."""
+def extract(
+    data: bytes,
+    destination: str | os.PathLike[str],
+    *below: str | os.PathLike[str],
+    single_id: bool = True,
+) -> UnpackReport:
+    """Unpack *data* into the directory *destination*, which is created if it is missing, above the trees *below*, topmost first."""
     os.makedirs(destination, exist_ok=True)
-    with opened(destination) as fd, read(data) as archive:
-        return unpack(archive, fd, single_id=single_id)
+    with ExitStack() as stack:
+        fd, *lower = [stack.enter_context(opened(path)) for path in (destination, *below)]
+        return unpack(stack.enter_context(read(data)), fd, single_id=single_id, below=lower)
 
 
 def error_of(data: bytes) -> ImageError:

@@ -154,16 +154,19 @@ def test_names_that_are_not_utf8_survive_to_the_disk(root: Path) -> None:
     assert os.readlink(os.fsencode(root / "s")) == b"\xfe"
 
 
-def test_whiteouts_are_files_like_any_other(root: Path) -> None:
-    extract(tar(file(b"d/.wh.gone"), file(b"d/.wh..wh..opq")), root)
-    assert sorted(os.listdir(root / "d")) == [".wh..wh..opq", ".wh.gone"]
-
-
 def test_long_paths_are_made_and_too_long_ones_refused(root: Path) -> None:
     deep = b"/".join([b"d" * 200] * 20)  # 4019 bytes
     extract(tar(record(deep + b"\0", b"L"), file(b"short", b"x")), root)
     assert "longer than 4095 bytes" in refused(root, record(deep + b"/" + b"e" * 80, b"L"), file(b"short"))
     assert "longer than the file system allows" in refused(root, record(b"n" * 256, b"L"), file(b"short"))
+
+
+@pytest.mark.parametrize("long", [record(b"d/" + b"n" * 300, b"L"), pax([(b"path", b"d/" + b"n" * 300)])])
+def test_a_component_of_300_bytes_is_refused_with_the_name_of_the_member(root: Path, long: bytes) -> None:
+    for part in (file(b"s"), directory(b"s"), symlink(b"s", b"t"), hard_link(b"s", b"f")):
+        message = refused(root, file(b"f"), long, part)
+        assert message.startswith("a.tar: d/nnn")
+        assert message.endswith("a component of its name is longer than the file system allows")
 
 
 def test_the_depth_of_an_archive_takes_no_descriptors_and_no_recursion(root: Path) -> None:
@@ -212,6 +215,20 @@ def test_a_later_member_replaces_an_earlier_one(earlier: str, later: str, root: 
         {"x/inner": "file", "x/sub": "dir", "x/sub/f": "file"} if (earlier, later) == ("dir", "dir") else {}
     )
     assert seen == {"x": later, **merged}
+
+
+def test_a_file_that_becomes_a_directory_and_a_file_again_is_the_last_file(root: Path) -> None:
+    extract(
+        tar(file(b"x", b"1"), directory(b"x", mode=0o700), file(b"x/in"), file(b"x", b"2", mode=0o600)), root
+    )
+    seen = snapshot(root, nlink=True)[b"x"]
+    assert (seen.type, seen.data, seen.mode, seen.nlink) == ("file", b"2", 0o600, 1)
+
+
+def test_a_directory_that_becomes_a_file_and_a_directory_again_is_empty(root: Path) -> None:
+    extract(tar(file(b"x/old"), file(b"x", b"1"), directory(b"x", mode=0o711), file(b"x/new")), root)
+    assert paths(root) == {"x": "dir", "x/new": "file"}
+    assert stat.S_IMODE(os.stat(root / "x").st_mode) == 0o711
 
 
 def test_a_directory_listed_again_gets_the_later_attributes_and_keeps_what_is_in_it(root: Path) -> None:
