@@ -22,10 +22,11 @@ from sandbox.changes.members import LeftOut, Members
 from sandbox.changes.rows import OldObject
 from sandbox.changes.step_order import WITH_MEMBER, Action, Step
 from sandbox.errors import SandboxError
+from sandbox.images.compression import Readable
 from sandbox.images.destination import RefusedError
 from sandbox.images.destination import relative as member_path
 from sandbox.images.names import printable
-from sandbox.images.tar import Kind, Member, Readable
+from sandbox.images.tar import Kind, Member
 from unionfs._stdlib.dataclasses import dataclass
 
 _CHANGED = "it changed on the host since it was compared"

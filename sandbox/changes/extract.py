@@ -13,9 +13,10 @@ from sandbox.changes.host_attributes import Attributes, Owners
 from sandbox.changes.host_tree import HostTree
 from sandbox.changes.members import LeftOut, Members
 from sandbox.errors import SandboxError
+from sandbox.images.compression import Readable
 from sandbox.images.destination import RefusedError, relative
 from sandbox.images.names import printable
-from sandbox.images.tar import Kind, Member, Readable
+from sandbox.images.tar import Kind, Member
 from unionfs._stdlib.dataclasses import dataclass
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.

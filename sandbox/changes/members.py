@@ -12,9 +12,10 @@ import stat
 from sandbox.changes.host_attributes import Attributes, Owners, reason_of
 from sandbox.changes.host_tree import HostTree
 from sandbox.errors import ImageError, SandboxError
+from sandbox.images.compression import Readable
 from sandbox.images.destination import PATH_MAX
 from sandbox.images.names import printable
-from sandbox.images.tar import Kind, Member, Readable, open_archive
+from sandbox.images.tar import Kind, Member, open_archive
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import TypeVar
 

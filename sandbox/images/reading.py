@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from sandbox.images.tar import Readable
+    from sandbox.images.compression import Readable
 
 _MAX_REST = 1 << 26
 """The most bytes after the end of an archive that are read for its digest: they may be a hole of exabytes."""

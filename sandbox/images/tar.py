@@ -17,7 +17,7 @@ from enum import Enum
 
 from sandbox.errors import ImageError
 from sandbox.images.attributes import AttributeRefusedError, decode
-from sandbox.images.compression import DAMAGED, OUTPUT, decompressed
+from sandbox.images.compression import DAMAGED, open_plain
 from sandbox.images.headers import (
     BLOCK,
     SPARSE_00,
@@ -40,6 +40,8 @@ from unionfs._stdlib.typing import NoReturn, Protocol, Self
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from sandbox.images.compression import Readable
 
 RECORD_LIMIT = 1 << 20
 """The most bytes of one header record (pax, long name, sparse map).
@@ -103,13 +105,6 @@ class Archive(Protocol):
     def data(self) -> Iterator[tuple[int, memoryview]]: ...
 
 
-class Readable(Protocol):
-    """A file that is read sequentially from its current position, without seeking."""
-
-    def read(self, size: int, /) -> bytes:
-        """Return up to *size* bytes, b"" at the end."""
-
-
 def open_archive(file: Readable, name: str) -> TarStream:
     """Return a stream of the members of the tar in *file*, read from its current position; *name* is for messages.
 
@@ -119,24 +114,8 @@ def open_archive(file: Readable, name: str) -> TarStream:
         ImageError: *file* is empty or no tar; its compression is not supported, or its module is not installed.
         OSError: *file* cannot be read.
     """
-    head = b""
-    while len(head) < BLOCK and (more := file.read(OUTPUT)):
-        head += more
-    if not head:
-        raise ImageError(f"{name}: the file is empty", hint="get the archive again")
-    source = _input(head, file)
-    # A file with this magic is a plain tar, even if its first member's name looks like the magic of a compression.
-    if head[257:262] != b"ustar":
-        unpacked = decompressed(head, source, name)
-        if unpacked is not None:
-            return TarStream(unpacked, name, compressed=True)
-    return TarStream(source, name, compressed=False)
-
-
-def _input(head: bytes, file: Readable) -> Iterator[bytes]:
-    yield head
-    while data := file.read(OUTPUT):
-        yield data
+    plain = open_plain(file, name)
+    return TarStream(plain.pieces, name, compressed=plain.compressed)
 
 
 class _TruncatedError(Exception):

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import zstandard
 
+from sandbox.images.compression import zstd_module
 from sandbox.kernel.trees import remove_contents
 from tests.unit.sandbox.images.tars import (
     CHARACTER,
@@ -38,6 +38,7 @@ from tests.unit.sandbox.images.tars import (
     tar,
 )
 
+zstd = zstd_module("tests")
 MIB = 1 << 20
 #: Of a process that unpacks an archive of one file: 25 MiB.
 SMALL = 64 * MIB
@@ -171,9 +172,17 @@ def test_header_records_that_claim_to_be_huge_are_refused(measure: Unpack) -> No
 
 # Frames
 
+
+def compress_zstd(data: bytes, **parameters: int) -> bytes:
+    """Compress *data* as a stream, whose frame does not state its size, so that its window is that of *parameters*."""
+    options = {getattr(zstd.CompressionParameter, name): value for name, value in parameters.items()}
+    compressor = zstd.ZstdCompressor(options=options)
+    return bytes(compressor.compress(data) + compressor.flush())
+
+
 EMPTY = {
     "gzip": gzip.compress(b"", mtime=0),
-    "zstd": zstandard.compress(b""),
+    "zstd": zstd.compress(b""),
     "skippable": b"\x50\x2a\x4d\x18\0\0\0\0",
     "bzip2": bz2.compress(b""),
     "xz": lzma.compress(b"", preset=9),
@@ -182,7 +191,7 @@ EMPTY = {
 
 @pytest.mark.parametrize("compression", list(EMPTY))
 def test_very_many_frames_with_nothing_in_them(measure: Unpack, compression: str, tmp_path: Path) -> None:
-    compress = {"gzip": gzip.compress, "zstd": zstandard.compress, "skippable": zstandard.compress}
+    compress = {"gzip": gzip.compress, "zstd": zstd.compress, "skippable": zstd.compress}
     compress |= {"bzip2": bz2.compress, "xz": lzma.compress}
     whole = compress[compression](tar(file(b"f", b"x")))
     (tmp_path / "frames").write_bytes(whole[:0] + EMPTY[compression] * 100_000 + whole)
@@ -202,18 +211,14 @@ def test_frames_of_one_byte_each(measure: Unpack, tmp_path: Path) -> None:
 
 def test_large_windows_that_real_archives_have_are_read(measure: Unpack, tmp_path: Path) -> None:
     data = tar(file(b"f", os.urandom(MIB) * 160))
-    parameters = zstandard.ZstdCompressionParameters(window_log=27, enable_ldm=True)
-    packed = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
-    (tmp_path / "large").write_bytes(packed.compress(data) + packed.flush())
+    (tmp_path / "large").write_bytes(compress_zstd(data, window_log=27, enable_long_distance_matching=1))
     done = measure.file(tmp_path / "large")  # type: ignore[attr-defined]
     assert (done.error, done.entries) == (None, 1)
     assert done.peak < 350 * MIB
 
 
 def test_a_window_that_is_too_large_is_an_error_that_says_so(measure: Unpack, tmp_path: Path) -> None:
-    parameters = zstandard.ZstdCompressionParameters(window_log=28)
-    packed = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
-    (tmp_path / "large").write_bytes(packed.compress(tar(file(b"f"))) + packed.flush())
+    (tmp_path / "large").write_bytes(compress_zstd(tar(file(b"f")), window_log=28))
     dictionary = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": 1 << 29}]
     (tmp_path / "large.xz").write_bytes(lzma.compress(tar(file(b"f")), filters=dictionary))
     for name in ("large", "large.xz"):
@@ -322,9 +327,7 @@ def test_more_directories_than_the_memory_has_room_for_are_an_error_that_names_o
 def test_a_decompressor_that_gets_no_memory_says_so(measure: Unpack, module: str, tmp_path: Path) -> None:
     data = tar(file(b"f", b"x"))
     if module == "zstd":
-        parameters = zstandard.ZstdCompressionParameters(window_log=27)
-        packed = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
-        data = packed.compress(data) + packed.flush()
+        data = compress_zstd(data, window_log=27)
     else:
         dictionary = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 27}]
         data = lzma.compress(data, filters=dictionary)
