@@ -20,6 +20,7 @@ from sandbox.changes.rows import Change, parse
 from sandbox.changes.writable_layers import WritableLayer, find
 from sandbox.errors import SandboxError, SetupError, StateError
 from sandbox.host import private_directories
+from sandbox.images.places import archives_in, layers_in
 from sandbox.kernel import open_paths
 from sandbox.plan import IdPlan
 from sandbox.state import run_directory
@@ -293,7 +294,8 @@ def _open_layer(
         fd = open_paths.open_real(layer.path, directory=True)
         undo.callback(os.close, fd)
         return ServedLayer(fd=fd, marks="none", squash=True, cross=layer.cross)
-    place = os.path.join(images, "archives", layer.place or "")
+    base = layers_in(images) if layer.kind == "image" else archives_in(images)
+    place = os.path.join(base, layer.place or "")
     try:
         lock_fd = os.open(os.path.join(place, "lock"), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         undo.callback(os.close, lock_fd)
@@ -301,6 +303,6 @@ def _open_layer(
         return ServedLayer(fd=directory(os.path.join(place, "tree")), marks="aufs", squash=False)
     except (FileNotFoundError, BlockingIOError):
         raise StateError(
-            f"the unpacked archive {layer.path}, a layer below, has been removed",
+            f"the unpacked layer {layer.shown()}, which is below the writable layer, has been removed",
             hint="start the sandbox once, which unpacks it again",
         ) from None

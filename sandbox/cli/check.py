@@ -26,11 +26,12 @@ before it starts a process is a mistake, such as a missing path or a limit that 
 
 Without --profile, each file is checked as it is and with each of its profiles.
 
-With --untrusted, all paths, variables, ports and privileges that a file requests are listed. The list also contains
+With --untrusted, all paths, registries, variables, ports and privileges that a file requests are listed. The list also contains
 what its program could change of its own next start on this machine, and the existing layers and volumes that it
 would use."""
 _HEADINGS = {
     "path": "paths of this machine",
+    "registry": "images of registries",
     "variable": "variables of your environment",
     "port": "ports of this machine",
     "privilege": "privileges",

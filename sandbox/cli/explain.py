@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     devices = [step.source for step in steps if isinstance(step, BindDevice)]
     report = make_report(
         Case(
-            spec=spec,
+            spec=planning.spec,
             draft=planning.draft,
             facts=planning.facts,
             paths=planning.paths,

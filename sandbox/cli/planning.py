@@ -10,13 +10,15 @@ from unionfs._stdlib.dataclasses import dataclass
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from sandbox.errors import SandboxError
     from sandbox.host.facts import HostFacts
     from sandbox.host.paths import PathFact
     from sandbox.host.private_directories import PrivateFacts
-    from sandbox.plan import Draft, PersistentState
+    from sandbox.images.importing import BlobProgress
+    from sandbox.plan import Draft, IdPlan, PersistentState
+    from sandbox.plan.image_values import StoredImage
     from sandbox.spec.diagnostic import Diagnostic
     from sandbox.spec.model import Spec
     from sandbox.spec.valid_part import ValidPart
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 class Planning:
     """A draft, and the facts that it was made from."""
 
+    #: The specification, with the defaults of its images.
+    spec: Spec
     draft: Draft
     facts: HostFacts
     paths: Mapping[str, PathFact]
@@ -96,12 +100,15 @@ def plan(
 
     facts = host.gather()
     problem: SandboxError | None
+    stored: dict[int, StoredImage] = {}
     try:
         path, images = default_path(os.environ, facts.uid), default_image_path(os.environ, facts.uid)
         directory = os.path.realpath(path)
         problem = state.examine(directory)
     except StateError as error:
         path, images, directory, problem = "", "", "", error
+    if images:
+        spec, stored = with_images(spec, os.path.realpath(images))
     persistent = PersistentState()
     try:
         persistent = look(spec, directory) if with_persistent else persistent
@@ -118,11 +125,55 @@ def plan(
         joined=joined_namespaces(spec, directory),
         command=command,
         persistent=persistent,
+        images=stored,
         accept_layers=accept_layers,
     )
     return Planning(
-        draft=made, facts=facts, paths=paths, state_directory=directory, state=problem, persistent=persistent
+        spec=spec,
+        draft=made,
+        facts=facts,
+        paths=paths,
+        state_directory=directory,
+        state=problem,
+        persistent=persistent,
     )
+
+
+def with_images(
+    spec: Spec, images: str, *, fetch: bool = False, progress: Callable[[], BlobProgress] | None = None
+) -> tuple[Spec, dict[int, StoredImage]]:
+    """Return *spec* with the defaults of its images, and these images by the number of their layer.
+
+    They are in the image directory *images*. With *fetch*, missing ones are fetched.
+
+    Raises:
+        SpecError: an image cannot be fetched, or its defaults are not valid.
+        StateError: the image directory cannot be read or written.
+    """
+    from sandbox.spec.values.layers import IMAGE_KINDS
+
+    if not any(layer.kind in IMAGE_KINDS for layer in spec.root.layers):
+        return spec, {}
+    from sandbox.errors import ImageError, SpecError
+    from sandbox.images.resolve import find_images
+    from sandbox.plan.images import with_image_defaults
+
+    found = find_images(spec, images, fetch=fetch, progress=progress)
+    try:
+        return with_image_defaults(spec, found), found
+    except ImageError as error:
+        raise SpecError([spec.diagnose(f"root.layers[{max(found)}]", error.message, error.hint)]) from error
+
+
+def usual_ids() -> IdPlan:
+    """Return the id maps of a sandbox whose file sets none, under which images are unpacked in advance."""
+    from sandbox.host import facts as host
+    from sandbox.plan.findings import Findings
+    from sandbox.plan.ids import plan_ids
+    from sandbox.spec.load import parse
+
+    spec = parse(b'[root]\nlayers = ["dir:/"]\n', path="usual.toml", environ={})
+    return plan_ids(spec, host.gather(), Findings.of(spec))
 
 
 def private_directories(state: str, images: str, uid: int) -> PrivateFacts:

@@ -1,4 +1,4 @@
-"""Show on standard error the progress of reading an archive: a bar on a terminal, otherwise occasional lines."""
+"""Show on standard error the progress of reading archives and images: a bar on a terminal, otherwise occasional lines."""
 
 from __future__ import annotations
 
@@ -74,6 +74,31 @@ class ArchiveProgress:
         _write_line(f"{self._action}: {meter}")
         self._next = 2 * elapsed
         self._has_lines = True
+
+
+class ImageProgress:
+    """Shows how many bytes of the blobs of an image are there (implements `sandbox.images.importing.BlobProgress`)."""
+
+    def __init__(self) -> None:
+        import threading  # blobs are copied by threads
+
+        self._lock = threading.Lock()
+        self._meter = ArchiveProgress()
+        self._position = 0
+
+    def begin(self, name: str, sizes: list[int]) -> None:
+        """Start to show the blobs of the image *name*, of *sizes* bytes."""
+        self._meter.begin("fetch", name, sum(sizes))
+
+    def advance(self, count: int) -> None:
+        """Show that *count* more bytes are there."""
+        with self._lock:
+            self._position += count
+            self._meter.update(self._position)
+
+    def end(self) -> None:
+        """Remove the bar or, if lines were printed, print the duration."""
+        self._meter.end()
 
 
 def _is_terminal() -> bool:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
 
-    from sandbox.cli.progress import ArchiveProgress
+    from sandbox.cli.progress import ArchiveProgress, ImageProgress
     from sandbox.errors import SandboxError
     from sandbox.host.facts import HostFacts
     from sandbox.plan import Plan
@@ -183,7 +183,7 @@ def _make_plan(
 
     Return facts, state directory, the secret of the run directory (None if there is none), and plan.
     """
-    from sandbox.cli.planning import joined_namespaces, private_directories
+    from sandbox.cli.planning import joined_namespaces, private_directories, with_images
     from sandbox.host import facts as host
     from sandbox.host.paths import inspect_all
     from sandbox.plan import host_details, host_files, host_paths, make_plan, wants_cgroup
@@ -198,6 +198,7 @@ def _make_plan(
     run_path, secret = run_directory.prepare(run_directory.default_path(os.environ, facts.uid), warn)
     directory = state.StateDirectory(state_path, run_path, images)
     directory.sweep()
+    spec, stored = with_images(spec, directory.images, fetch=True, progress=_make_blob_progress)
     plan = make_plan(
         spec,
         facts,
@@ -208,6 +209,7 @@ def _make_plan(
         joined=joined_namespaces(spec, directory.path),
         command=tuple(arguments.command) or None,
         persistent=look(spec, directory.path),
+        images=stored,
         accept_layers=arguments.accept_layers,
     )
     return facts, directory, secret, plan
@@ -217,6 +219,12 @@ def _make_progress() -> ArchiveProgress:
     from sandbox.cli.progress import ArchiveProgress  # only for an archive that is unpacked or compared
 
     return ArchiveProgress()
+
+
+def _make_blob_progress() -> ImageProgress:
+    from sandbox.cli.progress import ImageProgress  # only for an image that is fetched or imported
+
+    return ImageProgress()
 
 
 def _may_need_no_server(arguments: argparse.Namespace) -> bool:

@@ -27,6 +27,9 @@ GROUPS: dict[str, dict[str, str]] = {
         "prune": "remove leftovers of ended sandboxes, and unreferenced archives",
         "adopt": "give a persistent layer to another environment file",
     },
+    "images": {
+        "image": "list, inspect, name, remove, verify and import images",
+    },
     "understand": {
         "check": "find all mistakes in environment files",
         "explain": "show what the program can reach, and why",

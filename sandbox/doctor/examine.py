@@ -23,6 +23,7 @@ from sandbox.host.paths import inspect_all
 from sandbox.plan import Plan, host_details, host_files, host_paths, make_plan, warnings_of
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.model import Spec
+from sandbox.spec.values.layers import IMAGE_KINDS
 from sandbox.state import run_directory
 from sandbox.state.joined_namespaces import inspect
 from sandbox.state.layer_records import look
@@ -31,6 +32,7 @@ from unionfs._stdlib.dataclasses import dataclass
 
 if TYPE_CHECKING:
     from sandbox.errors import RenderableDiagnostic
+    from sandbox.plan.image_values import StoredImage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,12 +114,20 @@ def plan_file(
         joined = inspect(spec, path)
         persistent = look(spec, path)
         given = default_path(environ, facts.uid) if known else path
+        images = default_image_path(environ, facts.uid) if known else os.path.join(path, "images")
         hidden = private_directories.look(
             state=given,
-            images=default_image_path(environ, facts.uid) if known else os.path.join(path, "images"),
+            images=images,
             run=run_directory.default_path(environ, facts.uid),
             usual_run=run_directory.default_path({}, facts.uid),
         )
+        stored: dict[int, StoredImage] = {}
+        if any(layer.kind in IMAGE_KINDS for layer in spec.root.layers):
+            from sandbox.images.resolve import find_images
+            from sandbox.plan.images import with_image_defaults
+
+            stored = find_images(spec, images)
+            spec = with_image_defaults(spec, stored)
         plan = make_plan(
             spec,
             facts,
@@ -127,6 +137,7 @@ def plan_file(
             private=hidden,
             joined=joined,
             persistent=persistent,
+            images=stored,
         )
     except SandboxError as error:
         return FileOutcome(file=file, error=error)

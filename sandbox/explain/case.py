@@ -44,7 +44,7 @@ class Case:
         return self.facts.is_real_root and all(entry.outside != 0 for entry in self.plan.ids.uid_map)
 
     def origin(self, *keys: str) -> Origin:
-        """Return the origin of the first of *keys* that is set, or DEFAULT if none is set."""
+        """Return the origin of the first of *keys* that is set, by the file or by an image, or DEFAULT if none is."""
         for key in keys:
             place = self.spec.origin(key)
             if place is not None:
@@ -54,6 +54,8 @@ class Case:
                     line=place.line,
                     column=place.column,
                 )
+            if (image := self.spec.image_values.get(key)) is not None:
+                return Origin(kind="image", reason=image)
         return DEFAULT
 
     def decided_here(self, reason: str, *keys: str) -> Origin:

@@ -152,7 +152,9 @@ def _variable(case: Case, name: str, value: str, inherited: int | None, from_fil
     given = [(where, origin, text) for where, origin, text, there in places if there]
     if not given:
         terminal = case.decided_here("the program gets a terminal", "process.terminal")
-        origin = terminal if name == "TERM" else DEFAULT
+        image = case.spec.image_env.get(name)
+        of_image = Origin(kind="image", reason=case.spec.image_values.get("process.env"))
+        origin = terminal if name == "TERM" else of_image if image is not None else DEFAULT
         return Fact(label=name, text=quote(value), value={"value": value, "present": True}, origin=origin)
     where, origin, text = given[0]
     lost = [other for other, _, _ in given[1:]]

@@ -29,13 +29,13 @@ SECTIONS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """The origin of a value: a place in a file, the command line, a default, this machine, or this version.
+    """The origin of a value: a place in a file, the command line, an image, a default, this machine, or this version.
 
     For "machine" and "version", *file*, *line* and *column* are the place of the requested value, and *reason* is why the
-    effective value differs.
+    effective value differs. For "image", *reason* is the name of the image.
     """
 
-    kind: Literal["file", "command line", "default", "machine", "version"]
+    kind: Literal["file", "command line", "image", "default", "machine", "version"]
     file: str | None = None
     line: int | None = None
     column: int | None = None
@@ -43,13 +43,15 @@ class Origin:
 
     @property
     def is_set(self) -> bool:
-        """Tell whether a file or the command line sets the value, or requests another one than the effective value."""
-        return self.file is not None
+        """Tell whether a file, the command line or an image sets the value, or requests another one than the effective value."""
+        return self.file is not None or self.kind == "image"
 
     def text(self) -> str:
-        """Return "FILE:LINE", "--set" or another option, "default", "this machine: REASON" or "this version: REASON"."""
+        """Return "FILE:LINE", "--set" or another option, "default", "image NAME", "this machine: REASON" or "this version: REASON"."""
         if self.kind == "default":
             return "default"
+        if self.kind == "image":
+            return f"image {self.reason}"
         # A --set is one line, and in no file.
         place = self.file if self.file in OPTIONS else f"{self.file}:{self.line}"
         if self.kind not in ("machine", "version"):

@@ -28,6 +28,7 @@ from sandbox.plan.operations import (
 from sandbox.plan.storage import inside
 from sandbox.spec.units import format_size
 from sandbox.spec.values import Layer
+from sandbox.spec.values.layers import IMAGE_KINDS
 from sandbox.spec.values.volumes import MANAGED
 from unionfs._stdlib.dataclasses import replace
 
@@ -123,16 +124,16 @@ def _layer(number: int, layer: Layer, case: Case) -> Fact:
     key = f"root.layers[{number}]"
     refused = next((item for item in case.draft.refusals if item.key.startswith(key)), None)
     fact = case.paths.get(layer.path)
-    usable = fact is not None and refused is None and case.differs(key) is None
+    known = fact is not None or layer.kind in ("image", "docker")
+    usable = known and refused is None and case.differs(key) is None
     hidden = hidden_mounts(layer, fact.real, case) if usable and fact and layer.kind == "dir" else []
     problem = trust_problem(fact, case.facts.uid) if usable and fact else None
     notes = list(_layer_notes(layer, fact, hidden, problem)) if usable and fact else []
     if refused is not None:
         notes.append(f"refused: {refused.message}")
-    reference = f":{layer.reference}" if layer.reference else ""
     return Fact(
         label=f"layer {number + 1}",
-        text=f"{layer.kind}:{layer.path}{reference}: {_reading(layer, case) if usable else 'not used'}",
+        text=f"{layer.shown()}: {_reading(layer, case) if usable else 'not used'}",
         value={
             "kind": layer.kind,
             "path": layer.path,
@@ -149,6 +150,8 @@ def _layer(number: int, layer: Layer, case: Case) -> Fact:
 
 
 def _reading(layer: Layer, case: Case) -> str:
+    if layer.kind in IMAGE_KINDS:
+        return "an image, whose layers are unpacked once into the image store under the ids of this sandbox"
     if layer.kind == "tar":
         return "an archive, unpacked once into the layer store under the ids of this sandbox"
     who = "any user" if case.uses_unowned_ids else "you"

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 
 from sandbox.as_container_root import run_with_ids
 from sandbox.errors import ImageError, SandboxError
+from sandbox.images.places import archives_in
 from sandbox.images.unpacked_trees import StoredLayer, UnpackedTrees, digest
 from sandbox.kernel.files import NotRegularError, open_regular
 from sandbox.plan import IdPlan
@@ -195,11 +196,6 @@ class LayerStore:
                 SandboxError
             ):  # without the layer's ids, it stays; the sandbox can start all the same
                 self.trees.discard_unused(name)
-
-
-def archives_in(images: str) -> str:
-    """Return the directory of the unpacked archives in the image directory *images*."""
-    return os.path.join(images, "archives")
 
 
 def content_of(layer: StoredLayer) -> str:

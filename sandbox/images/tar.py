@@ -128,7 +128,7 @@ class TarStream:
     def __init__(self, chunks: Iterator[bytes], name: str, *, compressed: bool) -> None:
         self.name = name
         self._chunks = chunks
-        self._compressed = compressed
+        self.compressed = compressed
         self._buffer = memoryview(b"")
         self._offset = 0  # position of the next byte of _buffer in the decompressed archive
         self._start = 0  # position of the current member in the decompressed archive
@@ -139,6 +139,11 @@ class TarStream:
         self._records = 0
         #: The name of the current member.
         self.current = b""
+
+    @property
+    def position(self) -> int:
+        """The number of decompressed bytes read so far; between members, the place of the current member's data."""
+        return self._offset
 
     def __enter__(self) -> Self:
         return self
@@ -171,7 +176,7 @@ class TarStream:
             yield member
         # The rest is padding, which may be of any length if the file is sparse. A compressed archive has to be read to its
         # end, because only that shows that it is complete.
-        if self._compressed:
+        if self.compressed:
             for _ in self._chunks:
                 pass
 
@@ -259,7 +264,7 @@ class TarStream:
         while True:
             if not self._buffer and not self._refill():
                 # The end-of-archive blocks are missing. Compressed data marks its own end; a plain file is truncated.
-                if self._compressed and not pax and not long:
+                if self.compressed and not pax and not long:
                     return None
                 raise _TruncatedError
             block = self._read(BLOCK)

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from sandbox.as_container_root import run_with_ids, with_own_id
 from sandbox.errors import SandboxError, StateError
-from sandbox.images.layer_store import archives_in, digest_of_archive, digest_of_path
+from sandbox.images.layer_store import digest_of_archive, digest_of_path
 from sandbox.images.origin import read_origin
+from sandbox.images.places import archives_in
 from sandbox.images.unpacked_trees import UnpackedTrees, ids_of_layer
 from sandbox.kernel.trees import disk_usage
 from sandbox.lifecycle.kept_items import FileReference, Inventory, KeptItem, Kind, Leftover, short_names

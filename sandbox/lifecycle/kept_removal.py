@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from sandbox.errors import SandboxError, StateError
-from sandbox.images.layer_store import archives_in
+from sandbox.images.places import archives_in
 from sandbox.images.unpacked_trees import UnpackedTrees
 from sandbox.lifecycle.inventory import BASES, REMOVED, base_of, ids_of, interrupted_removals, list_names
 from sandbox.lifecycle.kept_items import KINDS, NAMES, Kind

@@ -31,10 +31,11 @@ def plan_environment(
     *,
     terminal: bool,
 ) -> Mapping[str, str]:
-    """Return the variables. In falling precedence: process.env, process.env_file, process.inherit_env, defaults."""
+    """Return the variables. In falling precedence: process.env, process.env_file, process.inherit_env, image, defaults."""
     env = {"PATH": DEFAULT_PATH, "container": "sandbox"}
     if terminal:
         env["TERM"] = environ.get("TERM", "xterm")
+    env |= spec.image_env
     from_file = _of_file(spec, paths, findings)
     for number, name in enumerate(spec.process.inherit_env):
         if name in environ:

@@ -17,7 +17,7 @@ from sandbox.host.paths import PathFact, PathStep
 from sandbox.kernel.capabilities import DEFAULT, effective_set
 from sandbox.kernel.namespaces import NamespaceFact
 from sandbox.plan.findings import Findings
-from sandbox.plan.storage import LAYER_KINDS, inside
+from sandbox.plan.storage import PATH_KINDS, inside
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import literal
@@ -60,7 +60,7 @@ def _named_paths(spec: Spec) -> Iterator[NamedPath]:
         else:
             yield NamedPath(path=path, key="extends", what="a file that it extends")
     for number, layer in enumerate(spec.root.layers):
-        if layer.kind in LAYER_KINDS:
+        if layer.kind in PATH_KINDS:
             yield NamedPath(path=layer.path, key=f"root.layers[{number}]", what="a layer")
     for number, volume in enumerate(spec.volumes):
         if volume.type == "bind" and volume.source is not None:

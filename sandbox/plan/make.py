@@ -15,6 +15,7 @@ from sandbox.plan.exposure import exposures, refuse_redirectable_paths, watched_
 from sandbox.plan.filters import plan_landlock, plan_seccomp, seccomp_profile
 from sandbox.plan.findings import Findings
 from sandbox.plan.ids import inner_maps, plan_ids, program_groups, program_user
+from sandbox.plan.image_values import NO_IMAGES, StoredImage
 from sandbox.plan.limits import plan_cgroup, plan_process_limits, plan_server_cgroup
 from sandbox.plan.mount_order import plan_operations
 from sandbox.plan.namespaces import KINDS, plan_namespaces
@@ -28,7 +29,7 @@ from sandbox.plan.persistent_state import (
 )
 from sandbox.plan.process import plan_process
 from sandbox.plan.root import plan_root
-from sandbox.plan.storage import LAYER_KINDS, needs_open_requests, plan_layers, plan_skeleton
+from sandbox.plan.storage import PATH_KINDS, needs_open_requests, plan_layers, plan_skeleton
 from sandbox.plan.values import Plan, default_name
 from sandbox.plan.volumes import (
     plan_devices,
@@ -92,7 +93,7 @@ def host_paths(spec: Spec, facts: HostFacts | None = None) -> list[str]:
     If the program may write to a bind volume, these include the files that *spec* was read from, and the launcher's own, which
     *facts* names.
     """
-    layers = [layer.path for layer in spec.root.layers if layer.kind in LAYER_KINDS]
+    layers = [layer.path for layer in spec.root.layers if layer.kind in PATH_KINDS]
     sources = [
         volume.source for volume in spec.volumes if volume.type == "bind" and volume.source is not None
     ]
@@ -141,6 +142,7 @@ def make_plan(
     joined: Mapping[str, NamespaceFact] | None = None,
     command: tuple[str, ...] | None = None,
     persistent: PersistentState = NO_PERSISTENT_STATE,
+    images: Mapping[int, StoredImage] = NO_IMAGES,
     accept_layers: bool = False,
 ) -> Plan:
     """Plan the sandbox that *spec* describes on the machine that *facts* describe; see :func:`draft`.
@@ -159,6 +161,7 @@ def make_plan(
         joined=joined,
         command=command,
         persistent=persistent,
+        images=images,
         accept_layers=accept_layers,
     )
     return made.accepted()
@@ -175,6 +178,7 @@ def draft(
     joined: Mapping[str, NamespaceFact] | None = None,
     command: tuple[str, ...] | None = None,
     persistent: PersistentState = NO_PERSISTENT_STATE,
+    images: Mapping[int, StoredImage] = NO_IMAGES,
     accept_layers: bool = False,
 ) -> Draft:
     """Plan the sandbox that *spec* describes on the machine that *facts* describe, and record refusals instead of raising them.
@@ -189,6 +193,7 @@ def draft(
         joined: facts of :func:`sandbox.state.joined_namespaces.inspect`, if *spec* joins a namespace.
         command: replaces command and arguments of the file.
         persistent: facts of :func:`sandbox.state.layer_records.look`.
+        images: the images in the store, by the number of their layer in the file.
         accept_layers: accept a persistent layer that was made over other layers.
     """
     findings = Findings.of(spec)
@@ -198,7 +203,7 @@ def draft(
     own_user = "user" in namespaces.private
     ids = plan_ids(spec, facts, findings, namespaces.user, joined=not own_user)
     paths = with_root_capabilities(paths, ids)
-    layers = plan_layers(spec, paths, private, findings)
+    layers = plan_layers(spec, paths, images, private, findings)
     record = make_record(spec, layers, found)
     check_persistent_layer(spec, persistent, record, findings, accept_layers=accept_layers)
     volumes = plan_volumes(spec, paths, state_directory, private, findings)

@@ -61,8 +61,11 @@ def make_record(spec: Spec, layers: tuple[LayerPlan, ...], paths: Mapping[str, P
     return LayerRecord(
         file=spec.file if spec.file in spec.read_from else _STDIN,
         layers=tuple(
-            (layer.kind, layer.path, versions.get(layer.path) if layer.kind == "tar" else None)
-            for layer in layers
+            # The layers of one image count as one.
+            dict.fromkeys(
+                (layer.kind, layer.path, versions.get(layer.path) if layer.kind == "tar" else None)
+                for layer in layers
+            )
         ),
     )
 
@@ -83,7 +86,7 @@ def check_persistent_layer(
             f"{others}; or give it to this file: sandbox adopt {file} {own.name}{_name_option(spec)}",
         )
     # If the numbers differ, a layer is refused already.
-    planned = len(record.layers or ()) == len(spec.root.layers)
+    planned = len(record.layers or ()) == len(dict.fromkeys(spec.root.layers))
     if planned and not own.record.has_layers_of(record, own.unchanged) and not accept_layers:
         changed = (
             f"{record.shown()}, one of them an archive that has changed since"

@@ -10,16 +10,20 @@ from sandbox.host.image_formats import refusal as image_refusal
 from sandbox.host.paths import PathFact
 from sandbox.host.private_directories import PrivateFacts
 from sandbox.plan.findings import Findings
+from sandbox.plan.image_values import StoredImage
 from sandbox.plan.operations import BindVolume, TmpfsVolume, VolumeOperation
 from sandbox.plan.private import private_part
 from sandbox.plan.values import LayerPlan, MountPoint
 from sandbox.spec.file_types import wrong_layer_type
 from sandbox.spec.model import Spec
 from sandbox.spec.values import Layer
+from sandbox.spec.values.layers import IMAGE_KINDS
 from sandbox.spec.values.volumes import MANAGED
 
-#: Kinds of layers that can be planned; `Spec.unenforced` reports other kinds as not enforced by this version.
+#: The kinds of layers that name a path of the host which the sandbox itself reads.
 LAYER_KINDS = ("dir", "tar")
+#: All kinds that name a path of the host.
+PATH_KINDS = (*LAYER_KINDS, "oci", "docker-archive")
 
 
 def inside(path: str, directory: str) -> bool:
@@ -28,14 +32,31 @@ def inside(path: str, directory: str) -> bool:
 
 
 def plan_layers(
-    spec: Spec, paths: Mapping[str, PathFact], private: PrivateFacts, findings: Findings
+    spec: Spec,
+    paths: Mapping[str, PathFact],
+    images: Mapping[int, StoredImage],
+    private: PrivateFacts,
+    findings: Findings,
 ) -> tuple[LayerPlan, ...]:
-    """Return the layers, bottom first; those that are refused are left out."""
+    """Return the layers, bottom first; those that are refused are left out.
+
+    *images* are the images in the store, by the number of their layer in the file.
+    """
     planned = []
     for number, layer in enumerate(spec.root.layers):
-        if layer.kind not in LAYER_KINDS:
-            continue
         key = f"root.layers[{number}]"
+        if layer.kind in IMAGE_KINDS:
+            image = images.get(number)
+            if image is None:
+                findings.refuse(key, f"{layer.shown()} is not in the image store", _image_hint(layer))
+            elif not image.layers:
+                findings.refuse(key, f"{layer.shown()} has no layers", "name an image with files")
+            else:
+                planned += [
+                    LayerPlan(kind="image", path=image.identity, image=part, immutable=True)
+                    for part in image.layers
+                ]
+            continue
         fact = paths[layer.path]
         refusal = _layer_refusal(layer, fact, private)
         if refusal is not None:
@@ -53,6 +74,12 @@ def plan_layers(
             )
         )
     return tuple(planned)
+
+
+def _image_hint(layer: Layer) -> str:
+    if layer.kind == "image":
+        return "`sandbox image ls` lists the images; `sandbox pull` fetches one, `sandbox image import` imports one"
+    return f'`sandbox pull {layer.shown()}` fetches it; so does `sandbox up`, unless root.pull is "never"'
 
 
 def needs_open_requests(server: str, layers: tuple[LayerPlan, ...]) -> bool:

@@ -12,6 +12,7 @@ from sandbox.kernel.cgroups import CgroupLimits
 from sandbox.kernel.idmaps import IdMap, lookup
 from sandbox.kernel.landlock import Rules
 from sandbox.kernel.namespaces import Identity
+from sandbox.plan.image_values import ImageLayer
 from sandbox.plan.operations import BindRoot, Operation
 from sandbox.seccomp.values import Filter
 from sandbox.spec.diagnostic import Diagnostic
@@ -98,9 +99,11 @@ class Join:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerPlan:
-    """One layer, bottom first in the plan: a directory to serve, or an archive to unpack into the layer store first."""
+    """One layer, bottom first in the plan: a directory to serve, or an archive or a layer of an image, which is unpacked first."""
 
+    #: "dir", "tar" or "image".
     kind: str
+    #: The real path of the directory or archive; of an image, its name and the digest of its manifest.
     path: str
     cross: tuple[str, ...] = ()
     #: Device and inode of the object at the path.
@@ -109,14 +112,16 @@ class LayerPlan:
     mode: int = 0o755
     #: Whether the layer does not change while it is used: it is unpacked into the layer store, or the file declares it so.
     immutable: bool = False
+    #: Which layer of the image it is; None for another kind.
+    image: ImageLayer | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerRecord:
     """The record of the file and the lower layers that a persistent layer was made for.
 
-    *file* is the environment file, "<stdin>" for standard input. *layers* are the layers, bottom first: kind, real path and,
-    of an archive, size and modification time. *layers* is None if the persistent layer was made by a version that did not
+    *file* is the environment file, "<stdin>" for standard input. *layers* are the layers of the file, bottom first: kind, real
+    path (of an image: its name and the digest of its manifest) and, of an archive, size and modification time. *layers* is None if the persistent layer was made by a version that did not
     record them. *digests* are pairs of the real path of an archive and the SHA-256 of its content in hexadecimal digits, as
     far as it is known.
     """
@@ -325,7 +330,10 @@ def describe(plan: Plan) -> list[str]:
     """
     ids, process = plan.ids, plan.process
     lines = [f"sandbox {plan.name}"]
-    lines += [f"layer {layer.kind}:{layer.path}" for layer in plan.layers]
+    lines += [
+        f"layer {layer.kind}:{layer.path}" + (f" {layer.image.diff_id}" if layer.image is not None else "")
+        for layer in plan.layers
+    ]
     bounds = [
         f"{count} {unit}"
         for count, unit in ((plan.size, "bytes"), (plan.inodes, "objects"))

@@ -35,6 +35,8 @@ from unionfs.launch.protocol import ServedLayer, ServedStack
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.images.reading import Progress
+    from sandbox.images.unpacked_trees import StoredLayer
+    from sandbox.plan.image_values import ImageLayer
 
 
 class SandboxResources:
@@ -77,6 +79,8 @@ class SandboxResources:
         #: The layers below the writable one as a later command opens them again, bottom first.
         self._recorded: list[RecordedLayer] = []
         self._index_fd: int | None = None
+        #: The layers of images that are open, topmost first: a layer may refer to files of those below.
+        self._below: list[tuple[ImageLayer, StoredLayer]] = []
         #: The layers without the skeleton, in the form that the checks of direct binds take.
         self._trees: list[LayerRoot] = []
         self._upper_fd: int | None = None
@@ -137,8 +141,7 @@ class SandboxResources:
         undo.callback(self._remove_run)
         if self.shares_processes:
             self.run.record({"root": self.label})
-        store = LayerStore(self._state, self._progress)
-        layers = [self._open_layer(layer, store, undo) for layer in plan.layers]
+        layers = [self._open_layer(layer, undo) for layer in plan.layers]
         if plan.writable != "none":
             self._open_writable(undo)
         layers += self._earlier
@@ -162,24 +165,22 @@ class SandboxResources:
         plan = self.plan
         return self._state.open_volume(volume.name, plan.ids, mode=volume.mode, file=plan.record.file)
 
-    def _open_layer(self, layer: LayerPlan, store: LayerStore, undo: ExitStack) -> ServedLayer:
-        if layer.kind == "tar":
+    def _open_layer(self, layer: LayerPlan, undo: ExitStack) -> ServedLayer:
+        if layer.kind != "dir":
             with self._signals.ending():  # unpacking may take minutes
-                stored = store.open_archive(
-                    layer.path, self.plan.ids, layer.identity, file=self.plan.record.file
-                )
+                stored = self._open_archive(layer) if layer.image is None else self._open_image(layer.image)
             undo.callback(stored.close)
-            if self.plan.writable == "persistent":
-                self._digests[layer.path] = content_of(stored)
             for notice in stored.notices:
                 self._warn(notice)
             # The topmost layer's index descriptor: the index of a stack is stored, and removed, with its topmost layer.
             self._index_fd = stored.index_fd
             self._trees.append(
-                LayerRoot(fd=stored.tree_fd, name=f"tar:{layer.path}", marks="aufs", place=stored.place)
+                LayerRoot(
+                    fd=stored.tree_fd, name=f"{layer.kind}:{layer.path}", marks="aufs", place=stored.place
+                )
             )
             self._recorded.append(
-                RecordedLayer(kind="tar", path=layer.path, place=os.path.basename(stored.place))
+                RecordedLayer(kind=layer.kind, path=layer.path, place=os.path.basename(stored.place))
             )
             return ServedLayer(fd=stored.tree_fd, marks="aufs", squash=False, indexed=True)
         try:
@@ -190,6 +191,20 @@ class SandboxResources:
         self._trees.append(LayerRoot(fd=fd, name=f"dir:{layer.path}", marks="none"))
         self._recorded.append(RecordedLayer(kind="dir", path=layer.path, cross=layer.cross))
         return ServedLayer(fd=fd, marks="none", squash=True, cross=layer.cross)
+
+    def _open_archive(self, layer: LayerPlan) -> StoredLayer:
+        store = LayerStore(self._state, self._progress)
+        stored = store.open_archive(layer.path, self.plan.ids, layer.identity, file=self.plan.record.file)
+        if self.plan.writable == "persistent":
+            self._digests[layer.path] = content_of(stored)
+        return stored
+
+    def _open_image(self, layer: ImageLayer) -> StoredLayer:
+        from sandbox.images.image_layers import ImageLayers  # only starts with an image need it
+
+        stored = ImageLayers(self._state.images, self._progress).open(layer, self.plan.ids, self._below)
+        self._below.insert(0, (layer, stored))
+        return stored
 
     def _choose_root(self, step: BindRoot, points: tuple[MountPoint, ...]) -> None:
         """Decide between a direct bind of the root and the server, and update the plan."""
@@ -392,6 +407,7 @@ def _uses(plan: Plan) -> dict[str, object]:
         "layer": plan.name if plan.writable == "persistent" else None,
         "volumes": [volume.name for volume in plan.volumes],
         "archives": [layer.path for layer in plan.layers if layer.kind == "tar"],
+        "images": list(dict.fromkeys(layer.path for layer in plan.layers if layer.kind == "image")),
     }
 
 

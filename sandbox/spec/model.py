@@ -144,6 +144,9 @@ class Spec:
     )
     problems: tuple[Problem, ...] = field(default=(), repr=False, compare=False)
     suspicious: tuple[Problem, ...] = field(default=(), repr=False, compare=False)
+    #: The settings whose values come from an image, each with the image's name, and the variables of that image.
+    image_values: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    image_env: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     sandbox: Sandbox = setting(
         Record(Sandbox),

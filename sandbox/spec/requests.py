@@ -15,8 +15,8 @@ from sandbox.spec.tables import Seccomp
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import Literal
 
-Kind = Literal["path", "variable", "port", "privilege"]
-KINDS: tuple[Kind, ...] = ("path", "variable", "port", "privilege")
+Kind = Literal["path", "registry", "variable", "port", "privilege"]
+KINDS: tuple[Kind, ...] = ("path", "registry", "variable", "port", "privilege")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +85,8 @@ def _layers(spec: Spec) -> _Found:
                 )
         elif layer.kind == "image":
             yield "path", layer.path, "an image of your store", key
+        elif layer.kind == "docker":
+            yield "registry", layer.path, "fetched with your credentials for that registry", key
         else:
             yield "path", layer.path, "read as the content of a layer", key
     if spec.root.writable == "persistent":
@@ -254,7 +256,7 @@ _RULES: tuple[Callable[[Spec], _Found], ...] = (
 #: The settings that the rules above read. All other settings of the language expose nothing of the machine. A test fails for a
 #: new setting until its author has decided which kind it is.
 REQUESTING_KEYS = frozenset(
-    "extends root.layers root.layers[].dir root.layers[].tar root.layers[].oci root.layers[].image root.layers[].cross "
+    "extends root.layers root.layers[].dir root.layers[].tar root.layers[].oci root.layers[].docker_archive root.layers[].image root.layers[].docker root.layers[].cross "
     "root.writable root.optional process.inherit_env process.env_file volumes[].type volumes[].source volumes[].target "
     "volumes[].read_only volumes[].propagation devices[].path namespaces.user namespaces.mount namespaces.pid namespaces.net namespaces.ipc "
     "namespaces.uts namespaces.cgroup namespaces.time namespaces.optional ids.map ids.uid_map[].outside "

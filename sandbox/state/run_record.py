@@ -38,6 +38,8 @@ class RunRecord:
     layer: str | None = None
     volumes: tuple[str, ...] = ()
     archives: tuple[str, ...] = ()
+    #: The images that it uses: name and digest of the manifest.
+    images: tuple[str, ...] = ()
     #: The numbers of the supervisor's descriptors of the run's namespaces, by kind.
     namespaces: tuple[tuple[str, int], ...] = ()
     #: The source of its root in the mount table, if its processes are to be found by that.
@@ -74,6 +76,7 @@ def read(state: object) -> RunRecord | None:
         layer=_text(state.get("layer")),
         volumes=_texts(state.get("volumes")),
         archives=_texts(state.get("archives")),
+        images=_texts(state.get("images")),
         namespaces=tuple(
             (str(kind), fd)
             for kind, fd in (namespaces.items() if isinstance(namespaces, dict) else ())

@@ -26,11 +26,11 @@ LATER = "later"
 class RecordedLayer:
     """One layer below a writable layer."""
 
-    #: "dir" or "tar".
+    #: "dir", "tar" or "image".
     kind: str
-    #: The real path of the directory or of the archive.
+    #: The real path of the directory or of the archive; of an image, its name and the digest of its manifest.
     path: str
-    #: The name of the unpacked archive's directory in the layer store; None for "dir".
+    #: The name of the unpacked tree in the image directory; None for "dir".
     place: str | None = None
     #: Paths of file systems mounted in the directory that are shown as part of it.
     cross: tuple[str, ...] = ()

@@ -45,8 +45,8 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
         {"as_container_root", "errors", "kernel", "plan", "spec"}
     ),  # the contents of the state and run directories
     "images": frozenset(
-        {"as_container_root", "errors", "host", "kernel", "plan", "state"}
-    ),  # archives and their unpacked layers
+        {"as_container_root", "errors", "host", "kernel", "plan", "spec", "state"}
+    ),  # archives, images and their unpacked layers
     "runtime": frozenset(
         {"as_container_root", "errors", "host", "images", "kernel", "plan", "seccomp", "spec", "state"}
     ),
@@ -58,7 +58,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
         {"editing", "errors", "lifecycle", "reference", "spec", "state"}
     ),  # receives the parser of the command line
     "manual": frozenset({"reference"}),  # receives the parser of the command line, too
-    "doctor": frozenset({"errors", "host", "kernel", "plan", "spec", "state"}),
+    "doctor": frozenset({"errors", "host", "images", "kernel", "plan", "spec", "state"}),
     "cli": frozenset(
         {
             "__init__",
@@ -70,6 +70,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
             "errors",
             "explain",
             "host",
+            "images",
             "lifecycle",
             "manual",
             "plan",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import chain
-
 from sandbox.errors import ImageError
-from sandbox.images.compression import decompressed
+from sandbox.images.compression import Readable, open_plain
 from sandbox.images.oci import media_types
 from sandbox.images.oci.digest import Digest, Verifier, new_hash
 from sandbox.images.oci.image_config import ImageConfig, check_layers, decode_config
@@ -20,10 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-    from sandbox.images.tar import Readable
 
 _CHUNK = 1 << 18
-_MAGIC = slice(257, 262)
 
 _OCI_TYPES = {
     media_types.DOCKER_CONFIG: media_types.OCI_CONFIG,
@@ -132,14 +128,7 @@ class ImageContent:
         """
         found = new_hash(diff_id.algorithm)
         name = f"{self.name}: layer {layer.digest}"
-        pieces = self.pieces(layer)
-        head = b""
-        while len(head) < _MAGIC.stop and (piece := next(pieces, b"")):
-            head += piece
-        source = chain((head,), pieces)
-        # An archive with this magic is not compressed, even if its first member's name looks like the magic of a compression.
-        unpacked = None if head[_MAGIC] == b"ustar" else decompressed(head, source, name)
-        for piece in source if unpacked is None else unpacked:
+        for piece in open_plain(_Pieces(self.pieces(layer)), name).pieces:
             found.update(piece)
             yield piece
         if found.hexdigest() != diff_id.hex:
@@ -147,3 +136,13 @@ class ImageContent:
                 f"{name} has the diff id {diff_id.algorithm}:{found.hexdigest()} instead of {diff_id}",
                 hint=DAMAGED,
             )
+
+
+class _Pieces:
+    """Gives an iterator of pieces the interface of a file."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+
+    def read(self, _size: int, /) -> bytes:
+        return next(self._pieces, b"")

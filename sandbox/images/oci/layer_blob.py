@@ -106,9 +106,9 @@ def _compressor(compression: str) -> Any:
 
         return zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, _GZIP_WINDOW)
     if compression == "zstd":
-        import zstandard
+        from sandbox.images.compression import zstd_module
 
-        return zstandard.ZstdCompressor(level=ZSTD_LEVEL).compressobj()
+        return zstd_module("a layer").ZstdCompressor(level=ZSTD_LEVEL)
     if compression:
         raise ValueError(f"layers are not compressed with {compression}")
     return _Uncompressed()

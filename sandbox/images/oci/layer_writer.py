@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from sandbox.images.compression import Readable
 from sandbox.images.oci.layer_blob import LayerBlob, Output, WrittenLayer
 from sandbox.images.oci.sorted_members import SortedMembers
-from sandbox.images.tar import Readable, open_archive
+from sandbox.images.tar import open_archive
 
 
 def write_layer(

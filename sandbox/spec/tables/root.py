@@ -47,6 +47,13 @@ class Root:
         example=["dir:/"],
         required=True,
     )
+    pull: str = setting(
+        Choice("missing", "always", "never"),
+        doc="When `sandbox up` fetches the images of docker:// layers: if the image store does not have them; each time, to follow a "
+        "tag; or never, so that a missing image is an error.",
+        example="never",
+        default="missing",
+    )
     writable: str = setting(
         Choice("ephemeral", "persistent", "none"),
         doc="Changes to the root: discarded at exit, kept for the next start of the same file, or refused.",

@@ -33,14 +33,7 @@ class UserCodec(Codec[User]):
             return User(value)
         if not isinstance(value, str):
             raise mismatch(self, value)
-        user, colon, group = value.partition(":")
-        return User(self._account(user, value), self._account(group, value) if colon else None)
-
-    def _account(self, part: str, text: str) -> int | str:
-        account = _id_or_name(part)
-        if account is None:
-            raise Invalid(f"{shown(text)} is not a user", 'write an id, a name, "ID:ID" or "NAME:GROUP"')
-        return account
+        return parse_user(value)
 
     def encode(self, value: User, /) -> object:
         return value.user if value.group is None else f"{value.user}:{value.group}"
@@ -74,6 +67,15 @@ class GroupCodec(Codec[int | str]):
 
     def describe(self) -> str:
         return "an id or a name"
+
+
+def parse_user(text: str) -> User:
+    """Return the user that *text* names: an id, a name, "ID:ID" or "NAME:GROUP"; raise Invalid for any other text."""
+    user, colon, group = text.partition(":")
+    accounts = [_id_or_name(part) for part in ((user, group) if colon else (user,))]
+    if None in accounts:
+        raise Invalid(f"{shown(text)} is not a user", 'write an id, a name, "ID:ID" or "NAME:GROUP"')
+    return User(*accounts)  # type: ignore[arg-type]
 
 
 def _id_or_name(text: str) -> int | str | None:

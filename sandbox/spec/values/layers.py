@@ -17,30 +17,47 @@ from sandbox.spec.codecs import (
 )
 from sandbox.spec.decode import decode_table, table_schema
 from sandbox.spec.notation import nearest, quote, shown
-from sandbox.spec.settings import NOT_ENFORCED, Codec, Cursor, Invalid, setting, settings_of
+from sandbox.spec.settings import Codec, Cursor, Invalid, setting, settings_of
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import Any, Literal
 
-LayerKind = Literal["dir", "tar", "oci", "image"]
+LayerKind = Literal["dir", "tar", "oci", "docker-archive", "image", "docker"]
 
-_KINDS: dict[str, LayerKind] = {"dir": "dir", "tar": "tar", "oci": "oci", "image": "image"}
-_PLANNED_KINDS = ("oci", "image")
-_LAYER_HINT = 'write "dir:PATH" or "tar:PATH"'
+_KINDS: dict[str, LayerKind] = {
+    "dir": "dir",
+    "tar": "tar",
+    "oci": "oci",
+    "docker-archive": "docker-archive",
+    "image": "image",
+    "docker": "docker",
+}
+_KEYS = {kind.replace("-", "_"): kind for kind in _KINDS}
+"""The kinds by their keys in a table."""
+IMAGE_KINDS: frozenset[LayerKind] = frozenset({"oci", "docker-archive", "image", "docker"})
+"""The kinds that are images: they have layers, and defaults for the program."""
+_LAYER_HINT = (
+    'write "dir:PATH", "tar:PATH", "oci:PATH", "docker-archive:PATH", "image:NAME" or "docker://HOST/NAME"'
+)
+_ONE_KIND = "write one of { dir = PATH }, { tar = PATH }, { oci = PATH }, { docker_archive = PATH }, { image = NAME } and { docker = NAME }"
 
 _ARCHIVES = (".tar", ".tgz", ".tbz2", ".txz", ".tzst", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 """The suffixes of the names of archives."""
 
 # A name of an image, as container engines write it, with a tag or a digest: [HOST[:PORT]/]PATH[:TAG][@ALGORITHM:HEX]
-_IMAGE = r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}"
+_IMAGE = r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,511}"
 _IMAGE_RULE = 'write NAME, NAME:TAG or NAME@DIGEST, such as "debian:13"'
+# The code that fetches images checks the parts of a reference (sandbox/images/registry/reference.py).
+_REFERENCE = r"(//)?[A-Za-z0-9\[][A-Za-z0-9._/:@\[\]-]{0,511}"
+_REFERENCE_RULE = 'write docker://HOST/NAME:TAG, such as "docker://docker.io/library/debian:13"'
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One layer of the root file system.
 
-    `path` is an absolute path on the host; for an image of the store it is the image's name.
-    `reference` selects an image of an OCI layout by its tag or digest.
+    `path` is an absolute path on the host. For an image of the store it is the image's name, and for an image of a registry
+    HOST/NAME with its tag or digest.
+    `reference` selects an image of an OCI layout or of a docker-archive.
     `cross` lists the mount points inside a directory layer whose content is part of the layer, as paths in the layer.
     `immutable` promises that the directory does not change, so that it may be indexed.
     """
@@ -50,6 +67,11 @@ class Layer:
     cross: tuple[str, ...] = ()
     immutable: bool = False
     reference: str = ""
+
+    def shown(self) -> str:
+        """Return the layer as an environment file writes it, without options."""
+        colon = "://" if self.kind == "docker" else ":"
+        return f"{self.kind}{colon}{self.path}" + (f":{self.reference}" if self.reference else "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,12 +84,21 @@ class LayerTable:
     )
     oci: str | None = setting(
         Text(),
-        doc="An image in an OCI layout, as PATH or PATH:TAG.",
+        doc="An image in an OCI layout, a directory or a tar of one, as PATH or PATH:TAG.",
         example="./image:latest",
-        enforced=False,
+    )
+    docker_archive: str | None = setting(
+        Text(),
+        doc="An image in an archive of `docker save`, as PATH or PATH:NAME:TAG.",
+        example="./image.tar",
     )
     image: str | None = setting(
-        Text(_IMAGE, _IMAGE_RULE), doc="An image of the local store.", example="debian:13", enforced=False
+        Text(_IMAGE, _IMAGE_RULE), doc="An image of the local store.", example="debian:13"
+    )
+    docker: str | None = setting(
+        Text(_REFERENCE, _REFERENCE_RULE),
+        doc="An image of a registry, as HOST/NAME:TAG or HOST/NAME@DIGEST.",
+        example="docker.io/library/debian:13",
     )
     cross: tuple[str, ...] = setting(
         ListOf(SandboxPath(), distinct=True),
@@ -109,24 +140,21 @@ class LayerCodec(Codec[Layer]):
             meant = nearest(word, _KINDS)
             hint = f"did you mean {quote(meant + ':')}?" if meant else _LAYER_HINT
             raise Invalid(f"unknown kind of layer {shown(word + ':')}", hint)
-        layer = (
-            _image_layer(kind, path, cursor)
-            if kind in _PLANNED_KINDS
-            else Layer(kind, resolve_host_path(path, cursor))
-        )
-        if kind in _PLANNED_KINDS:
-            cursor.unenforced(quote(kind + ":"), _LAYER_HINT, fragment=kind + ":")
-        return layer
+        if kind == "docker" and not path.startswith("//"):
+            raise Invalid(f"{shown(text)} is not a reference to a registry", _REFERENCE_RULE)
+        if kind in IMAGE_KINDS:
+            return _image_layer(kind, path, cursor)
+        return Layer(kind, resolve_host_path(path, cursor))
 
     def _from_table(self, table: dict[str, object], cursor: Cursor) -> Layer:
         before = len(cursor.problems.mistakes)
         decoded = decode_table(LayerTable, table, cursor)
-        kinds = [kind for kind in _KINDS if kind in table]
+        kinds = [key for key in _KEYS if key in table]
         if not kinds and len(cursor.problems.mistakes) > before:
             return Layer("dir", "/")  # a misspelt kind, which is reported already
         if len(kinds) != 1:
             found = f"found {' and '.join(kinds)}" if kinds else "found none"
-            raise Invalid(f"expected one kind of layer, {found}", "write { dir = PATH } or { tar = PATH }")
+            raise Invalid(f"expected one kind of layer, {found}", _ONE_KIND)
         if kinds != ["dir"]:
             for key in ("cross", "immutable"):
                 if key in table:
@@ -135,23 +163,27 @@ class LayerCodec(Codec[Layer]):
             return Layer("dir", "/")  # never returned: the problems are raised instead
         if decoded.tar is not None:
             return Layer("tar", decoded.tar)
-        for kind, text in (("oci", decoded.oci), ("image", decoded.image)):
+        for key, text in (
+            ("oci", decoded.oci),
+            ("docker_archive", decoded.docker_archive),
+            ("image", decoded.image),
+            ("docker", decoded.docker),
+        ):
             if text is not None:
-                return _image_layer(_KINDS[kind], text, cursor.child(kind))
+                return _image_layer(_KINDS[_KEYS[key]], text, cursor.child(key))
         return Layer("dir", decoded.dir or "/", cross=decoded.cross, immutable=decoded.immutable)
 
     def encode(self, value: Layer, /) -> object:
-        path = f"{value.path}:{value.reference}" if value.reference else value.path
         if not value.cross and not value.immutable:
-            return f"{value.kind}:{path}"
+            return value.shown()
         options: dict[str, object] = {"cross": list(value.cross)} if value.cross else {}
-        return {value.kind: path} | options | ({"immutable": True} if value.immutable else {})
+        return {value.kind: value.path} | options | ({"immutable": True} if value.immutable else {})
 
     def schema(self) -> dict[str, object]:
         return {"anyOf": [text_schema(f"^({'|'.join(_KINDS)}):"), table_schema(LayerTable)]}
 
     def describe(self) -> str:
-        return f'"dir:PATH", "tar:PATH", or a table; "oci:", "image:": {NOT_ENFORCED}'
+        return '"dir:PATH", "tar:PATH", "oci:PATH", "docker-archive:PATH", "image:NAME", "docker://HOST/NAME", or a table'
 
     def inside(self, key: str | int, /) -> Codec[Any] | None:
         setting = settings_of(LayerTable).get(key) if isinstance(key, str) else None
@@ -165,8 +197,8 @@ class LayerCodec(Codec[Layer]):
                 value,
                 *(
                     part
-                    for kind in _KINDS
-                    if (path := value.get(kind)) is not None
+                    for key, kind in _KEYS.items()
+                    if (path := value.get(key)) is not None
                     for part in (path, f"{kind}:{path}")
                 ),
             )
@@ -179,7 +211,15 @@ def _image_layer(kind: LayerKind, text: str, cursor: Cursor) -> Layer:
         if not re.fullmatch(_IMAGE, text):
             raise Invalid(f"{shown(text)} is not the name of an image", _IMAGE_RULE)
         return Layer("image", text)
-    path, colon, reference = text.rpartition(":")
-    if not colon or "/" in reference:
+    if kind == "docker":
+        if not re.fullmatch(_REFERENCE, text):
+            raise Invalid(f"{shown(text)} is not a reference to a registry", _REFERENCE_RULE)
+        return Layer("docker", text.removeprefix("//"))
+    # The reference of a docker-archive is NAME:TAG, where NAME may contain slashes and a port; that of a layout is a tag.
+    path, colon, reference = text.partition(":") if kind == "docker-archive" else text.rpartition(":")
+    if kind == "oci" and path.endswith((":sha256", ":sha512")):
+        path, _, algorithm = path.rpartition(":")
+        reference = f"{algorithm}:{reference}"
+    if not colon or (kind == "oci" and "/" in reference):
         path, reference = text, ""
-    return Layer("oci", resolve_host_path(path, cursor), reference=reference)
+    return Layer(kind, resolve_host_path(path, cursor), reference=reference)

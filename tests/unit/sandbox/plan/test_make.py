@@ -21,6 +21,7 @@ from sandbox.plan.storage import LAYER_KINDS
 from sandbox.spec.load import parse
 from sandbox.spec.lookup import codec_at, is_enforced, keys
 from sandbox.spec.notation import parse_key_path
+from sandbox.spec.values.layers import IMAGE_KINDS
 from tests.unit.sandbox.facts import directory, host, plan
 from tests.unit.sandbox.plan.plans import ROOT, refusal
 
@@ -234,14 +235,9 @@ def test_the_plan_does_all_that_the_language_says_is_enforced() -> None:
     for kind, rest in others.items():
         made = plan(f'{ROOT}[[volumes]]\ntype = "{kind}"\ntarget = "/v"\n{rest}\n')
         assert [op for op in made.operations if getattr(op, "target", None) == "/v"], kind
-    for kind in ("dir", "tar", "oci", "image"):
-        spec = parse(
-            f'[root]\nlayers = ["{kind}:/x"]\n'.replace("image:/", "image:").encode(),
-            path="/f",
-            environ={},
-            unenforced="keep",
-        )
-        assert (spec.unenforced == ()) is (kind in LAYER_KINDS), kind
+    for layer in ("dir:/x", "tar:/x", "oci:/x", "docker-archive:/x", "image:x", "docker://h.org/x"):
+        parse(f'[root]\nlayers = ["{layer}"]\n'.encode(), path="/f", environ={}, unenforced="refuse")
+        assert layer.partition(":")[0] in {*LAYER_KINDS, *IMAGE_KINDS}
     limits = {key.removeprefix("limits.") for key in keys() if key.startswith("limits.") and "[]" not in key}
     enforced = {name for name in limits if is_enforced(("limits", name))}
     assert enforced == {*CGROUP_LIMITS, *PROCESS_LIMITS, "wall_time", "oom_score_adj", "optional"}

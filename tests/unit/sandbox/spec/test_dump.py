@@ -132,9 +132,10 @@ def test_defaults_are_written_only_when_asked_for() -> None:
     spec = parse(b'root.layers = ["dir:/"]\n', path="/conf/f.toml", environ={})
     assert text_of(spec) == '[root]\nlayers = ["dir:/"]\n'
     lines = text_of(spec, defaults=True, origins=True).splitlines()
-    assert lines[:4] == [
+    assert lines[:5] == [
         "[root]",
         'layers = ["dir:/"]  # /conf/f.toml:1',
+        'pull = "missing"  # default',
         'writable = "ephemeral"  # default',
         'driver = "unionfs"  # default',
     ]

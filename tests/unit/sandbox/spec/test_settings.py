@@ -20,7 +20,7 @@ from tests.unit.sandbox.spec.examples import ALL, place, with_example
 def test_the_vocabulary_is_that_of_the_design() -> None:
     expected = {
         "sandbox": "name hostname description labels",
-        "root": "layers writable driver server size inodes native optional",
+        "root": "layers pull writable driver server size inodes native optional",
         "process": "command args cwd user groups umask env inherit_env terminal stop_signal stop_timeout init env_file",
         "volumes[]": "type source target read_only size mode options propagation content",
         "devices[]": "path target",
@@ -41,7 +41,7 @@ def test_the_vocabulary_is_that_of_the_design() -> None:
         "networks.NAME": "subnet internal",
         "sandboxes.NAME": "file profiles depends_on",
         "build[]": "run copy target network",
-        "layer": "dir tar oci image cross immutable",
+        "layer": "dir tar oci docker_archive image docker cross immutable",
     }
     keys = {f"{table}.{name}" for table, names in expected.items() for name in names.split()}
     tables = {table.split("[")[0].split(".")[0] for table in expected} - {"layer"}
@@ -124,4 +124,6 @@ def test_only_the_class_of_the_file_has_fields_that_are_not_settings() -> None:
         "origins",
         "problems",
         "suspicious",
+        "image_values",
+        "image_env",
     }

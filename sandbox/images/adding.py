@@ -1,0 +1,87 @@
+"""Add an image to the store for a user: from any source, under a name, and unpacked for the user's usual id maps."""
+
+from __future__ import annotations
+
+import os
+
+from sandbox.errors import ImageError
+from sandbox.images.collection import importing
+from sandbox.images.image_layers import ImageLayers
+from sandbox.images.importing import host_platform, import_image
+from sandbox.images.oci.platforms import Platform
+from sandbox.images.places import partial_in
+from sandbox.images.transports.opening import open_source
+from sandbox.images.stored_images import normalized
+from unionfs._stdlib.dataclasses import dataclass
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandbox.images.importing import BlobProgress
+    from sandbox.images.stored_images import ImageRecord
+    from sandbox.images.unpacked_trees import StoredLayer
+    from sandbox.plan import IdPlan
+    from sandbox.plan.image_values import ImageLayer
+    from sandbox.state.location import Locations
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Added:
+    """An image that is in the store now: its name with the tag, and the digest of its manifest."""
+
+    name: str
+    digest: str
+
+
+def add(
+    where: Locations,
+    source: str,
+    name: str,
+    *,
+    ids: IdPlan | None,
+    platform: str | None = None,
+    warn: Callable[[str], None],
+    progress: BlobProgress | None = None,
+) -> Added:
+    """Import the image of *source* as *name*, and unpack its layers under *ids*, unless these are None.
+
+    *platform* is OS/ARCHITECTURE[/VARIANT]; None for that of this machine. *warn* gets messages about objects that are left out.
+
+    Raises:
+        ImageError: *name* is no name of an image, or the image cannot be imported or unpacked.
+        StateError: the image directory cannot be written.
+    """
+    if "@" in name or not name or (":" in name.partition("/")[0] and "/" not in name and name.count(":") > 1):
+        raise ImageError(f"{name!r} is not a name for an image", hint="write NAME or NAME:TAG")
+    os.makedirs(partial_in(where.images), mode=0o700, exist_ok=True)
+    with importing(where.images):
+        opened = open_source(source, partial_in(where.images))
+        try:
+            wanted = host_platform() if platform is None else Platform.parse(platform)
+            record = import_image(where.images, opened, wanted, normalized(name), progress)
+        finally:
+            opened.close()
+        if ids is not None:
+            unpack(where.images, record, ids, warn)
+    return Added(name=normalized(name), digest=record.digest)
+
+
+def unpack(images: str, record: ImageRecord, ids: IdPlan, warn: Callable[[str], None]) -> None:
+    """Unpack the layers of the image *record* under *ids*. *warn* gets messages about objects that are left out.
+
+    Raises:
+        ImageError: a layer is damaged, or cannot be unpacked.
+    """
+    layers = ImageLayers(images)
+    below: list[tuple[ImageLayer, StoredLayer]] = []
+    try:
+        for layer in record.layers:
+            stored = layers.open(layer, ids, below)
+            below.insert(0, (layer, stored))
+            for notice in stored.notices:
+                warn(notice)
+    finally:
+        for _, stored in below:
+            stored.close()

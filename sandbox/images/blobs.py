@@ -1,0 +1,183 @@
+"""Keep blobs in the image directory by their digests: manifests, configurations and layers, exactly as their sources have them.
+
+    IMAGES/blobs/ALGORITHM/HEX      a complete blob, mode 0600
+    IMAGES/partial/ALGORITHM-HEX    a blob that is being received, locked meanwhile; what a killed process left is resumed
+
+A blob is synced and renamed into place after its digest was verified. So every blob with a name is complete, also after a power
+failure.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import contextmanager, suppress
+
+from sandbox.errors import ImageError, StateError
+from sandbox.images.oci.digest import Digest
+from sandbox.images.places import partial_in
+from sandbox.kernel.trees import synchronize_directory
+from sandbox.state.locks import claim, has_name, take
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class BlobStore:
+    """The blobs of one image directory. Owns nothing; several processes may use it at once."""
+
+    def __init__(self, images: str) -> None:
+        """Use the image directory *images*."""
+        self.base = os.path.join(images, "blobs")
+        self.partial = partial_in(images)
+
+    def path(self, digest: Digest) -> str:
+        """Return the path of the blob *digest*, which need not exist."""
+        return os.path.join(self.base, digest.algorithm, digest.hex)
+
+    def has(self, digest: Digest) -> bool:
+        """Return whether the blob is complete."""
+        try:
+            return stat.S_ISREG(os.lstat(self.path(digest)).st_mode)
+        except FileNotFoundError:
+            return False
+
+    def open(self, digest: Digest) -> int:
+        """Return a descriptor of the blob for reading.
+
+        Raises:
+            ImageError: the store does not have it.
+        """
+        try:
+            return os.open(self.path(digest), _READ)
+        except OSError as error:
+            raise ImageError(
+                f"the image store has no blob {digest}: {(error.strerror or str(error)).lower()}",
+                hint="fetch or import the image again",
+            ) from None
+
+    def read(self, digest: Digest, limit: int) -> bytes:
+        """Return the content of the blob.
+
+        Raises:
+            ImageError: the store does not have it, or it has more than *limit* bytes.
+        """
+        with open(self.open(digest), "rb") as file:
+            content = file.read(limit + 1)
+        if len(content) > limit:
+            raise ImageError(f"the blob {digest} has more than {limit} bytes")
+        return content
+
+    @contextmanager
+    def receiving(self, digest: Digest) -> Iterator[int | None]:
+        """Yield a descriptor of the partial blob, or None if the blob is complete already.
+
+        Only one process receives a blob. Others wait, and find it complete, or take over if that process was killed. The caller
+        writes the rest and verifies the whole. When the context ends without an error, the blob is published; after an error,
+        the partial blob stays for the next call.
+
+        Raises:
+            StateError: the blob cannot be written, as on a full disk.
+        """
+        if self.has(digest):
+            yield None
+            return
+        path = os.path.join(self.partial, f"{digest.algorithm}-{digest.hex}")
+        try:
+            os.makedirs(self.partial, mode=0o700, exist_ok=True)
+            fd = _lock(path)
+        except OSError as error:
+            raise _not_written(digest, error) from None
+        try:
+            if self.has(digest):
+                os.unlink(path)
+                yield None
+                return
+            yield fd
+            try:
+                self._publish(fd, path, digest)
+            except OSError as error:
+                raise _not_written(digest, error) from None
+        finally:
+            if os.fstat(fd).st_size == 0:  # nothing that could be resumed
+                with suppress(OSError):
+                    os.unlink(path)
+            os.close(fd)
+
+    def add(self, content: bytes) -> Digest:
+        """Store *content* and return its digest.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        digest = Digest.of(content)
+        with self.receiving(digest) as fd:
+            if fd is not None:
+                try:
+                    os.ftruncate(fd, 0)
+                    with open(fd, "wb", closefd=False) as file:
+                        file.write(content)
+                except OSError as error:
+                    raise _not_written(digest, error) from None
+        return digest
+
+    def remove(self, digest: Digest) -> int:
+        """Remove the blob; return the bytes that it had."""
+        path = self.path(digest)
+        try:
+            size = os.lstat(path).st_size
+            os.unlink(path)
+        except FileNotFoundError:
+            return 0
+        return size
+
+    def digests(self) -> Iterator[Digest]:
+        """Yield the digests of all complete blobs."""
+        for algorithm in ("sha256", "sha512"):
+            with suppress(FileNotFoundError):
+                for name in sorted(os.listdir(os.path.join(self.base, algorithm))):
+                    with suppress(ValueError):
+                        yield Digest.parse(f"{algorithm}:{name}")
+
+    def remove_partial(self) -> list[str]:
+        """Remove the partial blobs that no process receives; return their paths."""
+        gone = []
+        with suppress(FileNotFoundError):
+            for name in sorted(os.listdir(self.partial)):
+                path = os.path.join(self.partial, name)
+                state, fd = claim(path)
+                if fd >= 0:
+                    if state == "free" and has_name(fd, path):
+                        os.unlink(path)
+                        gone.append(path)
+                    os.close(fd)
+        return gone
+
+    def _publish(self, fd: int, path: str, digest: Digest) -> None:
+        place = self.path(digest)
+        os.makedirs(os.path.dirname(place), mode=0o700, exist_ok=True)
+        os.fsync(fd)
+        os.rename(path, place)
+        synchronize_directory(os.path.dirname(place))
+
+
+def _lock(path: str) -> int:
+    """Return a descriptor of the file *path*, which is locked and has its name still."""
+    while True:
+        fd = take(path, wait=True)
+        assert fd is not None
+        if has_name(fd, path):
+            return fd
+        os.close(fd)
+
+
+def _not_written(digest: Digest, error: OSError) -> StateError:
+    reason = (error.strerror or str(error)).lower()
+    return StateError(
+        f"the blob {digest} cannot be written to the image directory: {reason}",
+        hint="free some space, or set SANDBOX_CACHE_DIR to another directory",
+    )
