@@ -53,6 +53,9 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "changes": frozenset(
         {"as_container_root", "errors", "host", "images", "kernel", "plan", "sizes", "state"}
     ),  # what a sandbox changed, read through the command `unionfs changes`
+    "oci_runtime": frozenset(
+        {"errors", "images", "kernel", "runtime"}
+    ),  # bundles for runtimes of the OCI runtime specification
     "reference": frozenset({"errors", "spec"}),  # documentation of the keys
     "completion": frozenset(
         {"editing", "errors", "lifecycle", "reference", "spec", "state"}

@@ -289,6 +289,31 @@ def probe_busybox() -> Missing | None:
     return Missing("a static /bin/busybox", "apt-get install busybox-static")
 
 
+#: PATH of runtimes and their programs: Debian has runc in /usr/sbin, which is not in the PATH of an ordinary user.
+RUNTIME_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+
+
+def probe_runc() -> Missing | None:
+    """The runtime runc, and user namespaces for an ordinary user."""
+    if shutil.which("runc", path=RUNTIME_PATH) is None:
+        return Missing("runc", "apt-get install runc")
+    return probe_userns()
+
+
+def probe_crun() -> Missing | None:
+    """The runtime crun, user namespaces, and cgroups of one version, which root makes for itself."""
+    if shutil.which("crun", path=RUNTIME_PATH) is None:
+        return Missing("crun", "apt-get install crun")
+    if os.geteuid() != 0 and has_hybrid_cgroups():
+        return Missing("cgroups of one version, not both, as crun requires", removable=False)
+    return probe_userns()
+
+
+def has_hybrid_cgroups() -> bool:
+    """Return whether cgroups of both versions are mounted, as systemd does in its hybrid mode."""
+    return os.path.exists("/sys/fs/cgroup/unified/cgroup.procs")
+
+
 def probe_podman() -> Missing | None:
     """Podman and runc for an ordinary user. unionfs mounts their storage."""
     if os.geteuid() == 0:
@@ -388,6 +413,8 @@ PROBES: dict[str, Probe] = {
     "qemu_user": _program("qemu-aarch64", "qemu-user"),
     "clang": _program("clang-19", "clang-19 lld-19 llvm-19"),
     "pjdfstest": probe_pjdfstest,
+    "runc": probe_runc,
+    "crun": probe_crun,
     "podman": probe_podman,
     "umoci": _program("umoci", "umoci"),
     "skopeo": _program("skopeo", "skopeo"),
