@@ -82,27 +82,30 @@ def image(
     changes: tuple[list[Change], ...] = (LOWER, UPPER),
 ) -> tuple[ImageContent, MemoryBlobs]:
     """Return an image of *changes*, with the types of Docker's schema 2 if *docker*."""
+    layers = [Layer(stream(each), temporary, compression=compression, latest=T) for each in changes]
+    return image_of(layers, compression=compression if docker else None)
+
+
+def image_of(layers: list[Layer], *, compression: str | None = None) -> tuple[ImageContent, MemoryBlobs]:
+    """Return an image of *layers*; with the types of Docker's schema 2 if their *compression* is given."""
     blobs = MemoryBlobs()
-    written = []
-    for each in changes:
-        layer = Layer(stream(each), temporary, compression=compression, latest=T)
-        written.append(layer.written)
+    for layer in layers:
         blobs.by_digest[str(layer.written.descriptor.digest)] = layer.blob
     config = ImageConfig(
         platform=Platform(os="linux", architecture="amd64"),
-        diff_ids=tuple(layer.diff_id for layer in written),
+        diff_ids=tuple(layer.written.diff_id for layer in layers),
         process=ProcessDefaults(env=("PATH=/bin",), cmd=("sh", "-c", "exit 0"), labels={"a": "b"}),
-        history=tuple(History(created=timestamp(T), created_by=f"step {n}") for n in range(len(written))),
+        history=tuple(History(created=timestamp(T), created_by=f"step {n}") for n in range(len(layers))),
         created=timestamp(T),
     )
-    types = (media_types.DOCKER_MANIFEST, media_types.DOCKER_CONFIG) if docker else (
-        media_types.OCI_MANIFEST,
-        media_types.OCI_CONFIG,
-    )  # fmt: skip
-    descriptors = tuple(layer.descriptor for layer in written)
-    if docker:
-        suffix = f".{compression}" if compression else ""
-        docker_type = f"{media_types.DOCKER_LAYER}{suffix}"
-        descriptors = tuple(replace(each, media_type=docker_type) for each in descriptors)
-    manifest = Manifest(media_type=types[0], config=blobs.add(types[1], config.encode()), layers=descriptors)
+    descriptors = tuple(layer.written.descriptor for layer in layers)
+    if compression is None:
+        manifest_type, config_type = media_types.OCI_MANIFEST, media_types.OCI_CONFIG
+    else:
+        manifest_type, config_type = media_types.DOCKER_MANIFEST, media_types.DOCKER_CONFIG
+        layer_type = media_types.DOCKER_LAYER + (f".{compression}" if compression else "")
+        descriptors = tuple(replace(each, media_type=layer_type) for each in descriptors)
+    manifest = Manifest(
+        media_type=manifest_type, config=blobs.add(config_type, config.encode()), layers=descriptors
+    )
     return ImageContent.of("image:sample", manifest, blobs), blobs

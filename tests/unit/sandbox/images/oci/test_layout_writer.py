@@ -192,6 +192,34 @@ def test_a_failure_at_any_call_leaves_a_layout_that_can_be_completed(
     check_blobs(path)
 
 
+def test_files_are_synced_before_they_get_their_names_and_the_index_is_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, _ = image(tmp_path)
+    calls: list[tuple[str, object]] = []
+    fsync, rename = os.fsync, os.rename
+
+    def recording_fsync(fd: int) -> None:
+        info = os.fstat(fd)
+        calls.append(("sync", "directory" if stat.S_ISDIR(info.st_mode) else info.st_ino))
+        fsync(fd)
+
+    def recording_rename(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        calls.append(("rename", (os.stat(source, dir_fd=src_dir_fd).st_ino, target)))
+        rename(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    monkeypatch.setattr(os, "fsync", recording_fsync)
+    monkeypatch.setattr(os, "rename", recording_rename)
+    write_layout(str(tmp_path / "layout"), content, "t")
+    renamed = [(at, what) for at, (call, what) in enumerate(calls) if call == "rename"]
+    for at, (inode, _) in renamed:  # type: ignore[misc]
+        assert calls[at - 1] == ("sync", inode)
+        assert calls[at + 1] == ("sync", "directory")
+    digests = [part.digest.hex for part in (content.manifest.config, *content.manifest.layers)]
+    expected = ["oci-layout", *digests, content.descriptor.digest.hex, "index.json"]
+    assert [target for _, (_, target) in renamed] == expected  # type: ignore[misc]
+
+
 def test_a_layout_that_was_begun_without_an_index_is_completed(tmp_path: Path) -> None:
     content, _ = image(tmp_path)
     path = tmp_path / "layout"
