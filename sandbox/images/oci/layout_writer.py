@@ -56,16 +56,17 @@ def _opened_layout(path: str, undo: ExitStack) -> int:
         os.mkdir(path, 0o777)
     root = os.open(path, _DIRECTORY)
     undo.callback(os.close, root)
-    marker = _content(root, layout.MARKER, path)
-    if marker is None:
-        if any(not name.startswith(".") for name in os.listdir(root)):
-            raise ImageError(
-                f"{path}: a directory that is no layout of images and not empty",
-                hint="choose another directory",
-            )
-        _replace(root, layout.MARKER, (layout.MARKER_CONTENT,))
-    else:
-        layout.check_marker(marker, path)
+    with _locked(root):
+        marker = _content(root, layout.MARKER, path)
+        if marker is None:
+            if any(not name.startswith(".") for name in os.listdir(root)):
+                raise ImageError(
+                    f"{path}: a directory that is no layout of images and not empty",
+                    hint="choose another directory",
+                )
+            _replace(root, layout.MARKER, (layout.MARKER_CONTENT,))
+        else:
+            layout.check_marker(marker, path)
     return root
 
 
@@ -131,7 +132,7 @@ def _add_to_index(root: int, path: str, image: Descriptor, tag: str | None) -> N
 
 @contextmanager
 def _locked(directory: int) -> Iterator[None]:
-    """Let no other process of ours change the index meanwhile, so that no tag is lost."""
+    """Let no other process of ours begin the layout or change its index meanwhile, so that no tag is lost."""
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
     except OSError as error:
