@@ -9,7 +9,7 @@ import os
 import stat
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from sandbox.as_container_root import run_with_ids, with_own_id
 from sandbox.changes.applying import owners_of
@@ -20,6 +20,16 @@ from sandbox.changes.reader import Process, changes_of, start, state_directory
 from sandbox.changes.writable_layers import WritableLayer, find
 from sandbox.errors import SandboxError
 
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+    from sandbox.images.oci.image_content import ImageContent
+
+IMAGE_KINDS = ("oci", "oci-archive", "docker-archive")
+"""What an image can be written as: the beginnings of destinations, before a colon."""
 _CHUNK = 1 << 20
 TAR = "tar:"
 """Begins a destination that is an archive; `tar:-` is standard output."""
@@ -39,6 +49,17 @@ def export_archive(argument: str, paths: Sequence[str], target: str, *, changes:
     wanted = list(paths) or ([] if changes else ["/"])
     if target == "-":
         return _copy(layer, options, wanted, sys.stdout.fileno(), "standard output")
+    with _new_file(target) as file:
+        return _copy(layer, options, wanted, file.fileno(), target)
+
+
+@contextmanager
+def _new_file(target: str) -> Iterator[BinaryIO]:
+    """Yield a file that replaces *target* when the context ends without an error.
+
+    Raises:
+        SandboxError: *target* cannot be written, or is not a regular file.
+    """
     with ExitStack() as undo:
         directory, name = os.path.split(target)
         if name in ("", ".", ".."):
@@ -48,11 +69,12 @@ def export_archive(argument: str, paths: Sequence[str], target: str, *, changes:
             undo.callback(os.close, directory_fd)
             new = f".{name[:200]}.{os.urandom(4).hex()}"
             fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=directory_fd)
-            undo.callback(os.close, fd)
+            file = undo.enter_context(open(fd, "wb"))
         except OSError as error:
             raise _failure(target, error) from None
         try:
-            size = _copy(layer, options, wanted, fd, target)
+            yield file
+            file.flush()
             os.fsync(fd)
             _refuse_special(name, directory_fd, target)
             os.rename(new, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
@@ -62,7 +84,6 @@ def export_archive(argument: str, paths: Sequence[str], target: str, *, changes:
             if isinstance(error, OSError):
                 raise _failure(target, error) from None
             raise
-    return size
 
 
 def _refuse_special(name: str, directory_fd: int, target: str) -> None:
@@ -93,6 +114,54 @@ def _copy(layer: WritableLayer, options: Sequence[str], paths: Sequence[str], fd
 
 def _failure(target: str, error: OSError) -> SandboxError:
     return SandboxError(f"{target}: {(error.strerror or str(error)).lower()}")
+
+
+def export_image(argument: str, kind: str, target: str, *, flatten: bool) -> str:
+    """Write an image into *target*: the image "image:NAME" of the store, or one that is made of the sandbox *argument*.
+
+    *kind* is "oci", a layout, "oci-archive" or "docker-archive". *target* is PATH, PATH:TAG or, for "docker-archive",
+    PATH:NAME:TAG. Return the digest of the manifest.
+
+    Raises:
+        SandboxError: there is no such sandbox or image, it cannot be an image, or *target* cannot be written.
+    """
+    from sandbox.changes.committing import commit
+    from sandbox.images.collection import collect
+    from sandbox.images.stored_content import content_of, content_of_record
+    from sandbox.state.location import locate
+
+    where = locate(os.environ, os.geteuid())
+    if argument.startswith("image:"):
+        return write_image(content_of(where.images, argument.removeprefix("image:")), kind, target)
+    record = commit(argument, None, flatten=flatten)
+    try:
+        return write_image(content_of_record(where.images, record, argument), kind, target)
+    finally:
+        collect(where)
+
+
+def write_image(image: ImageContent, kind: str, target: str) -> str:
+    """Write *image* into *target* as :func:`export_image` does; return the digest of its manifest there.
+
+    Raises:
+        SandboxError: *target* cannot be written.
+    """
+    from sandbox.images.oci.archive_writers import write_docker_archive, write_oci_archive
+    from sandbox.images.oci.layout_writer import write_layout
+    from sandbox.images.transports.opening import split_reference
+
+    path, reference = split_reference(kind, target)
+    try:
+        if kind == "oci":
+            return str(write_layout(path, image, reference or None).digest)
+        with _new_file(path) as file:
+            if kind == "oci-archive":
+                write_oci_archive(file, image, reference or None)
+            else:
+                write_docker_archive(file, image, [reference] if reference else [])
+    except OSError as error:
+        raise _failure(path, error) from None
+    return str(image.as_oci().descriptor.digest if kind == "oci-archive" else image.descriptor.digest)
 
 
 def export_directory(argument: str, paths: Sequence[str], destination: str, *, changes: bool) -> int:

@@ -1,4 +1,4 @@
-"""`sandbox export`: copy files out of a sandbox, as it shows them."""
+"""`sandbox export`: copy files out of a sandbox as it shows them, or write an image that other tools read."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ sandbox may be running, or have ended and kept its writable layer. It may have a
 
 DEST is tar:FILE, an archive, or an existing directory of this machine. An archive has the paths as the sandbox shows
 them; without PATH it has the whole root file system. A directory gets each PATH under its last name, as with cp(1).
-Files are replaced one by one, each atomically, and never through a symbolic link."""
+Files are replaced one by one, each atomically, and never through a symbolic link.
+
+DEST may also be an image, which podman, docker, skopeo and umoci read: oci:DIR[:TAG], a layout; oci-archive:FILE[:TAG],
+a tar of one; or docker-archive:FILE[:NAME:TAG], which `docker load` reads. The image is made of the sandbox as `sandbox
+commit` does, or it is the image of the store that "image:NAME" in place of FILE|NAME names."""
 EPILOG = """examples:
   sandbox export toolbox /usr/local/bin/tool .
   sandbox export toolbox tar:root.tar
   sandbox export toolbox --changes tar:layer.tar
+  sandbox export toolbox oci-archive:toolbox.tar:1
+  sandbox export image:debian:13 docker-archive:debian.tar:debian:13
 
 exit status: 0, 125 if something could not be copied"""
 
@@ -29,13 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sandbox",
         metavar="FILE|NAME",
-        help="an environment file (it contains / or ends in .toml), or the name of a sandbox",
+        help="an environment file (it contains / or ends in .toml), the name of a sandbox, or image:NAME",
     )
     parser.add_argument(
         "paths", metavar="PATH", nargs="*", help="copy this file or directory; its path begins with a slash"
     )
     parser.add_argument(
-        "destination", metavar="DEST", help="tar:FILE, tar:- (standard output), or a directory"
+        "destination",
+        metavar="DEST",
+        help="tar:FILE, tar:- (standard output), a directory, or an image: oci:, oci-archive: or docker-archive:",
     )
     parser.add_argument(
         "--changes",
@@ -43,17 +51,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="copy only what the sandbox has added or changed; with tar: as a layer of an OCI image, with marks for "
         "deleted files",
     )
+    parser.add_argument(
+        "--flatten", action="store_true", help="for an image: make one layer of the whole root"
+    )
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Copy the files; return the exit status."""
-    from sandbox.changes.exporting import TAR, export_archive, export_directory
+    from sandbox.changes.exporting import (
+        IMAGE_KINDS,
+        TAR,
+        export_archive,
+        export_directory,
+        export_image,
+    )
     from sandbox.cli.diff import checked
 
     paths = [checked(path) for path in arguments.paths]
     destination: str = arguments.destination
-    if destination.startswith(TAR):
+    kind, colon, image = destination.partition(":")
+    if colon and kind in IMAGE_KINDS:
+        if paths or arguments.changes:
+            raise SandboxError(
+                "an image has the whole root", hint="leave PATH and --changes out, or use tar:FILE"
+            )
+        digest = export_image(arguments.sandbox, kind, image, flatten=arguments.flatten)
+        result: dict[str, object] = {"destination": destination, "digest": digest}
+        text = f"wrote {destination}"
+    elif arguments.flatten or arguments.sandbox.startswith("image:"):
+        raise SandboxError(
+            f"{destination} is not an image", hint="write oci:DIR, oci-archive:FILE or docker-archive:FILE"
+        )
+    elif destination.startswith(TAR):
         target = destination.removeprefix(TAR)
         if target == "-" and arguments.json:
             raise SandboxError("tar:- uses standard output", hint="leave --json out, or name a file")

@@ -14,7 +14,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "review": {
         "diff": "show what a sandbox has added, changed, deleted and moved",
         "apply": "write changes to the directory that is the sandbox's layer",
-        "export": "copy files out of a sandbox, to a directory or an archive",
+        "export": "copy files out of a sandbox, or write an image",
         "discard": "remove the changes of a sandbox",
         "snapshot": "record the state of a sandbox under a name",
         "rollback": "return a sandbox to a snapshot",
@@ -29,6 +29,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "images": {
         "image": "list, inspect, name, remove, verify and import images",
+        "commit": "make an image of a sandbox",
     },
     "understand": {
         "check": "find all mistakes in environment files",

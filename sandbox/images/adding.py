@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 
-from sandbox.errors import ImageError
 from sandbox.images.collection import importing
 from sandbox.images.image_layers import ImageLayers
 from sandbox.images.importing import host_platform, import_image
 from sandbox.images.oci.platforms import Platform
 from sandbox.images.places import partial_in
+from sandbox.images.stored_images import check_new_name, normalized
 from sandbox.images.transports.opening import open_source
-from sandbox.images.stored_images import normalized
 from unionfs._stdlib.dataclasses import dataclass
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
@@ -53,19 +52,18 @@ def add(
         ImageError: *name* is no name of an image, or the image cannot be imported or unpacked.
         StateError: the image directory cannot be written.
     """
-    if "@" in name or not name or (":" in name.partition("/")[0] and "/" not in name and name.count(":") > 1):
-        raise ImageError(f"{name!r} is not a name for an image", hint="write NAME or NAME:TAG")
+    name = normalized(check_new_name(name))
     os.makedirs(partial_in(where.images), mode=0o700, exist_ok=True)
     with importing(where.images):
         opened = open_source(source, partial_in(where.images))
         try:
             wanted = host_platform() if platform is None else Platform.parse(platform)
-            record = import_image(where.images, opened, wanted, normalized(name), progress)
+            record = import_image(where.images, opened, wanted, name, progress)
         finally:
             opened.close()
         if ids is not None:
             unpack(where.images, record, ids, warn)
-    return Added(name=normalized(name), digest=record.digest)
+    return Added(name=name, digest=record.digest)
 
 
 def unpack(images: str, record: ImageRecord, ids: IdPlan, warn: Callable[[str], None]) -> None:

@@ -9,6 +9,7 @@ failure.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from contextlib import contextmanager, suppress
@@ -108,6 +109,27 @@ class BlobStore:
                     os.unlink(path)
             os.close(fd)
 
+    @contextmanager
+    def writing(self) -> Iterator[NewBlob]:
+        """Yield a blob that is being written, whose digest is known at its end. Without :meth:`NewBlob.publish` it is removed.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        os.makedirs(self.partial, mode=0o700, exist_ok=True)
+        path = os.path.join(self.partial, f"new-{os.urandom(8).hex()}")
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        except OSError as error:
+            raise _not_written(None, error) from None
+        try:
+            yield NewBlob(self, fd, path)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            os.close(fd)
+
     def add(self, content: bytes) -> Digest:
         """Store *content* and return its digest.
 
@@ -165,6 +187,40 @@ class BlobStore:
         synchronize_directory(os.path.dirname(place))
 
 
+class NewBlob:
+    """A blob that is being written. :meth:`BlobStore.writing` creates and closes it."""
+
+    def __init__(self, store: BlobStore, fd: int, path: str) -> None:
+        """Write to the file *fd* at *path*, which the caller owns."""
+        self._store = store
+        self._fd = fd
+        self._path = path
+
+    def write(self, data: bytes, /) -> None:
+        """Append *data*.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+        except OSError as error:
+            raise _not_written(None, error) from None
+
+    def publish(self, digest: Digest) -> None:
+        """Give the blob its name: *digest* is that of all that was written.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        try:
+            self._store._publish(self._fd, self._path, digest)
+        except OSError as error:
+            raise _not_written(digest, error) from None
+
+
 def _lock(path: str) -> int:
     """Return a descriptor of the file *path*, which is locked and has its name still."""
     while True:
@@ -175,9 +231,9 @@ def _lock(path: str) -> int:
         os.close(fd)
 
 
-def _not_written(digest: Digest, error: OSError) -> StateError:
+def _not_written(digest: Digest | None, error: OSError) -> StateError:
     reason = (error.strerror or str(error)).lower()
     return StateError(
-        f"the blob {digest} cannot be written to the image directory: {reason}",
+        f"{'a blob' if digest is None else f'the blob {digest}'} cannot be written to the image directory: {reason}",
         hint="free some space, or set SANDBOX_CACHE_DIR to another directory",
     )

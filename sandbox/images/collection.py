@@ -17,7 +17,7 @@ from sandbox.errors import ImageError, SandboxError, StateError
 from sandbox.images.blobs import BlobStore
 from sandbox.images.oci.digest import Digest
 from sandbox.images.places import layers_in
-from sandbox.images.stored_images import StoredImages, missing, normalized
+from sandbox.images.stored_images import StoredImages, check_new_name, missing, normalized
 from sandbox.images.unpacked_trees import UnpackedTrees
 from sandbox.state.runs import list_runs, paths_in
 from sandbox.state.stack_record import RecordedStack
@@ -117,14 +117,13 @@ def tag(images: str, name: str, new: str) -> None:
         ImageError: the store has no image *name*, or *new* is not the name of an image.
     """
     stored = StoredImages(images)
-    if "@" in new or not new or new.startswith(("oci:", "docker-archive:")):
-        raise ImageError(f"{new!r} is not a name for an image", hint="write NAME or NAME:TAG")
+    new = normalized(check_new_name(new))
     with stored.changing() as known:
         found = stored.find(name)
         if found is None:
             raise missing(name)
-        known[normalized(new)] = type(found)(
-            name=normalized(new), digest=found.digest, index=found.index, source=found.source, time=found.time
+        known[new] = type(found)(
+            name=new, digest=found.digest, index=found.index, source=found.source, time=found.time
         )
 
 

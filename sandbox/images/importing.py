@@ -10,8 +10,8 @@ import os
 
 from sandbox.errors import StateError
 from sandbox.images.blobs import BlobStore
-from sandbox.images.transports.image_source import find_image
 from sandbox.images.stored_images import ImageName, ImageRecord, StoredImages
+from sandbox.images.transports.image_source import find_image
 from sandbox.plan.image_values import ImageDefaults, ImageLayer
 from unionfs._stdlib.typing import Protocol
 

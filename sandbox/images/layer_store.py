@@ -198,9 +198,9 @@ class LayerStore:
                 self.trees.discard_unused(name)
 
 
-def content_of(layer: StoredLayer) -> str:
-    """Return the SHA-256 of the archive that *layer* was unpacked from, in hexadecimal digits; "" if it is not recorded."""
-    origin = _read_origin(layer.place)
+def recorded_digest(place: str) -> str:
+    """Return the SHA-256 of the archive whose layer is in *place*, in hexadecimal digits; "" if it is not recorded."""
+    origin = _read_origin(place)
     return "" if origin is None else origin.sha256
 
 

@@ -10,6 +10,7 @@ replaced by rename, so no part of a file is ever read.
 from __future__ import annotations
 
 import os
+import re
 import time
 from contextlib import contextmanager, suppress
 
@@ -29,6 +30,8 @@ _NAMES = "images.json"
 _RECORDS = "manifests"
 _VERSION = 1
 DEFAULT_TAG = "latest"
+# [HOST[:PORT]/]PATH[:TAG], as container engines write it; a name with a prefix such as "oci:" is that of another kind.
+_NAME = r"(?!(?:oci|tar|dir|docker|docker-archive|image):)[A-Za-z0-9][A-Za-z0-9._/:-]{0,254}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +76,19 @@ def normalized(name: str) -> str:
     if "@" in name or ":" in name.rpartition("/")[2]:
         return name
     return f"{name}:{DEFAULT_TAG}"
+
+
+def check_new_name(name: str) -> str:
+    """Return *name* if it can be given to an image: NAME or NAME:TAG.
+
+    Raises:
+        ImageError: it cannot.
+    """
+    if re.fullmatch(_NAME, name) is None:
+        raise ImageError(
+            f"{name!r} cannot be the name of an image", hint="write NAME or NAME:TAG, such as debian:13"
+        )
+    return name
 
 
 class StoredImages:

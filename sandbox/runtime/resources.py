@@ -15,7 +15,7 @@ from sandbox.as_container_root import chown_to_root
 from sandbox.errors import HostError, SandboxError, SetupError
 from sandbox.host.facts import HostFacts
 from sandbox.images.direct_bind import LayerRoot
-from sandbox.images.layer_store import LayerStore, content_of
+from sandbox.images.layer_store import LayerStore, recorded_digest
 from sandbox.kernel import cgroups, namespaces, open_paths, trampoline
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits
 from sandbox.plan import LayerPlan, MountPoint, NamedVolume, Plan, fuse_problem
@@ -196,7 +196,7 @@ class SandboxResources:
         store = LayerStore(self._state, self._progress)
         stored = store.open_archive(layer.path, self.plan.ids, layer.identity, file=self.plan.record.file)
         if self.plan.writable == "persistent":
-            self._digests[layer.path] = content_of(stored)
+            self._digests[layer.path] = recorded_digest(stored.place)
         return stored
 
     def _open_image(self, layer: ImageLayer) -> StoredLayer:

@@ -17,8 +17,8 @@ from sandbox.images.oci.json_documents import DAMAGED, DOCUMENT_LIMIT, parse
 from sandbox.images.oci.media_types import DOCKER_CONFIG, DOCKER_LAYER, DOCKER_MANIFEST
 from sandbox.images.oci.model import Descriptor, Manifest
 from sandbox.images.transports.files import Extent, open_files, read_small
-from sandbox.images.transports.layout import copy_extent
 from sandbox.images.transports.image_source import missing
+from sandbox.images.transports.layout import copy_extent
 from unionfs._stdlib.dataclasses import dataclass
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.

@@ -1,0 +1,200 @@
+"""Make an image of a sandbox: the layers below its writable layer, and its changes as one more layer.
+
+Layers of images keep their digests. An archive becomes a layer as it is, if its compression is one of images. A directory has no
+digest and may change, so it is refused, unless the whole root becomes one layer.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+
+from sandbox.changes.reader import has_changes, start, state_directory
+from sandbox.changes.writable_layers import WritableLayer, find
+from sandbox.errors import ImageError, StateError
+from sandbox.images.blobs import BlobStore
+from sandbox.images.collection import importing
+from sandbox.images.importing import host_platform
+from sandbox.images.layer_store import recorded_digest
+from sandbox.images.layer_stream import Expected, LayerStream
+from sandbox.images.listing import config_of
+from sandbox.images.oci.digest import Digest
+from sandbox.images.oci.image_config import History, ImageConfig, timestamp
+from sandbox.images.oci.layer_writer import write_layer
+from sandbox.images.oci.media_types import OCI_LAYER
+from sandbox.images.oci.model import Descriptor
+from sandbox.images.places import archives_in, partial_in
+from sandbox.images.stored_content import add_image, now
+from sandbox.images.stored_images import StoredImages
+from sandbox.kernel.files import open_regular
+from sandbox.state.location import Locations, locate
+from unionfs._stdlib.dataclasses import dataclass, field, replace
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sandbox.images.stored_images import ImageRecord
+    from sandbox.state.stack_record import RecordedLayer
+
+
+@dataclass(slots=True)
+class _Image:
+    """The image that is being made: its layers with their diff ids, its history, and the configuration that it begins with."""
+
+    config: ImageConfig
+    layers: list[Descriptor] = field(default_factory=list)
+    diff_ids: list[Digest] = field(default_factory=list)
+    history: list[History] = field(default_factory=list)
+
+
+def commit(
+    argument: str, name: str | None, *, flatten: bool = False, compression: str = "gzip", comment: str = ""
+) -> ImageRecord:
+    """Make an image of the sandbox that *argument* selects, and add it to the store as *name*; return its record.
+
+    With *flatten* the whole root is one layer. *compression* is "gzip" or "zstd". Without *name* the image is removed by the next
+    `collect`. The sandbox may run meanwhile; then the layer has each file as it was when it was read.
+
+    Raises:
+        StateError: there is no such sandbox, a layer below is missing, or the store cannot be written.
+        ImageError: a layer below cannot be a layer of an image.
+        SandboxError: the changes cannot be read.
+    """
+    where = locate(os.environ, os.geteuid())
+    layer = find(state_directory(), argument)
+    created = timestamp(now())
+    image = _Image(ImageConfig(platform=host_platform(), diff_ids=()))
+    with importing(where.images):
+        if flatten:
+            _add_stream(where, layer, image, ["--archive=trees"], ["/"], compression)
+        else:
+            _add_layers_below(where, layer.stack.layers, image)
+            if has_changes(layer):
+                _add_stream(where, layer, image, ["--archive=layer"], [], compression)
+        while len([one for one in image.history if not one.empty_layer]) < len(image.layers):
+            step = History(created=created, created_by=f"sandbox commit {layer.name}", comment=comment)
+            image.history.append(step)
+        config = replace(
+            image.config,
+            diff_ids=tuple(image.diff_ids),
+            history=tuple(image.history),
+            created=created,
+        )
+        return add_image(where.images, config, image.layers, name)
+
+
+def _add_layers_below(where: Locations, layers: Sequence[RecordedLayer], image: _Image) -> None:
+    stored = StoredImages(where.images)
+    done: set[str] = set()
+    for layer in layers:
+        if layer.kind == "dir":
+            raise ImageError(
+                f"{layer.shown()} is a directory of this machine, which cannot be a layer of an image",
+                hint="--flatten makes one layer of the whole root, including that directory",
+            )
+        if layer.kind == "tar":
+            _add_archive(where, layer, image)
+            continue
+        if layer.path in done:
+            continue
+        done.add(layer.path)
+        name, _, digest = layer.path.rpartition("@")
+        record = stored.record(digest)
+        if record is None:
+            raise StateError(
+                f"the image {name}, which is below the writable layer, is no longer in the image store",
+                hint="fetch or import it again",
+            )
+        _add_image(where, record, image)
+
+
+def _add_image(where: Locations, record: ImageRecord, image: _Image) -> None:
+    """Add the layers and the history of an image; its configuration replaces that of images below it."""
+    config = config_of(where.images, record)
+    image.config = config
+    image.layers += [
+        Descriptor(media_type=layer.media_type, digest=Digest.parse(layer.digest), size=layer.size)
+        for layer in record.layers
+    ]
+    image.diff_ids += config.diff_ids
+    known = [step for step in config.history if not step.empty_layer]
+    history = list(config.history) if len(known) == len(record.layers) else []
+    image.history += history or [History(created=config.created) for _ in record.layers]
+
+
+def _add_archive(where: Locations, layer: RecordedLayer, image: _Image) -> None:
+    """Add an archive as a layer: the file itself, which must be the one that was unpacked."""
+    expected = recorded_digest(os.path.join(archives_in(where.images), layer.place or ""))
+    blobs = BlobStore(where.images)
+    try:
+        fd = open_regular(layer.path, links=False)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ImageError(f"{layer.shown()}: {reason}", hint="restore the archive, or use --flatten") from None
+    with open(fd, "rb", buffering=0) as file, ExitStack() as undo:
+        found = Expected(digest=f"sha256:{expected}" if expected else "")
+        stream = undo.enter_context(LayerStream(file, layer.shown(), found))
+        for _ in stream.open_archive():
+            pass
+        digests = stream.finish()
+        if digests is None:
+            raise ImageError(f"{layer.shown()}: too much data follows the end of the archive")
+        digest, diff_id = Digest.parse(digests.digest), Digest.parse(digests.diff_id)
+        suffix = _suffix(fd, compressed=digest != diff_id)
+        if suffix is None:
+            raise ImageError(
+                f"{layer.shown()}: layers of images cannot have its compression",
+                hint="pack the archive again with gzip or zstd, or use --flatten",
+            )
+        with blobs.receiving(digest) as target:
+            if target is not None:
+                _copy(fd, target)
+    image.layers.append(Descriptor(media_type=OCI_LAYER + suffix, digest=digest, size=digests.size))
+    image.diff_ids.append(diff_id)
+    image.history.append(History(created=timestamp(now()), created_by=layer.shown()))
+
+
+def _suffix(fd: int, *, compressed: bool) -> str | None:
+    """Return the end of the media type for the compression of the archive *fd*; None if images cannot have it."""
+    if not compressed:
+        return ""
+    magic = os.pread(fd, 4, 0)
+    return "+gzip" if magic.startswith(b"\x1f\x8b") else "+zstd" if magic == b"\x28\xb5\x2f\xfd" else None
+
+
+def _copy(source: int, target: int) -> None:
+    os.lseek(source, 0, os.SEEK_SET)
+    os.ftruncate(target, 0)
+    while os.sendfile(target, source, None, 1 << 24):
+        pass
+
+
+def _add_stream(
+    where: Locations,
+    layer: WritableLayer,
+    image: _Image,
+    options: Sequence[str],
+    paths: Sequence[str],
+    compression: str,
+) -> None:
+    """Add the archive that `unionfs changes` writes as one layer; none if it is empty."""
+    blobs = BlobStore(where.images)
+    with ExitStack() as undo:
+        output = undo.enter_context(blobs.writing())
+        process = start(layer, options, paths, undo)
+        with process.explaining(), open(process.output_fd, "rb", closefd=False) as stream:
+            written = write_layer(
+                stream, output, temporary=partial_in(where.images), compression=compression, latest=_latest()
+            )
+        if written is None:
+            return
+        output.publish(written.descriptor.digest)
+    image.layers.append(written.descriptor)
+    image.diff_ids.append(written.diff_id)
+
+
+def _latest() -> int | None:
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return int(given) if given.isdecimal() else None

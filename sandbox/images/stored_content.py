@@ -1,0 +1,106 @@
+"""Give stored images to the writers of layouts and archives, and add images that were made here to the store."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+
+from sandbox.images.blobs import BlobStore
+from sandbox.images.importing import record_of
+from sandbox.images.listing import find_record
+from sandbox.images.oci.digest import Digest
+from sandbox.images.oci.image_config import ImageConfig
+from sandbox.images.oci.image_content import ImageContent
+from sandbox.images.oci.json_documents import DOCUMENT_LIMIT
+from sandbox.images.oci.media_types import OCI_CONFIG, OCI_MANIFEST
+from sandbox.images.oci.model import Descriptor, Manifest, decode_manifest
+from sandbox.images.stored_images import ImageName, StoredImages, normalized
+from sandbox.images.transports.image_source import FoundImage
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sandbox.images.compression import Readable
+    from sandbox.images.stored_images import ImageRecord
+
+
+class StoredBlobs:
+    """The blobs of an image directory as the writers read them (implements `BlobSource`)."""
+
+    def __init__(self, images: str) -> None:
+        """Use the image directory *images*."""
+        self._blobs = BlobStore(images)
+
+    @contextmanager
+    def open(self, descriptor: Descriptor, /) -> Iterator[Readable]:
+        """Open the blob of *descriptor*.
+
+        Raises:
+            ImageError: the store does not have it.
+        """
+        with open(self._blobs.open(descriptor.digest), "rb") as file:
+            yield file
+
+
+def content_of(images: str, name: str) -> ImageContent:
+    """Return the image *name* of the store for a writer.
+
+    Raises:
+        ImageError: the store has no such image.
+    """
+    _, record = find_record(images, name)
+    return content_of_record(images, record, name)
+
+
+def content_of_record(images: str, record: ImageRecord, name: str) -> ImageContent:
+    """Return the image of *record* for a writer, called *name* in messages.
+
+    Raises:
+        ImageError: its manifest is missing or damaged.
+    """
+    content = BlobStore(images).read(Digest.parse(record.digest), DOCUMENT_LIMIT)
+    manifest = decode_manifest(content, f"{name}: manifest {record.digest}", record.media_type)
+    return ImageContent(name=name, manifest=manifest, content=content, blobs=StoredBlobs(images))
+
+
+def add_image(
+    images: str, config: ImageConfig, layers: Sequence[Descriptor], name: str | None
+) -> ImageRecord:
+    """Add the image with *config* and the blobs *layers*, which are in the store, under *name*; return its record.
+
+    The manifest is one of the OCI image-spec; layers keep their digests. Without *name*, `collect` removes the image again.
+
+    Raises:
+        StateError: the image directory cannot be written.
+    """
+    blobs = BlobStore(images)
+    config_content = config.encode()
+    described = Descriptor(media_type=OCI_CONFIG, digest=blobs.add(config_content), size=len(config_content))
+    manifest = Manifest(media_type=OCI_MANIFEST, config=described, layers=tuple(layers))
+    image = ImageContent.of(name or "image", manifest, StoredBlobs(images)).as_oci()
+    blobs.add(image.content)
+    record = record_of(
+        FoundImage(
+            descriptor=image.descriptor,
+            manifest=image.manifest,
+            manifest_content=image.content,
+            config=config,
+            config_content=config_content,
+        )
+    )
+    entry = None if name is None else ImageName(name=normalized(name), digest=record.digest)
+    StoredImages(images).add(record, entry)
+    return record
+
+
+def now() -> int:
+    """Return the time for the documents of an image: SOURCE_DATE_EPOCH if it is set, else the present, in seconds after the epoch.
+
+    See reproducible-builds.org/specs/source-date-epoch.
+    """
+    import time
+
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return int(given) if given.isdecimal() else int(time.time())
