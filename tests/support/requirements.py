@@ -418,6 +418,8 @@ PROBES: dict[str, Probe] = {
     "podman": probe_podman,
     "umoci": _program("umoci", "umoci"),
     "skopeo": _program("skopeo", "skopeo"),
+    "docker_registry": _program("docker-registry", "docker-registry"),
+    "openssl": _program("openssl", "openssl"),
     "vm": probe_vm,
     "unionmount_testsuite": probe_unionmount_testsuite,
     "xfstests": probe_xfstests,
