@@ -18,6 +18,7 @@
     download           a blob into a file, resumed and verified
     upload             a blob from a file, or from another repository
     client             manifests and blobs of one repository, on its registry or a mirror
+    login              credentials verified with a registry and stored
     transfers          several transfers at once
 
 The interface for other packages:

@@ -60,6 +60,18 @@ class Reference:
         digest = "" if self.digest is None else f"@{self.digest}"
         return f"{self.repository}{tag}{digest}"
 
+    def with_digest(self, digest: str) -> Reference:
+        """Return the reference to the content *digest*, "sha256:" and 64 hexadecimal digits, in the same repository.
+
+        Raises:
+            ImageError: *digest* is none.
+        """
+        if not is_digest(digest):
+            raise ImageError(
+                f"{self}: {digest!r} is not a digest", hint="write sha256: and 64 digits of 0-9 and a-f"
+            )
+        return Reference(self.repository, self.tag, digest)
+
     @property
     def target(self) -> str:
         """The digest if there is one, else the tag: the last component of the manifest's URL."""

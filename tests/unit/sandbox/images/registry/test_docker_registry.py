@@ -18,16 +18,21 @@ from typing import BinaryIO
 import pytest
 
 from sandbox.images.registry.client import MANIFEST_TYPES, RegistryClient
+from sandbox.images.registry.credentials import CredentialStore
 from sandbox.images.registry.failures import RegistryError
+from sandbox.images.registry.login import log_in, log_out
+from sandbox.images.registry.registries_conf import Location
 from sandbox.images.registry.settings import TlsSettings
 from sandbox.images.registry.transfers import run_transfers
 from tests.unit.sandbox.images.registry.certificates import make_authority, make_certificate
 from tests.unit.sandbox.images.registry.clients import (
+    SECRET,
     Given,
     client_of,
     content,
     credential,
     digest_of,
+    short_limits,
 )
 from tests.unit.sandbox.images.registry.docker_registry import htpasswd, running
 
@@ -297,3 +302,22 @@ def test_without_or_with_wrong_credentials_the_error_tells_to_log_in(
             with pytest.raises(RegistryError, match="requires a login"):
                 client.has_blob(digest_of(LAYERS[0]))
         assert hint in (failed.value.hint or "")
+
+
+@pytest.mark.openssl
+def test_a_login_is_verified_and_then_used(secured: tuple[str, TlsSettings], tmp_path: Path) -> None:
+    host, tls = secured
+    environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    with pytest.raises(RegistryError, match="the certificate is not trusted"):
+        log_in(host, "me", SECRET, environ, limits=short_limits())
+    key, place = log_in(host, "me", SECRET, environ, tls=tls, limits=short_limits())
+    assert (key, place) == (host, str(tmp_path / "containers/auth.json"))
+    store = CredentialStore(environ)
+    location = Location(host, "login", insecure=False)
+    with RegistryClient(
+        [location], credentials=store, environ=environ, tls=tls, limits=short_limits()
+    ) as client:
+        push(client, [])
+    _, removal = log_out(host, environ)
+    assert removal.removed == place
+    assert store.find(host) is None
