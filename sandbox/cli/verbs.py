@@ -29,6 +29,10 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "images": {
         "image": "list, inspect, name, remove, verify and import images",
+        "pull": "fetch an image, or the images of environment files",
+        "push": "send an image to a registry",
+        "login": "store a password for a registry",
+        "logout": "remove a password for a registry",
         "commit": "make an image of a sandbox",
     },
     "understand": {

@@ -7,6 +7,7 @@ that is killed leaves complete blobs without a name, which the next import of th
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from sandbox.errors import StateError
 from sandbox.images.blobs import BlobStore
@@ -90,7 +91,7 @@ def copy_blobs(
         ImageError: a blob is missing or damaged.
         StateError: the image directory cannot be written.
     """
-    from concurrent.futures import ThreadPoolExecutor
+    from sandbox.images.registry.transfers import run_transfers
 
     def copy(layer: Descriptor) -> None:
         with blobs.receiving(layer.digest) as fd:
@@ -106,15 +107,7 @@ def copy_blobs(
                 ) from None
 
     unique = list({layer.digest: layer for layer in layers}.values())
-    with ThreadPoolExecutor(max_workers=4, thread_name_prefix="blob") as pool:
-        pending = [pool.submit(copy, layer) for layer in unique]
-        try:
-            for one in pending:
-                one.result()
-        except BaseException:
-            for one in pending:
-                one.cancel()
-            raise
+    run_transfers([partial(copy, layer) for layer in unique], source.cancel)
 
 
 def add_documents(blobs: BlobStore, found: FoundImage) -> ImageRecord:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import threading
 
 from sandbox.errors import ImageError
 from sandbox.images.names import printable
@@ -56,6 +57,7 @@ class DockerArchive:
             ImageError: it is no such archive, it has not that image, or it cannot be read.
         """
         self.name = name
+        self._cancelled = threading.Event()
         self._files: ImageFiles = open_files(path, name, scratch)
         try:
             self._entry = self._select(reference)
@@ -80,7 +82,11 @@ class DockerArchive:
         extent = self._files.find(self._paths.get(descriptor.digest, ""))
         if extent is None:
             raise missing(self.name, descriptor.digest)
-        copy_extent(extent, descriptor, target_fd, progress, self.name)
+        copy_extent(extent, descriptor, target_fd, progress, self.name, self._cancelled)
+
+    def cancel(self) -> None:
+        """End the copies soon; see `ImageSource.cancel`."""
+        self._cancelled.set()
 
     def close(self) -> None:
         """Close the files."""

@@ -45,6 +45,9 @@ class ImageSource(Protocol):
             ImageError: it is missing or cannot be read, or its digest or size is another; the target is then empty.
         """
 
+    def cancel(self) -> None:
+        """End the transfers of all threads soon, with errors. The source can only be closed then."""
+
     def close(self) -> None:
         """Close the files and connections of the source."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 from sandbox.errors import ImageError
 from sandbox.images.names import printable
@@ -36,6 +37,7 @@ class Layout:
         """
         self.name = name
         self._reference = reference
+        self._cancelled = threading.Event()
         self._files: ImageFiles = open_files(path, name, scratch)
         try:
             marker = read_small(self._files, "oci-layout", DOCUMENT_LIMIT, name)
@@ -90,7 +92,11 @@ class Layout:
         extent = self._files.find(_path(descriptor.digest))
         if extent is None:
             raise missing(self.name, descriptor.digest)
-        copy_extent(extent, descriptor, target_fd, progress, self.name)
+        copy_extent(extent, descriptor, target_fd, progress, self.name, self._cancelled)
+
+    def cancel(self) -> None:
+        """End the copies soon; see `ImageSource.cancel`."""
+        self._cancelled.set()
 
     def close(self) -> None:
         """Close the files."""
@@ -98,7 +104,12 @@ class Layout:
 
 
 def copy_extent(
-    extent: Extent, descriptor: Descriptor, target_fd: int, progress: Callable[[int], None], name: str
+    extent: Extent,
+    descriptor: Descriptor,
+    target_fd: int,
+    progress: Callable[[int], None],
+    name: str,
+    cancelled: threading.Event,
 ) -> None:
     """Write *extent* to the file *target_fd*, whose former content is dropped, and compare size and digest.
 
@@ -116,6 +127,8 @@ def copy_extent(
                 hint="get the image again from its source",
             )
         while position < end:
+            if cancelled.is_set():
+                raise ImageError(f"{name}: the copy of {descriptor.digest} was cancelled")
             piece = os.pread(extent.fd, min(_STEP, end - position), position)
             if not piece:
                 break

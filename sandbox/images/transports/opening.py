@@ -26,6 +26,10 @@ def open_source(text: str, scratch: str) -> ImageSource:
     kind, colon, rest = text.partition(":")
     if not colon:
         raise ImageError(f"{text}: the kind of the source is missing", hint=_HINT)
+    if kind == "docker":
+        from sandbox.images.transports.registry_image import RegistryImage
+
+        return RegistryImage(text, os.environ)
     if kind not in ("oci", "docker-archive"):
         raise ImageError(f"{text}: {kind}: is not a source of images", hint=_HINT)
     path, reference = split_reference(kind, rest)

@@ -1,0 +1,105 @@
+"""Fetch an image of a registry into the store, and send one of the store to a registry."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+
+from sandbox.images.blobs import BlobStore
+from sandbox.images.collection import importing
+from sandbox.images.importing import NoBlobProgress, host_platform, import_image
+from sandbox.images.listing import find_record
+from sandbox.images.oci.digest import Digest
+from sandbox.images.oci.json_documents import DOCUMENT_LIMIT
+from sandbox.images.oci.platforms import Platform
+from sandbox.images.registry.client import client_for
+from sandbox.images.registry.reference import SCHEME, parse_reference
+from sandbox.images.registry.transfers import run_transfers
+from sandbox.images.transports.registry_image import RegistryImage
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.images.importing import BlobProgress
+    from sandbox.images.registry.settings import TlsSettings
+    from sandbox.images.stored_images import ImageRecord
+
+
+def pull(
+    images: str,
+    text: str,
+    name: str | None = None,
+    *,
+    platform: str | None = None,
+    progress: BlobProgress | None = None,
+    authfile: str | None = None,
+    tls: TlsSettings | None = None,
+) -> ImageRecord:
+    """Fetch the image *text*, `docker://HOST/NAME[:TAG][@DIGEST]`, into the image directory *images*; return its record.
+
+    Its name in the store is *name*, or the reference without "docker://". *platform* is OS/ARCHITECTURE[/VARIANT]; None for that
+    of this machine. The rest is as for `client_for`.
+
+    Raises:
+        ImageError: *text* is no such reference, there is no such image, it is damaged, or the registry cannot be reached.
+        StateError: the image directory cannot be written.
+    """
+    reference = parse_reference(text)
+    wanted = host_platform() if platform is None else Platform.parse(platform)
+    with importing(images):
+        source = RegistryImage(str(reference), os.environ, authfile=authfile, tls=tls)
+        try:
+            return import_image(images, source, wanted, name or str(reference).removeprefix(SCHEME), progress)
+        finally:
+            source.close()
+
+
+def push(
+    images: str,
+    name: str,
+    text: str,
+    *,
+    progress: BlobProgress | None = None,
+    authfile: str | None = None,
+    tls: TlsSettings | None = None,
+) -> str:
+    """Send the image *name* of the store to `docker://HOST/NAME[:TAG]`; return the digest of its manifest, which it keeps.
+
+    Blobs that the registry has already are not sent. Those that it has in the repository which the image came from are mounted.
+
+    Raises:
+        ImageError: the store has no such image, *text* is no reference, or the registry refuses the image.
+    """
+    found, record = find_record(images, name)
+    reference = parse_reference(text)
+    blobs = BlobStore(images)
+    manifest = blobs.read(Digest.parse(record.digest), DOCUMENT_LIMIT)
+    sizes = {layer.digest: layer.size for layer in record.layers}
+    sizes[record.config] = os.stat(blobs.path(Digest.parse(record.config))).st_size
+    other = parse_reference(found.source).repository if found.source.startswith(SCHEME) else None
+    mount_from = [other.path] if other is not None and other.registry == reference.repository.registry else []
+    progress = progress or NoBlobProgress()
+    progress.begin(text, list(sizes.values()))
+    try:
+        with client_for(reference, os.environ, push=True, authfile=authfile, tls=tls) as client:
+
+            def send(digest: str) -> None:
+                sent = 0
+
+                def report(position: int) -> None:
+                    nonlocal sent
+                    progress.advance(position - sent)
+                    sent = position
+
+                fd = blobs.open(Digest.parse(digest))
+                try:
+                    client.push_blob(digest, sizes[digest], fd, mount_from=mount_from, report=report)
+                finally:
+                    os.close(fd)
+                progress.advance(sizes[digest] - sent)
+
+            run_transfers([partial(send, digest) for digest in sizes], client.cancel)
+            client.put_manifest(reference.target, record.media_type, manifest)
+    finally:
+        progress.end()
+    return record.digest
