@@ -140,11 +140,17 @@ def plan(
 
 
 def with_images(
-    spec: Spec, images: str, *, fetch: bool = False, progress: Callable[[], BlobProgress] | None = None
+    spec: Spec,
+    images: str,
+    *,
+    fetch: bool = False,
+    progress: Callable[[], BlobProgress] | None = None,
+    locked: bool = False,
 ) -> tuple[Spec, dict[int, StoredImage]]:
     """Return *spec* with the defaults of its images, and these images by the number of their layer.
 
-    They are in the image directory *images*. With *fetch*, missing ones are fetched.
+    They are in the image directory *images*. With *fetch*, missing ones are fetched. With *locked*, the lock file of *spec*
+    decides which.
 
     Raises:
         SpecError: an image cannot be fetched, or its defaults are not valid.
@@ -152,13 +158,18 @@ def with_images(
     """
     from sandbox.spec.values.layers import IMAGE_KINDS
 
-    if not any(layer.kind in IMAGE_KINDS for layer in spec.root.layers):
+    if not locked and not any(layer.kind in IMAGE_KINDS for layer in spec.root.layers):
         return spec, {}
     from sandbox.errors import ImageError, SpecError
     from sandbox.images.resolve import find_images
     from sandbox.plan.images import with_image_defaults
 
-    found = find_images(spec, images, fetch=fetch, progress=progress)
+    lock = None
+    if locked:
+        from sandbox.images.lock_file import lock_path
+
+        lock = lock_path(spec.file)
+    found = find_images(spec, images, fetch=fetch, progress=progress, lock=lock)
     try:
         return with_image_defaults(spec, found), found
     except ImageError as error:

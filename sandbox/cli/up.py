@@ -51,6 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="use the persistent layer although it was created over other layers, and record the current ones",
     )
     parser.add_argument(
+        "--locked",
+        action="store_true",
+        help="use the images of FILE.lock.toml, which `sandbox lock` writes, and refuse sources with other digests",
+    )
+    parser.add_argument(
         "--keep-changes",
         action="store_true",
         help="keep what the program changes, although the writable layer is ephemeral: see sandbox diff, apply and export; "
@@ -198,7 +203,9 @@ def _make_plan(
     run_path, secret = run_directory.prepare(run_directory.default_path(os.environ, facts.uid), warn)
     directory = state.StateDirectory(state_path, run_path, images)
     directory.sweep()
-    spec, stored = with_images(spec, directory.images, fetch=True, progress=_make_blob_progress)
+    spec, stored = with_images(
+        spec, directory.images, fetch=True, progress=_make_blob_progress, locked=arguments.locked
+    )
     plan = make_plan(
         spec,
         facts,

@@ -34,6 +34,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "login": "store a password for a registry",
         "logout": "remove a password for a registry",
         "commit": "make an image of a sandbox",
+        "lock": "record the digests of the sources of a file",
     },
     "understand": {
         "check": "find all mistakes in environment files",

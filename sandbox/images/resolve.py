@@ -18,29 +18,46 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sandbox.images.importing import BlobProgress
-    from sandbox.images.stored_images import ImageRecord
+    from sandbox.images.stored_images import ImageName, ImageRecord
     from sandbox.plan.image_values import StoredImage
     from sandbox.spec.model import Spec
     from sandbox.spec.values import Layer
 
+    _Found = tuple[ImageName, ImageRecord] | tuple[None, None]
+
 
 def find_images(
-    spec: Spec, images: str, *, fetch: bool = False, progress: Callable[[], BlobProgress] | None = None
+    spec: Spec,
+    images: str,
+    *,
+    fetch: bool = False,
+    progress: Callable[[], BlobProgress] | None = None,
+    lock: str | None = None,
 ) -> dict[int, StoredImage]:
     """Return the images of *spec* in the image directory *images*, by the number of their layer.
 
-    With *fetch*, fetch or import what is missing, as root.pull demands. *progress* creates the receiver of reports.
+    With *fetch*, fetch or import what is missing, as root.pull demands. *progress* creates the receiver of reports. *lock* is
+    the path of a lock file: then images of registries are those with the digests in it, and another digest of any other source,
+    also of an archive, is an error.
 
     Raises:
-        SpecError: an image cannot be fetched or imported, with its place in the file.
-        StateError: the image directory cannot be read or written.
+        SpecError: an image cannot be fetched or imported, or differs from the lock file, with its place in the file.
+        StateError: the image directory cannot be read or written, or the lock file cannot be used.
     """
+    locked = None if lock is None else _Lock(lock, spec)
     found = {}
     for number, layer in enumerate(spec.root.layers):
-        if layer.kind not in IMAGE_KINDS:
+        if layer.kind not in IMAGE_KINDS and (locked is None or layer.kind != "tar"):
             continue
         try:
-            record = _Finder(images, spec.root.pull, fetch=fetch, progress=progress).find(layer)
+            if layer.kind == "tar":
+                assert locked is not None
+                locked.check_archive(layer)
+                continue
+            finder = _Finder(images, spec.root.pull, fetch=fetch, progress=progress, locked=locked)
+            name, record = finder.find(layer)
+            if locked is not None and name is not None:
+                locked.check(layer, name)
         except ImageError as error:
             raise SpecError([spec.diagnose(f"root.layers[{number}]", error.message, error.hint)]) from error
         if record is not None:
@@ -48,73 +65,153 @@ def find_images(
     return found
 
 
+def digests_of(
+    spec: Spec, images: str, *, progress: Callable[[], BlobProgress] | None = None
+) -> dict[str, str]:
+    """Return the digests of all sources of *spec* that have one, by the names that a lock file uses.
+
+    Images of registries are looked up there, others imported as for a start.
+
+    Raises:
+        SpecError: a source cannot be read, with its place in the file.
+        StateError: the image directory cannot be written.
+    """
+    from sandbox.images.lock_file import archive_digest, lockable, source_of
+
+    found = {}
+    for number, layer in lockable(spec):
+        try:
+            if layer.kind == "tar":
+                digest = archive_digest(layer.path)
+            else:
+                name, _ = _Finder(images, "always", fetch=True, progress=progress, locked=None).find(layer)
+                assert name is not None
+                digest = name.index or name.digest
+        except ImageError as error:
+            raise SpecError([spec.diagnose(f"root.layers[{number}]", error.message, error.hint)]) from error
+        found[source_of(layer, spec.directory)] = digest
+    return found
+
+
+class _Lock:
+    """The digests of a lock file. Owns nothing."""
+
+    def __init__(self, path: str, spec: Spec) -> None:
+        from sandbox.images.lock_file import lockable, read_lock, source_of, superfluous
+
+        self._path = path
+        self._directory = spec.directory
+        self._digests = read_lock(path)
+        used = [source_of(layer, spec.directory) for _, layer in lockable(spec)]
+        if (error := superfluous(self._digests, used, path)) is not None:
+            raise error
+
+    def digest(self, layer: Layer) -> str:
+        from sandbox.images.lock_file import not_locked, source_of
+
+        source = source_of(layer, self._directory)
+        if source not in self._digests:
+            raise not_locked(self._path, source)
+        return self._digests[source]
+
+    def check(self, layer: Layer, name: ImageName) -> None:
+        self._compare(layer, name.index or name.digest)
+
+    def check_archive(self, layer: Layer) -> None:
+        from sandbox.images.lock_file import archive_digest
+
+        self._compare(layer, archive_digest(layer.path))
+
+    def _compare(self, layer: Layer, found: str) -> None:
+        from sandbox.images.lock_file import drift, source_of
+
+        if (locked := self.digest(layer)) != found:
+            raise drift(self._path, source_of(layer, self._directory), locked, found)
+
+
 class _Finder:
     """Finds single images. Owns nothing."""
 
     def __init__(
-        self, images: str, pull: str, *, fetch: bool, progress: Callable[[], BlobProgress] | None
+        self,
+        images: str,
+        pull: str,
+        *,
+        fetch: bool,
+        progress: Callable[[], BlobProgress] | None,
+        locked: _Lock | None,
     ) -> None:
         self._images = images
         self._stored = StoredImages(images)
         self._pull = pull
         self._fetch = fetch
         self._progress = progress
+        self._locked = locked
 
-    def find(self, layer: Layer) -> ImageRecord | None:
+    def find(self, layer: Layer) -> _Found:
+        """Return the name and the record of the image; None for each if the store does not have it."""
         if layer.kind == "image":
             return self._by_name(layer.path)
         if layer.kind == "docker":
             return self._of_registry(layer)
         return self._of_file(layer)
 
-    def _by_name(self, name: str) -> ImageRecord | None:
-        found = self._stored.find(name)
-        record = None if found is None else self._stored.record(found.digest)
-        if record is None and self._fetch:
-            raise missing(name)
-        return record
+    def _stored_as(self, name: ImageName | None) -> _Found:
+        record = None if name is None else self._stored.record(name.digest)
+        return (None, None) if name is None or record is None else (name, record)
 
-    def _of_registry(self, layer: Layer) -> ImageRecord | None:
+    def _by_name(self, name: str) -> _Found:
+        found = self._stored_as(self._stored.find(name))
+        if found[1] is None and self._fetch:
+            raise missing(name)
+        return found
+
+    def _of_registry(self, layer: Layer) -> _Found:
         from sandbox.images.registry.reference import parse_reference
 
         reference = parse_reference(layer.shown())
+        pull = self._pull
+        if self._locked is not None:
+            reference = reference.with_digest(self._locked.digest(layer))
+            pull = "missing" if pull == "always" else pull  # a digest has one content
         name = str(reference).removeprefix("docker://")
-        found = self._stored.find(name)
-        record = None if found is None else self._stored.record(found.digest)
-        wanted = self._pull == "always" or (self._pull == "missing" and record is None)
-        if self._fetch and wanted:
-            from sandbox.images.pulling import pull
+        found = self._stored_as(self._stored.find(name))
+        if self._fetch and (pull == "always" or (pull == "missing" and found[1] is None)):
+            from sandbox.images.pulling import pull as pull_image
 
-            return pull(self._images, str(reference), name, progress=self._made_progress())
-        if record is None and self._fetch:
+            pull_image(self._images, str(reference), name, progress=self._made_progress())
+            return self._stored_as(self._stored.find(name))
+        if found[1] is None and self._fetch:
             raise ImageError(
                 f'{layer.shown()} is not in the image store, and root.pull is "never"',
                 hint=f"`sandbox pull {layer.shown()}` fetches it",
             )
-        return record
+        return found
 
-    def _of_file(self, layer: Layer) -> ImageRecord | None:
+    def _of_file(self, layer: Layer) -> _Found:
         from sandbox.images.file_versions import version_of
 
         name, version = layer.shown(), version_of(layer.path)
-        found = self._stored.names().get(name)
-        if found is not None and found.version == version and version:
-            record = self._stored.record(found.digest)
-            if record is not None:
-                return record
+        entry = self._stored.names().get(name)
+        if entry is not None and entry.version == version and version:
+            found = self._stored_as(entry)
+            if found[1] is not None:
+                return found
         if not self._fetch:
-            return None
+            return None, None
+        from sandbox.images.collection import importing
         from sandbox.images.importing import host_platform, import_image
         from sandbox.images.transports.opening import open_layer
 
         os.makedirs(partial_in(self._images), mode=0o700, exist_ok=True)
-        source = open_layer(layer, partial_in(self._images))
-        try:
-            return import_image(
-                self._images, source, host_platform(), name, self._made_progress(), version=version
-            )
-        finally:
-            source.close()
+        with importing(self._images):
+            source = open_layer(layer, partial_in(self._images))
+            try:
+                progress = self._made_progress()
+                import_image(self._images, source, host_platform(), name, progress, version=version)
+            finally:
+                source.close()
+        return self._stored_as(self._stored.find(name))
 
     def _made_progress(self) -> BlobProgress | None:
         return None if self._progress is None else self._progress()

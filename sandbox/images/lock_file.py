@@ -1,0 +1,139 @@
+"""Write and read lock files, which name every source of an environment file with its digest.
+
+    FILE.lock.toml      version = 1, [[sources]] with source and digest
+
+`sandbox up --locked` uses exactly these. A source is written as the environment file has it, with paths relative to the
+directory of the lock file, so that both files can be moved together. Directories have no digest, and are not locked.
+"""
+
+from __future__ import annotations
+
+import os
+
+from sandbox.errors import ImageError, StateError
+from sandbox.kernel.files import open_regular
+from sandbox.spec.values.layers import IMAGE_KINDS
+from sandbox.state.file_digests import sha256_of
+from unionfs._stdlib.typing import Any
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from sandbox.spec.model import Spec
+    from sandbox.spec.values import Layer
+
+_VERSION = 1
+_LARGEST = 1 << 20
+_HEADER = "# Written by `sandbox lock`; run it again to accept other digests.\n"
+
+
+def lock_path(file: str) -> str:
+    """Return the path of the lock file of *file*."""
+    return f"{file}.lock.toml"
+
+
+def source_of(layer: Layer, directory: str) -> str:
+    """Return *layer* as a lock file in *directory* names it."""
+    if layer.kind in ("image", "docker"):
+        return layer.shown()
+    path = layer.path
+    if path.startswith(directory.rstrip("/") + "/"):
+        path = os.path.relpath(path, directory)
+    return f"{layer.kind}:{path}" + (f":{layer.reference}" if layer.reference else "")
+
+
+def lockable(spec: Spec) -> list[tuple[int, Layer]]:
+    """Return the layers of *spec* that have a digest, with their numbers in the file."""
+    kinds = {"tar", *IMAGE_KINDS}
+    return [(number, layer) for number, layer in enumerate(spec.root.layers) if layer.kind in kinds]
+
+
+def read_lock(path: str) -> dict[str, str]:
+    """Return the digests in the lock file *path*, by source.
+
+    Raises:
+        StateError: there is no such file, or it is damaged.
+    """
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            value = tomllib.loads(file.read(_LARGEST).decode())
+        if value["version"] != _VERSION:
+            raise StateError(
+                f"{path}: written by another version of sandbox", hint="run `sandbox lock` again"
+            )
+        return {str(one["source"]): str(one["digest"]) for one in value["sources"]}
+    except FileNotFoundError:
+        hint = f"`sandbox lock {path.removesuffix('.lock.toml')}` writes it"
+        raise StateError(f"{path}: there is no lock file", hint=hint) from None
+    except OSError as error:
+        raise StateError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise StateError(f"{path}: damaged: {error}", hint="run `sandbox lock` again") from None
+
+
+def write_lock(path: str, digests: Mapping[str, str]) -> None:
+    """Replace the lock file *path* atomically by one with *digests*, by source.
+
+    Raises:
+        StateError: it cannot be written; the old one is still there.
+    """
+    import tomli_w
+
+    sources: list[dict[str, Any]] = [
+        {"source": source, "digest": digest} for source, digest in digests.items()
+    ]
+    text = _HEADER + tomli_w.dumps({"version": _VERSION, "sources": sources})
+    new = f"{path}.{os.urandom(4).hex()}.new"
+    try:
+        with open(new, "x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(new, path)
+    except OSError as error:
+        if os.path.lexists(new):
+            os.unlink(new)
+        raise StateError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+
+
+def archive_digest(path: str) -> str:
+    """Return the digest of the archive *path*.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    try:
+        fd = open_regular(path)
+        try:
+            return f"sha256:{sha256_of(fd)}"
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise ImageError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+
+
+def drift(path: str, source: str, locked: str, found: str) -> ImageError:
+    """Return the error that *source* has the digest *found*, and the lock file *path* names *locked*."""
+    return ImageError(
+        f"{source} has changed: {path} has {locked}, and it is {found} now",
+        hint="restore the old one, or accept the new one: run `sandbox lock` again",
+    )
+
+
+def not_locked(path: str, source: str) -> ImageError:
+    """Return the error that the lock file *path* does not name *source*."""
+    return ImageError(f"{source} is not in {path}", hint="run `sandbox lock` again")
+
+
+def superfluous(digests: Mapping[str, str], used: Iterable[str], path: str) -> StateError | None:
+    """Return the error that the lock file *path* names sources that its file does not have; None if all are *used*."""
+    left = sorted(set(digests) - set(used))
+    if not left:
+        return None
+    return StateError(
+        f"{path} names {left[0]}, which the file does not have", hint="run `sandbox lock` again"
+    )
