@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from struct import Struct
 
 from sandbox.images.attributes import attribute_of, is_unpacked
 from sandbox.images.names import printable
@@ -18,6 +19,10 @@ SPARSE_00 = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
 """Pax keys whose records, in their order, form the map of a sparse file in GNU sparse format 0.0."""
 
 
+# Name, mode, uid, gid, size, mtime, checksum, type flag, link name, magic (POSIX: 6 bytes), and name prefix.
+_FIELDS = Struct("100s8s8s8s12s12s8s1s100s6s82x155s12x")
+
+
 class MalformedError(Exception):
     """A header has an invalid form; the text gives the reason."""
 
@@ -28,25 +33,30 @@ class Header:
     __slots__ = ("block", "flag", "gid", "link", "mode", "mtime", "name", "size", "uid")
 
     def __init__(self, block: bytes) -> None:
-        stated = number(block[148:156])
+        """Read the fields of *block*, which has BLOCK bytes.
+
+        Raises:
+            MalformedError: the checksum is wrong, or a number is invalid.
+        """
+        name, mode, uid, gid, size, mtime, checksum, self.flag, link, magic, prefix = _FIELDS.unpack(block)
+        stated = number(checksum)
         # The checksum counts its own field as blanks. Some old tars summed signed characters.
-        unsigned = sum(block) - sum(block[148:156]) + 256
+        unsigned = sum(block) - sum(checksum) + 256
         if stated != unsigned and stated != unsigned - 256 * sum(
             byte > 127 for byte in block[:148] + block[156:]
         ):
             raise MalformedError("a header has a wrong checksum")
         self.block = block
-        self.name = block[:100].partition(b"\0")[0]
+        self.name = name.partition(b"\0")[0]
         # Only POSIX ustar has a prefix field for names: GNU tar stores times there.
-        if block[257:263] == b"ustar\0" and block[345]:
-            self.name = block[345:500].partition(b"\0")[0] + b"/" + self.name
-        self.mode = number(block[100:108])
-        self.uid = number(block[108:116])
-        self.gid = number(block[116:124])
-        self.size = number(block[124:136])
-        self.mtime = number(block[136:148])
-        self.flag = block[156:157]
-        self.link = block[157:257].partition(b"\0")[0]
+        if prefix[0] and magic == b"ustar\0":
+            self.name = prefix.partition(b"\0")[0] + b"/" + self.name
+        self.mode = number(mode)
+        self.uid = number(uid)
+        self.gid = number(gid)
+        self.size = number(size)
+        self.mtime = number(mtime)
+        self.link = link.partition(b"\0")[0]
         if self.size < 0:
             raise MalformedError("a negative size")
 
@@ -65,6 +75,9 @@ def padded(size: int) -> int:
 
 def number(text: bytes) -> int:
     """Return the value of a number field: octal digits or, if the highest bit is set, a signed number in base 256."""
+    digits = text.rstrip(b"\0 ")
+    if digits.isdigit() and not digits.strip(b"01234567"):
+        return int(digits, 8)
     if text[0] & 0x80:
         value = int.from_bytes(text, "big") & ~(1 << 8 * len(text) - 1)
         return value - (1 << 8 * len(text) - 1) if text[0] & 0x40 else value

@@ -33,13 +33,12 @@ from sandbox.images.headers import (
     pax_records,
 )
 from sandbox.images.names import printable
-from unionfs._stdlib.dataclasses import dataclass, field
-from unionfs._stdlib.typing import NoReturn, Protocol, Self
+from unionfs._stdlib.typing import NamedTuple, NoReturn, Protocol, Self
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from sandbox.images.compression import Readable
 
@@ -69,11 +68,15 @@ class Kind(Enum):
     FIFO = b"6"
 
 
+_DEVICES = (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE)
+_ZEROS = bytes(BLOCK)
 _KINDS = {kind.value: kind for kind in Kind} | {b"\0": Kind.FILE, b"7": Kind.FILE, b"S": Kind.FILE}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Member:
+_NO_XATTRS: Mapping[bytes, bytes] = {}
+
+
+class Member(NamedTuple):
     """One member as the archive describes it; only the form of the fields has been validated."""
 
     name: bytes  # no NUL, not empty; may be absolute and contain `..`
@@ -84,12 +87,10 @@ class Member:
     mtime_ns: int
     size: int  # of a file, holes included; otherwise 0
     link: bytes = b""  # target of a symbolic or hard link, no NUL
-    xattrs: dict[bytes, bytes] = field(default_factory=dict)  # those that `attributes.is_unpacked` takes
+    xattrs: Mapping[bytes, bytes] = _NO_XATTRS  # those that `attributes.is_unpacked` takes
     left_out: tuple[bytes, ...] = ()  # names of the other extended attributes
     extents: tuple[tuple[int, int], ...] | None = None  # of a sparse file: offset and length of its data
-    device: tuple[int, int] | None = (
-        None  # major and minor number of a device; None if the header has no valid ones
-    )
+    device: tuple[int, int] | None = None  # major and minor number; None if the header has no valid ones
 
 
 class Archive(Protocol):
@@ -129,8 +130,9 @@ class TarStream:
         self.name = name
         self._chunks = chunks
         self.compressed = compressed
-        self._buffer = memoryview(b"")
-        self._offset = 0  # position of the next byte of _buffer in the decompressed archive
+        self._buffer = b""
+        self._at = 0  # position of the next byte in _buffer
+        self._before = 0  # bytes of the decompressed archive before _buffer
         self._start = 0  # position of the current member in the decompressed archive
         self._data_left = 0  # bytes of the current member's data and padding that have not been read
         self._extents: tuple[tuple[int, int], ...] = ()
@@ -143,7 +145,7 @@ class TarStream:
     @property
     def position(self) -> int:
         """The number of decompressed bytes read so far; between members, the place of the current member's data."""
-        return self._offset
+        return self._before + self._at
 
     def __enter__(self) -> Self:
         return self
@@ -151,7 +153,13 @@ class TarStream:
     def __exit__(self, *exc_info: object) -> None:
         """Free the decompressor and its memory; the caller closes the file."""
         self._chunks = iter(())
-        self._buffer = memoryview(b"")
+        self._buffer = b""
+        self._at = 0
+
+    @property
+    def _offset(self) -> int:
+        """The position of the next byte in the decompressed archive."""
+        return self._before + self._at
 
     def __iter__(self) -> Iterator[Member]:
         """Yield every member.
@@ -191,11 +199,10 @@ class TarStream:
         for offset, length in self._extents:
             position, end = offset, offset + length
             while position < end:
-                if not self._buffer and not self._refill():
+                if self._at == len(self._buffer) and not self._refill():
                     self._fail_truncated()
-                piece = self._buffer[: end - position]
-                self._buffer = self._buffer[len(piece) :]
-                self._offset += len(piece)
+                piece = memoryview(self._buffer)[self._at : self._at + end - position]
+                self._at += len(piece)
                 self._data_left -= len(piece)
                 yield position, piece
                 position += len(piece)
@@ -216,32 +223,35 @@ class TarStream:
         raise ImageError(f"{self.name}: damaged at byte {self._start}: {error}", hint=DAMAGED) from None
 
     def _refill(self) -> bool:
-        """Replace the empty buffer with the next chunk; return False at the end."""
-        self._buffer = memoryview(next(self._chunks, b""))
+        """Replace the buffer, all of which was read, with the next chunk; return False at the end."""
+        self._before += len(self._buffer)
+        self._buffer = next(self._chunks, b"")
+        self._at = 0
         return bool(self._buffer)
 
     def _read(self, size: int) -> bytes:
         """Return *size* bytes of header."""
-        parts = []
-        while True:
-            piece = self._buffer[:size]
-            self._buffer = self._buffer[size:]
-            self._offset += len(piece)
-            parts.append(piece)
-            size -= len(piece)
-            if not size:
-                return b"".join(parts)
+        data = self._buffer[self._at : self._at + size]
+        self._at += len(data)
+        if len(data) == size:
+            return data
+        parts = [data]
+        left = size - len(data)
+        while left:
             if not self._refill():
                 raise _TruncatedError
+            parts.append(self._buffer[:left])
+            self._at = len(parts[-1])
+            left -= self._at
+        return b"".join(parts)
 
     def _skip(self, size: int) -> None:
-        while size:
-            if not self._buffer and not self._refill():
+        while size > len(self._buffer) - self._at:
+            size -= len(self._buffer) - self._at
+            self._at = len(self._buffer)
+            if not self._refill():
                 raise _TruncatedError
-            step = min(size, len(self._buffer))
-            self._buffer = self._buffer[step:]
-            self._offset += step
-            size -= step
+        self._at += size
         self._data_left = 0
 
     def _read_record(self, size: int, limit: int = RECORD_LIMIT) -> bytes:
@@ -262,13 +272,13 @@ class TarStream:
         sparse_00: list[tuple[bytes, bytes]] = []
         long: dict[bytes, bytes] = {}
         while True:
-            if not self._buffer and not self._refill():
+            if self._at == len(self._buffer) and not self._refill():
                 # The end-of-archive blocks are missing. Compressed data marks its own end; a plain file is truncated.
                 if self.compressed and not pax and not long:
                     return None
                 raise _TruncatedError
             block = self._read(BLOCK)
-            if block.count(0) == BLOCK:
+            if block == _ZEROS:
                 return None
             header = Header(block)
             flag = header.flag
@@ -301,8 +311,10 @@ class TarStream:
         sparse_00: list[tuple[bytes, bytes]],
         long: dict[bytes, bytes],
     ) -> Member:
-        name = pax.get(b"GNU.sparse.name") or pax.get(b"path") or long.get(b"L") or header.name
-        link = pax.get(b"linkpath") or long.get(b"K") or header.link
+        name, link = header.name, header.link
+        if pax or long:
+            name = pax.get(b"GNU.sparse.name") or pax.get(b"path") or long.get(b"L") or name
+            link = pax.get(b"linkpath") or long.get(b"K") or link
         if not name or b"\0" in name or b"\0" in link:
             raise MalformedError(f"a name that is empty or contains a zero byte: {printable(name)!r}")
         kind = _KINDS.get(header.flag)
@@ -312,7 +324,7 @@ class TarStream:
         self._extents = ()
         # Other kinds have no data, even if their size field is not zero: Go and Python read them so.
         if kind is Kind.FILE:
-            stored = decimal(pax, b"size", header.size)
+            stored = decimal(pax, b"size", header.size) if pax else header.size
             self._data_left = padded(stored)
             if name.endswith(b"/"):
                 kind = Kind.DIRECTORY  # v7 has no type flag for directories
@@ -321,24 +333,20 @@ class TarStream:
                 if max(size, stored) >= 1 << 63:
                     raise MalformedError(f"{printable(name)} is of {max(size, stored)} bytes")
                 self._extents = ((0, stored),) if extents is None else extents
-        try:
-            xattrs, left_out = decode(pax) if pax else ({}, ())
-        except AttributeRefusedError as error:
-            raise MalformedError(f"{printable(name)}: {error}") from None
-        return Member(
-            name=name,
-            kind=kind,
-            mode=header.mode & 0o7777,
-            uid=decimal(pax, b"uid", header.uid),
-            gid=decimal(pax, b"gid", header.gid),
-            mtime_ns=nanoseconds(pax[b"mtime"]) if pax.get(b"mtime") else header.mtime * 1_000_000_000,
-            size=size,
-            link=link,
-            xattrs=xattrs,
-            left_out=left_out,
-            extents=extents,
-            device=header.device() if kind in (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE) else None,
-        )
+        uid, gid, mtime_ns = header.uid, header.gid, header.mtime * 1_000_000_000
+        xattrs: Mapping[bytes, bytes] = _NO_XATTRS
+        left_out: tuple[bytes, ...] = ()
+        if pax:
+            try:
+                xattrs, left_out = decode(pax)
+            except AttributeRefusedError as error:
+                raise MalformedError(f"{printable(name)}: {error}") from None
+            uid, gid = decimal(pax, b"uid", uid), decimal(pax, b"gid", gid)
+            if pax.get(b"mtime"):
+                mtime_ns = nanoseconds(pax[b"mtime"])
+        device = header.device() if kind in _DEVICES else None
+        mode = header.mode & 0o7777
+        return Member(name, kind, mode, uid, gid, mtime_ns, size, link, xattrs, left_out, extents, device)
 
     def _sparse(
         self,
@@ -348,6 +356,8 @@ class TarStream:
         stored: int,
     ) -> tuple[int, tuple[tuple[int, int], ...] | None]:
         """Return the real size of a file, and its map if it is sparse, otherwise None."""
+        if not pax and header.flag != b"S":
+            return stored, None
         if header.flag == b"S":
             size, extents = number(header.block[483:495]), old_sparse(header.block, 386, 4)
             more = header.block[482]
