@@ -11,6 +11,8 @@ The image directory contains what can be fetched and unpacked again:
     whiteouts     names of members that delete objects of lower layers
     compression   decompression in bounded memory
     tar           an archive as a stream of members
+    bounded_queue pieces of data from one thread to another
+    layer_stream  a layer that is read once, with its digests
     report        what was unpacked, and what was left out
     directories   the directories of a tree that is being unpacked
     destination   directories below the destination, and nowhere else
@@ -26,6 +28,7 @@ The image directory contains what can be fetched and unpacked again:
     unpacked_trees  unpacked trees under keys: complete, locked while in use, removed under their ids
     origin        the record of the archive that a layer was unpacked from
     layer_store   each archive unpacked once for each id map
+
 A module imports only modules listed above it, and from outside as the table of docs/architecture.md has it.
 The modules that read and unpack archives are imported only when a layer has to be unpacked.
 """

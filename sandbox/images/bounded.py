@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
     from sandbox.images.tar import Archive
 
-MEMORY = 1 << 30
-"""The memory limit of one unpacking process, in bytes.
+MEMORY = 1 << 28
+"""The memory limit of one unpacking process, in bytes. With the code of Python and its libraries, it stays below 300 MB.
 
-A real archive needs most for its compression: 256 MiB for xz, and twice 128 MiB for zstd. Each directory takes some 350 bytes
-until the end, so two million directories fit beside that.
+A real archive needs most for its decompression: 129 MiB for the largest window of zstd, 65 MiB for `xz -9`. Larger ones are
+refused. Each directory takes some 350 bytes until the end, so 600,000 directories fit.
 """
 
 

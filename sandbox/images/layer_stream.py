@@ -13,11 +13,13 @@ The bytes that are digested are those in memory that are unpacked, not read agai
 
 from __future__ import annotations
 
+import re
 import threading
 
 from sandbox.errors import ImageError
 from sandbox.images.bounded_queue import BoundedQueue, ConsumerGoneError
-from sandbox.images.compression import DAMAGED, Plain, Readable, open_plain
+from sandbox.images.compression import Plain, Readable, open_plain
+from sandbox.images.names import printable
 from sandbox.images.tar import TarStream
 from sandbox.state.file_digests import new_sha256
 from unionfs._stdlib.dataclasses import dataclass
@@ -26,7 +28,7 @@ from unionfs._stdlib.typing import Any, Self
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 EXPANSION = 100
 """The most bytes of tar for each byte of a compressed blob, beyond FREE_EXPANSION.
@@ -41,6 +43,9 @@ MAX_REST = 1 << 26
 """The most bytes after the end of a tar that are read for its digests: they may be a hole of exabytes."""
 
 _AHEAD = 1 << 22  # bytes in each queue
+_SHA256 = re.compile("sha256:[0-9a-f]{64}")
+_AGAIN = "get the image again; if the error stays, its source is damaged"
+_BOMB = "if that is meant, pack the layer without compression, or its large files with `tar --sparse`"
 _STACK = (
     1 << 19
 )  # bytes of stack of each thread, which counts against RLIMIT_DATA; the usual 8 MiB would be a part of the limit
@@ -71,23 +76,31 @@ class LayerDigests:
 class LayerStream:
     """A layer that is read once. The caller creates it, closes it, and owns *blob*.
 
-    Reading starts with `open_archive`. The threads start when the first member is requested, so the process may fork before.
+    The threads start when the first member is requested, so the process may fork after `open_archive`.
     """
 
     def __init__(self, blob: Readable, source: str, expected: Expected = NOTHING_EXPECTED) -> None:
-        """Read *blob*, which must not block for ever. *source* is the place that it comes from, for messages."""
+        """Read *blob*, whose reads end by themselves. *source* is the place that it comes from, for messages.
+
+        Raises:
+            ImageError: an expected digest is not a SHA-256, or not a digest at all.
+        """
+        for stated in (expected.digest, expected.diff_id):
+            if stated and not _SHA256.fullmatch(stated):
+                raise ImageError(
+                    f"{source}: {printable(stated.encode())} is no digest that can be verified",
+                    hint="use an image whose digests are sha256: and 64 hexadecimal digits",
+                )
         self.name = f"{source}: {expected.digest}" if expected.digest else source
-        self._blob = blob
         self._expected = expected
-        self._blob_sha256 = new_sha256()
-        self._tar_sha256 = new_sha256()
-        self._size = 0
-        self._tar_size = 0
-        self._plain: Plain | None = None
-        self._pieces: BoundedQueue[bytes] = BoundedQueue(_AHEAD)
         self._to_digest: BoundedQueue[tuple[Any, bytes]] = BoundedQueue(_AHEAD)
+        self._blob = _Blob(blob, self.name, expected.size, self._to_digest)
+        self._plain = Plain(iter(()), compressed=False)
+        self._tar_sha256 = new_sha256()
+        self._tar_size = 0
+        self._pieces: BoundedQueue[bytes] = BoundedQueue(_AHEAD)
         self._threads: list[threading.Thread] = []
-        self._iterator: Iterator[bytes] = iter(())
+        self._rest: Iterator[bytes] = iter(())
 
     def __enter__(self) -> Self:
         return self
@@ -96,52 +109,51 @@ class LayerStream:
         self.close()
 
     def close(self) -> None:
-        """End the threads, after a read that is under way."""
+        """End the threads, after a read that is under way, and free the decompressor."""
         self._pieces.close()
         self._to_digest.close()
         for thread in self._threads:
             thread.join()
         self._threads.clear()
-        self._plain = None
+        self._plain = Plain(iter(()), compressed=False)
 
     def open_archive(self) -> TarStream:
-        """Return the stream of the members; call it once. Nothing may be published before `finish` has returned.
+        """Return the stream of the members; call it once. Publish nothing of them before `finish` has returned.
 
         Raises:
             ImageError: as `sandbox.images.tar.open_archive`. While members are read also: the blob is longer than expected, or
                 it expands to more than EXPANSION times its size.
             OSError: the blob cannot be read.
         """
-        self._plain = open_plain(self, self.name)
-        self._iterator = self._run()
-        return TarStream(self._iterator, self.name, compressed=self._plain.compressed)
+        self._plain = open_plain(self._blob, self.name)
+        self._rest = self._run()
+        return TarStream(self._rest, self.name, compressed=self._plain.compressed)
 
     def finish(self) -> LayerDigests | None:
         """Read the rest and return the digests; None if nothing is expected and more than MAX_REST bytes follow the tar.
 
-        Call it after the last member was read.
+        Call it once all members were read.
 
         Raises:
-            ImageError: the layer is not the expected one: another size, digest or diff id.
+            ImageError: the layer is not the expected one: it has another size, digest or diff id; or it is damaged.
             OSError: the blob cannot be read.
         """
         rest = 0
-        for piece in self._iterator:
+        for piece in self._rest:
             rest += len(piece)
             if rest > MAX_REST:
                 if self._expected == NOTHING_EXPECTED:
                     return None
                 raise ImageError(
-                    f"{self.name}: more than {MAX_REST >> 20} MiB follow the end of the archive", hint=DAMAGED
+                    f"{self.name}: more than {MAX_REST >> 20} MiB follow the end of the archive", hint=_AGAIN
                 )
         for thread in self._threads:
             thread.join()
-        self._to_digest.get()  # raises the error of the digester
-        digest = f"sha256:{self._blob_sha256.hexdigest()}"
-        compressed = self._plain is not None and self._plain.compressed
+        digest = f"sha256:{self._blob.sha256.hexdigest()}"
+        compressed = self._plain.compressed
         found = LayerDigests(
             digest=digest,
-            size=self._size,
+            size=self._blob.size,
             diff_id=f"sha256:{self._tar_sha256.hexdigest()}" if compressed else digest,
             tar_size=self._tar_size,
         )
@@ -152,63 +164,58 @@ class LayerStream:
         expected = self._expected
         if expected.size is not None and found.size != expected.size:
             raise ImageError(
-                f"{self.name}: has {found.size} bytes, and the manifest states {expected.size}", hint=_AGAIN
-            )
-        if expected.digest and found.digest != expected.digest:
-            raise ImageError(f"{self.name}: has another digest: {found.digest}", hint=_AGAIN)
-        if expected.diff_id and found.diff_id != expected.diff_id:
-            raise ImageError(
-                f"{self.name}: its content has the digest {found.diff_id}, and the image's configuration states {expected.diff_id}",
+                f"{self.name}: has {found.size} bytes, not the {expected.size} that the manifest states",
                 hint=_AGAIN,
             )
-
-    def read(self, size: int, /) -> bytes:
-        """Return up to *size* bytes of the blob. Only the decompression calls it."""
-        data = self._blob.read(size)
-        self._size += len(data)
-        stated = self._expected.size
-        if stated is not None and self._size > stated:
+        if expected.digest and found.digest != expected.digest:
+            raise ImageError(f"{self.name}: has another digest, {found.digest}", hint=_AGAIN)
+        if expected.diff_id and found.diff_id != expected.diff_id:
             raise ImageError(
-                f"{self.name}: has more than the {stated} bytes that the manifest states", hint=_AGAIN
+                f"{self.name}: its content has the diff id {found.diff_id}, not the {expected.diff_id} that the image states",
+                hint=_AGAIN,
             )
-        if data:
-            self._to_digest.put((self._blob_sha256, data), len(data))
-        return data
 
     def _run(self) -> Iterator[bytes]:
         """Start the threads, and yield the tar in pieces."""
         before = threading.stack_size(_STACK)
         try:
             for work in (self._decompress, self._digest):
-                thread = threading.Thread(target=work, daemon=True)
+                thread = threading.Thread(target=self._guard, args=(work,), daemon=True)
                 thread.start()
                 self._threads.append(thread)
+        except RuntimeError as error:
+            raise ImageError(
+                f"{self.name}: {error}", hint="permit this account more processes: see `ulimit -u`"
+            ) from None
         finally:
             threading.stack_size(before)
         while (piece := self._pieces.get()) is not None:
             yield piece
 
-    def _decompress(self) -> None:
-        error: BaseException | None = None
-        assert self._plain is not None
-        pieces, compressed = self._plain
+    def _guard(self, work: Callable[[], None]) -> None:
+        """Run *work* in a thread; the consumer of the pieces raises its error."""
         try:
-            for piece in pieces:
-                self._tar_size += len(piece)
-                if compressed:
-                    if self._tar_size > FREE_EXPANSION + EXPANSION * self._size:
-                        raise ImageError(
-                            f"{self.name}: {self._size} bytes expand to more than {self._tar_size >> 20} MiB",
-                            hint=_BOMB,
-                        )
-                    self._to_digest.put((self._tar_sha256, piece), len(piece))
-                self._pieces.put(piece, len(piece))
+            work()
         except ConsumerGoneError:
-            pass
-        except BaseException as caught:  # noqa: BLE001 - whatever it is, the consumer has to raise it
-            error = caught
+            self._pieces.end()
+        except BaseException as error:  # noqa: BLE001 - without an end, the consumer would wait for ever
+            self._pieces.end(error)
+            self._to_digest.close()
+
+    def _decompress(self) -> None:
+        pieces, compressed = self._plain
+        for piece in pieces:
+            self._tar_size += len(piece)
+            if compressed:
+                if self._tar_size > FREE_EXPANSION + EXPANSION * self._blob.size:
+                    raise ImageError(
+                        f"{self.name}: {self._blob.size} bytes of it expand to {self._tar_size}, as those of a decompression bomb do",
+                        hint=_BOMB,
+                    )
+                self._to_digest.put((self._tar_sha256, piece), len(piece))
+            self._pieces.put(piece, len(piece))
         self._to_digest.end()
-        self._pieces.end(error)
+        self._pieces.end()
 
     def _digest(self) -> None:
         while (item := self._to_digest.get()) is not None:
@@ -216,5 +223,27 @@ class LayerStream:
             sha256.update(data)
 
 
-_AGAIN = "get the image again; if the error stays, its source is damaged"
-_BOMB = "if its content is meant, pack the layer again with `tar --sparse`, or uncompressed"
+class _Blob:
+    """The blob as it is stored; the thread that decompresses it reads it. `LayerStream` creates it."""
+
+    def __init__(
+        self, file: Readable, name: str, stated: int | None, to_digest: BoundedQueue[tuple[Any, bytes]]
+    ) -> None:
+        self._file = file
+        self._name = name
+        self._stated = stated
+        self._to_digest = to_digest
+        self.sha256 = new_sha256()
+        self.size = 0
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to *size* bytes, b"" at the end."""
+        data = self._file.read(size)
+        self.size += len(data)
+        if self._stated is not None and self.size > self._stated:
+            raise ImageError(
+                f"{self._name}: has more than the {self._stated} bytes that the manifest states", hint=_AGAIN
+            )
+        if data:
+            self._to_digest.put((self.sha256, data), len(data))
+        return data

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sandbox.errors import ImageError
 from sandbox.images.bounded import MEMORY, unpack_bounded
-from sandbox.images.tar import open_archive
+from sandbox.images.layer_stream import LayerStream
 
 
 def main(archive: str, destination: str, memory: str = str(MEMORY)) -> None:
@@ -23,8 +23,9 @@ def main(archive: str, destination: str, memory: str = str(MEMORY)) -> None:
     result: dict[str, object] = {"error": None, "entries": None}
     begun = time.process_time()
     try:
-        with open(archive, "rb") as file:
-            report = unpack_bounded(open_archive(file, "a.tar"), fd, single_id=True, memory=int(memory))
+        with open(archive, "rb") as file, LayerStream(file, "a.tar") as layer:
+            report = unpack_bounded(layer.open_archive(), fd, single_id=True, memory=int(memory))
+            layer.finish()
         result["entries"] = report.entries
     except (ImageError, OSError) as error:
         result["error"] = str(error)
