@@ -1,34 +1,60 @@
-"""Read tar archives, unpack them into layers of the layer store, and examine layers for direct binds.
+"""Keep images and archives: read them, unpack their layers for all sandboxes, and send and make images.
 
 The image directory contains what can be fetched and unpacked again:
 
     IMAGES/archives/KEY/    an unpacked `tar:` archive: lock, ids, tree, index, references.json, archive.json (origin.py),
                             native (direct_bind.py)
+    IMAGES/layers/KEY/      an unpacked layer of an image (image_layers.py)
+    IMAGES/blobs/           manifests, configurations and layers, as their sources have them (blobs.py)
+    IMAGES/partial/         blobs that are being received, and other temporary files
+    IMAGES/images.json, manifests/     names and records of images (stored_images.py)
+    IMAGES/use.lock         locked while blobs are added or removed (collection.py)
 
-    names         printable names of archive members
-    attributes    extended attributes that an archive may set
-    headers       tar headers and their records, from bytes to values
-    whiteouts     names of members that delete objects of lower layers
-    compression   decompression in bounded memory
-    tar           an archive as a stream of members
-    bounded_queue pieces of data from one thread to another
-    layer_stream  a layer that is read once, with its digests
-    report        what was unpacked, and what was left out
-    directories   the directories of a tree that is being unpacked
-    destination   directories below the destination, and nowhere else
-    direct_bind   whether a directory of one layer can be bind-mounted without the union
-    lower_layers  objects of the layers below, which an archive may name
-    metadata      owner, attributes, mode and times of what an archive creates
-    hard_links    hard links, also to files of the layers below
-    unpack        the members of an archive, written below the destination
-    bounded       unpacking with a memory limit
-    reading       an archive read once, with its digest and progress
-    root_archive  checks of an archive that becomes the root of a sandbox
-    import_lock   the lock of a process that unpacks an archive
+Archives:
+
+    names           printable names of archive members
+    attributes      extended attributes that an archive may set
+    headers         tar headers and their records, from bytes to values
+    whiteouts       names of members that delete objects of lower layers
+    bounded_queue   a queue between threads with a limit in bytes
+    compression     decompression in bounded memory
+    tar             an archive as a stream of members
+    layer_stream    a layer read once, with both digests, in threads beside its consumer
+    report          what was unpacked, and what was left out
+    directories     the directories of a tree that is being unpacked
+    destination     directories below the destination, and nowhere else
+    direct_bind     whether a directory of one layer can be bind-mounted without the union
+    lower_layers    objects of the layers below, which an archive may name
+    metadata        owner, attributes, mode and times of what an archive creates
+    hard_links      hard links, also to files of the layers below
+    unpack          the members of an archive, written below the destination
+    bounded         unpacking with a memory limit
+    reading         an archive read once, with its digest and progress
+    root_archive    checks of an archive that becomes the root of a sandbox
+    places          the parts of the image directory
+    import_lock     the lock of a process that unpacks an archive
     unpacked_trees  unpacked trees under keys: complete, locked while in use, removed under their ids
-    origin        the record of the archive that a layer was unpacked from
-    layer_store   each archive unpacked once for each id map
+    origin          the record of the archive that a layer was unpacked from
+    layer_store     each archive unpacked once for each id map
 
-A module imports only modules listed above it, and from outside as the table of docs/architecture.md has it.
-The modules that read and unpack archives are imported only when a layer has to be unpacked.
+Images:
+
+    oci             documents, layers, layouts and archives of the OCI image-spec and of Docker
+    registry        a client for the OCI distribution specification
+    transports      the sources of images: layouts, archives and registries
+    blobs           blobs by their digests
+    stored_images   names and records of the images of the store
+    image_layers    each layer of an image unpacked once for each id map
+    importing       an image copied from its source into the store
+    collection      removal of what no image and no sandbox uses; verification
+    listing         what the store knows about its images
+    stored_content  stored images for writers, and new images for the store
+    pulling         images from and to registries
+    adding          an image added under a name, and unpacked
+    file_versions   whether a layout or an archive has changed
+    lock_file       the digests of the sources of an environment file
+    resolve         the images that an environment file names
+
+A module imports only modules listed above it, and from outside as the table of docs/architecture.md has it. All modules but
+places, unpacked_trees, layer_store and direct_bind are imported only when an archive or an image needs them.
 """
