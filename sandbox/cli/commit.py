@@ -17,7 +17,9 @@ The sandbox may be running, or have ended and kept its writable layer. A sandbox
 EPILOG = """\
 examples:
   sandbox commit toolbox toolbox:1
-  SOURCE_DATE_EPOCH=0 sandbox commit toolbox toolbox:1    # equal changes give an equal digest"""
+  sandbox commit --flatten toolbox toolbox:1
+
+Equal changes give an image with an equal digest if the variable SOURCE_DATE_EPOCH is set."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

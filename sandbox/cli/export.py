@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "deleted files",
     )
     parser.add_argument(
-        "--flatten", action="store_true", help="for an image: make one layer of the whole root"
+        "--flatten", action="store_true", help="make one layer of the whole root, with all layers below"
     )
     add_json(parser)
 

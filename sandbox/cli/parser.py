@@ -47,7 +47,13 @@ class Formatter(argparse.HelpFormatter):
         return "\n\n".join(
             textwrap.indent(part, indent)
             if is_laid_out(part)
-            else textwrap.fill(part, width, initial_indent=indent, subsequent_indent=indent)
+            else textwrap.fill(
+                part,
+                width,
+                initial_indent=indent,
+                subsequent_indent=indent,
+                break_on_hyphens=False,  # a name such as docker-archive: stays whole
+            )
             for part in paragraphs(text)
         )
 

@@ -29,6 +29,7 @@ SHARED = {
     "parser",
     "planning",
     "progress",
+    "registry_options",
     "state_path",
     "version",
     "check_untrusted",
