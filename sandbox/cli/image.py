@@ -234,7 +234,7 @@ def add_platform(parser: argparse.ArgumentParser) -> None:
 
 def _import(arguments: argparse.Namespace) -> int:
     from sandbox.cli.planning import usual_ids
-    from sandbox.cli.progress import ImageProgress
+    from sandbox.cli.progress import ArchiveProgress, ImageProgress
     from sandbox.images.adding import add
 
     added = add(
@@ -245,6 +245,7 @@ def _import(arguments: argparse.Namespace) -> int:
         platform=arguments.platform,
         warn=warn,
         progress=ImageProgress(),
+        unpacking=ArchiveProgress,
     )
     print_added(arguments, added.name, added.digest)
     return 0

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _pull_image(arguments: argparse.Namespace, where: Locations, source: str, name: str | None) -> int:
     from sandbox.cli.planning import usual_ids
-    from sandbox.cli.progress import ImageProgress
+    from sandbox.cli.progress import ArchiveProgress, ImageProgress
     from sandbox.images.adding import add, unpack
 
     ids = usual_ids()
@@ -71,7 +71,14 @@ def _pull_image(arguments: argparse.Namespace, where: Locations, source: str, na
         if name is None:
             raise SandboxError(f"{source} has no name of its own", hint="add NAME, the name in the store")
         added = add(
-            where, source, name, ids=ids, platform=arguments.platform, warn=warn, progress=ImageProgress()
+            where,
+            source,
+            name,
+            ids=ids,
+            platform=arguments.platform,
+            warn=warn,
+            progress=ImageProgress(),
+            unpacking=ArchiveProgress,
         )
         print_added(arguments, added.name, added.digest)
         return 0
@@ -91,14 +98,14 @@ def _pull_image(arguments: argparse.Namespace, where: Locations, source: str, na
         authfile=arguments.authfile,
         tls=tls_settings(arguments),
     )
-    unpack(where.images, record, ids, warn)
+    unpack(where.images, record, ids, warn, ArchiveProgress)
     print_added(arguments, stored, record.digest)
     return 0
 
 
 def _pull_files(arguments: argparse.Namespace, where: Locations, files: list[str]) -> int:
     from sandbox.cli.planning import usual_ids
-    from sandbox.cli.progress import ImageProgress
+    from sandbox.cli.progress import ArchiveProgress, ImageProgress
     from sandbox.images.adding import unpack
     from sandbox.images.resolve import find_images
     from sandbox.images.stored_images import StoredImages
@@ -111,7 +118,7 @@ def _pull_files(arguments: argparse.Namespace, where: Locations, files: list[str
         for image in images.values():
             record = StoredImages(where.images).record(image.digest)
             if record is not None:
-                unpack(where.images, record, usual_ids(), warn)
+                unpack(where.images, record, usual_ids(), warn, ArchiveProgress)
             found[image.name] = image.digest
     if arguments.json:
         print_json([{"name": name, "digest": digest} for name, digest in found.items()])

@@ -19,10 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sandbox.images.importing import BlobProgress
+    from sandbox.images.reading import Progress
     from sandbox.images.stored_images import ImageRecord
-    from sandbox.images.unpacked_trees import StoredLayer
     from sandbox.plan import IdPlan
-    from sandbox.plan.image_values import ImageLayer
     from sandbox.state.location import Locations
 
 
@@ -43,10 +42,12 @@ def add(
     platform: str | None = None,
     warn: Callable[[str], None],
     progress: BlobProgress | None = None,
+    unpacking: Callable[[], Progress] | None = None,
 ) -> Added:
     """Import the image of *source* as *name*, and unpack its layers under *ids*, unless these are None.
 
     *platform* is OS/ARCHITECTURE[/VARIANT]; None for that of this machine. *warn* gets messages about objects that are left out.
+    *progress* receives reports while blobs are copied, and *unpacking* creates a receiver for layers that are unpacked.
 
     Raises:
         ImageError: *name* is no name of an image, or the image cannot be imported or unpacked.
@@ -62,24 +63,25 @@ def add(
         finally:
             opened.close()
         if ids is not None:
-            unpack(where.images, record, ids, warn)
+            unpack(where.images, record, ids, warn, unpacking)
     return Added(name=name, digest=record.digest)
 
 
-def unpack(images: str, record: ImageRecord, ids: IdPlan, warn: Callable[[str], None]) -> None:
+def unpack(
+    images: str,
+    record: ImageRecord,
+    ids: IdPlan,
+    warn: Callable[[str], None],
+    progress: Callable[[], Progress] | None = None,
+) -> None:
     """Unpack the layers of the image *record* under *ids*. *warn* gets messages about objects that are left out.
+
+    *progress* creates the receiver of reports if layers have to be unpacked.
 
     Raises:
         ImageError: a layer is damaged, or cannot be unpacked.
     """
-    layers = ImageLayers(images)
-    below: list[tuple[ImageLayer, StoredLayer]] = []
-    try:
-        for layer in record.layers:
-            stored = layers.open(layer, ids, below)
-            below.insert(0, (layer, stored))
-            for notice in stored.notices:
-                warn(notice)
-    finally:
-        for _, stored in below:
-            stored.close()
+    for stored in ImageLayers(images, progress).open(record.layers, ids):
+        for notice in stored.notices:
+            warn(notice)
+        stored.close()

@@ -11,7 +11,7 @@ from sandbox.kernel.rlimits import memory_limit
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sandbox.images.tar import Archive
 
@@ -29,6 +29,7 @@ def unpack_bounded(
     *,
     single_id: bool,
     below: Sequence[int] = (),
+    until_complete: Callable[[], None] = lambda: None,
     memory: int = MEMORY,
 ) -> UnpackReport:
     """Call `unpack` with a memory limit of *memory* bytes for this process, which should run nothing else.
@@ -42,7 +43,9 @@ def unpack_bounded(
     """
     try:
         with memory_limit(memory):
-            return unpack(archive, destination_fd, single_id=single_id, below=below)
+            return unpack(
+                archive, destination_fd, single_id=single_id, below=below, until_complete=until_complete
+            )
     except MemoryError:
         pass  # leave the handler first, which frees the traceback and the objects that it refers to
     raise ImageError(

@@ -4,17 +4,21 @@
     IMAGES/layers/DIFFID-IDS-BELOW/    one whose content depends on the layers below, by their diff ids, too
 
 A layer depends on those below only if it has a hard link to a file of theirs, or leaves out a directory that contains its files.
+Missing layers are unpacked in parallel. A process that needs the layers below waits until the processes that unpack them have
+ended.
 """
 
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
+from io import FileIO
 
-from sandbox.as_container_root import run_with_ids
+from sandbox.as_container_root import Child, start_with_ids
 from sandbox.images.places import layers_in
-from sandbox.images.unpacked_trees import StoredLayer, UnpackedTrees, digest, key_of_ids
+from sandbox.images.unpacked_trees import NewTree, StoredLayer, UnpackedTrees, digest, key_of_ids
 from sandbox.plan import IdPlan
+from unionfs._stdlib.dataclasses import replace
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -32,65 +36,129 @@ class ImageLayers:
     """The unpacked layers of the images in one image directory."""
 
     def __init__(self, images: str, progress: Callable[[], Progress] | None = None) -> None:
-        """Use the image directory *images*; *progress* creates the receiver of reports for each layer that is unpacked."""
+        """Use the image directory *images*; *progress* creates the receiver of reports if layers have to be unpacked."""
         self._images = images
         self.trees = UnpackedTrees(layers_in(images))
         self._progress = progress
 
-    def open(
-        self, layer: ImageLayer, ids: IdPlan, below: Sequence[tuple[ImageLayer, StoredLayer]] = ()
-    ) -> StoredLayer:
-        """Return *layer* unpacked under *ids*; unpack it first if necessary. *below* are the layers below it, topmost first.
+    def open(self, image: Sequence[ImageLayer], ids: IdPlan) -> list[StoredLayer]:
+        """Return the layers of *image*, bottom first, unpacked under *ids*; unpack those that are missing. The caller closes them.
 
         Raises:
-            ImageError: the store has no blob of the layer, or it is damaged or cannot be unpacked.
+            ImageError: the store has no blob of a layer, or it is damaged or cannot be unpacked.
             SandboxError: it cannot be unpacked under *ids*.
         """
-        return self._find(layer, ids, below) or self._import(layer, ids, below)
+        notices: dict[int, tuple[str, ...]] = {}
+        while True:
+            with ExitStack() as undo:
+                found = self._find(image, ids, undo)
+                if None not in found:
+                    undo.pop_all()
+                    break
+            # Usually once. A layer that an image has twice may depend on other layers below each time.
+            notices |= self._make_missing(image, ids)
+        return [
+            replace(layer, notices=notices.get(number, ()))
+            for number, layer in enumerate(found)
+            if layer is not None
+        ]
 
-    def has(self, layer: ImageLayer, ids: IdPlan) -> bool:
-        """Return whether *layer* is unpacked under *ids*, over any layers."""
-        return bool(self.trees.names(_key(layer, ids)))
+    def _find(self, image: Sequence[ImageLayer], ids: IdPlan, undo: ExitStack) -> list[StoredLayer | None]:
+        """Open the layers that are unpacked; None for the others. *undo* closes them."""
+        found = []
+        for number, layer in enumerate(image):
+            stored = self.trees.open(_key(layer, ids)) or self.trees.open(_key(layer, ids, image[:number]))
+            if stored is not None:
+                undo.callback(stored.close)
+            found.append(stored)
+        return found
 
-    def _find(
-        self, layer: ImageLayer, ids: IdPlan, below: Sequence[tuple[ImageLayer, StoredLayer]]
-    ) -> StoredLayer | None:
-        key = _key(layer, ids)
-        return self.trees.open(key) or (self.trees.open(f"{key}-{_chain(below)}") if below else None)
-
-    def _import(
-        self, layer: ImageLayer, ids: IdPlan, below: Sequence[tuple[ImageLayer, StoredLayer]]
-    ) -> StoredLayer:
-        key = _key(layer, ids)
-        notices: list[str] = []
-
-        def fill(_building: str, tree_fd: int) -> str:
-            first, _, lines = self._unpack(layer, tree_fd, ids, [one.tree_fd for _, one in below]).partition(
-                "\n"
+    def _make_missing(self, image: Sequence[ImageLayer], ids: IdPlan) -> dict[int, tuple[str, ...]]:
+        """Unpack the missing layers of *image*; return messages about objects that were left out, by the number of the layer."""
+        with ExitStack() as undo:
+            # Sorted, because two processes that wait for each other's locks would wait for ever.
+            found = self._find(image, ids, undo)
+            sources = sorted(
+                {_hex(layer) for layer, stored in zip(image, found, strict=True) if stored is None}
             )
-            notices.extend(lines.splitlines())
-            return f"{key}-{_chain(below)}" if first == _USED_BELOW else key
+            locks = {source: undo.enter_context(self.trees.importing(source)) for source in sources}
+            found = self._find(image, ids, undo)  # another process may have unpacked some meanwhile
+            unpacking = _Unpacking(self._images, image, ids, self._progress)
+            for number, (layer, stored) in enumerate(zip(image, found, strict=True)):
+                source = _hex(layer)
+                if stored is not None:
+                    unpacking.add_complete(stored)
+                elif source in locks:
+                    lock = locks.pop(source)
+                    step = f"layer {layer.diff_id}"
+                    unpacking.add_new(
+                        number, undo.enter_context(self.trees.new_tree(source, ids, lock=lock, step=step))
+                    )
+                else:
+                    unpacking.add_equal(number)
+            return unpacking.run()
 
-        with self.trees.importing(_hex(layer)) as lock:
-            made = self._find(layer, ids, below)
-            if made is None:
-                self.trees.make(_hex(layer), ids, fill, lock=lock, step=f"layer {layer.diff_id}")
-                found = self._find(layer, ids, below)
-                assert found is not None
-                made = StoredLayer(
-                    place=found.place,
-                    tree_fd=found.tree_fd,
-                    lock_fd=found.lock_fd,
-                    index_fd=found.index_fd,
-                    notices=tuple(notices),
-                )
-        return made
 
-    def _unpack(self, layer: ImageLayer, tree_fd: int, ids: IdPlan, below: Sequence[int]) -> str:
-        """Unpack the blob of *layer* in a child process that is root of *ids* and has a memory limit.
+class _Unpacking:
+    """The missing layers of one image while they are unpacked. :meth:`ImageLayers.open` creates it."""
 
-        Return _USED_BELOW, or "", on the first line, and a notice on each further line.
-        """
+    def __init__(
+        self,
+        images: str,
+        image: Sequence[ImageLayer],
+        ids: IdPlan,
+        progress: Callable[[], Progress] | None,
+    ) -> None:
+        self._images = images
+        self._image = image
+        self._ids = ids
+        self._progress = progress
+        self._trees: list[int] = []  # of all layers, bottom first
+        self._new: dict[int, NewTree] = {}
+        self._blobs: dict[int, int] = {}  # descriptors, whose offsets show the progress
+        self._ended: dict[int, int] = {}  # the ends of pipes that reach their end when the process has ended
+        self._running: dict[int, Child] = {}
+
+    def add_complete(self, stored: StoredLayer) -> None:
+        """Add the next layer, which is unpacked."""
+        self._trees.append(stored.tree_fd)
+
+    def add_new(self, number: int, tree: NewTree) -> None:
+        """Add the next layer, the one with *number*, which is unpacked into *tree*."""
+        self._trees.append(tree.fd)
+        self._new[number] = tree
+
+    def add_equal(self, number: int) -> None:
+        """Add the next layer, which is equal to one below it that is missing."""
+        below = self._image.index(self._image[number])
+        self._trees.append(self._trees[below])
+
+    def run(self) -> dict[int, tuple[str, ...]]:
+        """Unpack all; return messages about objects that were left out, by the number of the layer."""
+        from sandbox.images.reading import NoProgress
+
+        progress = NoProgress() if self._progress is None else self._progress()
+        notices: dict[int, tuple[str, ...]] = {}
+        at_once = len(os.sched_getaffinity(0))
+        sizes = [self._image[number].size for number in self._new]
+        progress.begin("unpack", f"{len(sizes)} layer{'s' * (len(sizes) != 1)}", sum(sizes))
+
+        def meanwhile() -> None:
+            progress.update(sum(os.lseek(fd, 0, os.SEEK_CUR) for fd in self._blobs.values()))
+
+        with ExitStack() as undo:
+            undo.callback(progress.end)
+            undo.callback(self._end)
+            for number in self._new:
+                if len(self._running) == at_once:
+                    notices |= self._finish_first(meanwhile)
+                self._start(number, undo)
+            while self._running:
+                notices |= self._finish_first(meanwhile)
+        return notices
+
+    def _start(self, number: int, undo: ExitStack) -> None:
+        """Start the process that unpacks the layer *number*: root of the ids, with a memory limit."""
         # Import here, and open the archive, which imports the module for its compression: the child process may be unable to
         # read this Python's files.
         from sandbox.images.blobs import BlobStore
@@ -98,36 +166,56 @@ class ImageLayers:
         from sandbox.images.layer_stream import Expected, LayerStream
         from sandbox.images.oci.digest import Digest
 
+        layer = self._image[number]
         expected = Expected(digest=layer.digest, size=layer.size, diff_id=layer.diff_id)
-        with ExitStack() as undo:
-            fd = BlobStore(self._images).open(Digest.parse(layer.digest))
-            undo.callback(os.close, fd)
-            blob = undo.enter_context(open(fd, "rb", buffering=0, closefd=False))
-            stream = undo.enter_context(LayerStream(blob, "layer", expected))
-            archive = undo.enter_context(stream.open_archive())
+        fd = BlobStore(self._images).open(Digest.parse(layer.digest))
+        undo.callback(os.close, fd)
+        self._blobs[number] = fd
+        blob = undo.enter_context(FileIO(fd, closefd=False))
+        stream = undo.enter_context(LayerStream(blob, "layer", expected))
+        archive = undo.enter_context(stream.open_archive())
+        tree, below = self._new[number].fd, self._trees[:number][::-1]
+        waited_for = [end for other, end in self._ended.items() if other < number]
+        reader, writer = os.pipe()
+        undo.callback(os.close, reader)
 
-            def action() -> str:
-                report = unpack_bounded(archive, tree_fd, single_id=ids.single, below=below)
-                stream.finish()
-                notices = "".join(f"layer {layer.diff_id}: {notice}\n" for notice in report.notices())
-                return f"{_USED_BELOW if report.used_below else ''}\n{notices}"
+        def until_complete() -> None:
+            for end in waited_for:
+                os.read(end, 1)  # nothing is written: it returns at the end
 
-            return run_with_ids(ids, action, undo.enter_context(self._following(layer, fd)))
+        def action() -> str:
+            report = unpack_bounded(
+                archive, tree, single_id=self._ids.single, below=below, until_complete=until_complete
+            )
+            stream.finish()
+            notices = "".join(f"layer {layer.diff_id}: {notice}\n" for notice in report.notices())
+            return f"{_USED_BELOW if report.used_below else ''}\n{notices}"
 
-    def _following(self, layer: ImageLayer, fd: int) -> AbstractContextManager[Callable[[], None]]:
-        from sandbox.images.reading import NoProgress, followed
+        try:
+            self._running[number] = start_with_ids(self._ids, action)
+        finally:
+            os.close(writer)  # the child alone keeps it open
+        self._ended[number] = reader
 
-        progress = NoProgress() if self._progress is None else self._progress()
-        return followed(progress, "unpack", f"layer {layer.digest[:19]}", fd)
+    def _finish_first(self, meanwhile: Callable[[], None]) -> dict[int, tuple[str, ...]]:
+        """Wait for the lowest layer that is being unpacked, and publish it."""
+        number = next(iter(self._running))
+        first, _, lines = self._running.pop(number).wait(meanwhile).partition("\n")
+        layer = self._image[number]
+        below = self._image[:number] if first == _USED_BELOW else None
+        self._new[number].publish(_key(layer, self._ids, below))
+        return {number: tuple(lines.splitlines())}
+
+    def _end(self) -> None:
+        for child in self._running.values():
+            child.end()
 
 
 def _hex(layer: ImageLayer) -> str:
     return layer.diff_id.partition(":")[2]
 
 
-def _key(layer: ImageLayer, ids: IdPlan) -> str:
-    return f"{_hex(layer)}-{key_of_ids(ids, _FORMAT)}"
-
-
-def _chain(below: Sequence[tuple[ImageLayer, StoredLayer]]) -> str:
-    return digest([layer.diff_id for layer, _ in below])
+def _key(layer: ImageLayer, ids: IdPlan, below: Sequence[ImageLayer] | None = None) -> str:
+    """Return the key of *layer* under *ids*; with *below*, that of a layer that depends on these layers."""
+    key = f"{_hex(layer)}-{key_of_ids(ids, _FORMAT)}"
+    return key if below is None else f"{key}-{digest([one.diff_id for one in below])}"

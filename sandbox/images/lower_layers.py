@@ -21,7 +21,7 @@ from unionfs._stdlib.typing import NamedTuple
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 _KINDS = {
     stat.S_IFREG: Kind.FILE,
@@ -48,12 +48,24 @@ class Found(NamedTuple):
 class LowerLayers:
     """The trees below the one that is being unpacked. The unpacker of one archive creates it; nothing has to be closed."""
 
-    def __init__(self, own_fd: int, below: Sequence[int]) -> None:
-        """Use the tree *own_fd*, whose whiteouts hide lower objects, and the trees *below*, topmost first."""
+    def __init__(self, own_fd: int, below: Sequence[int], until_complete: Callable[[], None]) -> None:
+        """Use the tree *own_fd*, whose whiteouts hide lower objects, and the trees *below*, topmost first.
+
+        *until_complete* is called before the first look at them, and returns when they are complete: other processes may be
+        unpacking them at the same time.
+        """
+        self._until_complete = until_complete
         self._own = LayerRoot(fd=own_fd, name="", marks="aufs")
         self._below = [LayerRoot(fd=fd, name="", marks="aufs") for fd in below]
         #: Whether the content of a lower layer has been asked for, so that the unpacked tree depends on it.
         self.used = False
+
+    def _used(self) -> list[LayerRoot]:
+        """Return the trees below, complete, because the caller looks into them."""
+        if self._below and not self.used:
+            self._until_complete()
+            self.used = True
+        return self._below
 
     @contextmanager
     def file(self, path: bytes) -> Iterator[Found | None]:
@@ -79,8 +91,7 @@ class LowerLayers:
 
     def _tree_of(self, path: str) -> LayerRoot | None:
         """Return the topmost lower layer with a file, link or FIFO at *path*, unless a layer above that one hides it."""
-        for tree in self._below:
-            self.used = True
+        for tree in self._used():
             seen = look(tree, path)
             if seen.kind == "nothing":
                 continue
@@ -103,8 +114,7 @@ class LowerLayers:
         own = look(self._own, wanted)
         if own.covers:
             return None
-        for tree in self._below:
-            self.used = True
+        for tree in self._used():
             seen = look(tree, wanted)
             if seen.kind == "directory":
                 fd = open_below(tree.fd, wanted)

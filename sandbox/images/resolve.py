@@ -211,7 +211,7 @@ class _Finder:
                 import_image(self._images, source, host_platform(), name, progress, version=version)
             finally:
                 source.close()
-        return self._stored_as(self._stored.find(name))
+        return self._stored_as(self._stored.names().get(name))
 
     def _made_progress(self) -> BlobProgress | None:
         return None if self._progress is None else self._progress()

@@ -62,11 +62,17 @@ _FAULTS: Mapping[int, str] = {
 
 
 def unpack(
-    archive: Archive, destination_fd: int, *, single_id: bool, below: Sequence[int] = ()
+    archive: Archive,
+    destination_fd: int,
+    *,
+    single_id: bool,
+    below: Sequence[int] = (),
+    until_complete: Callable[[], None] = lambda: None,
 ) -> UnpackReport:
     """Write every member of *archive* below the directory *destination_fd*, which no other process may use.
 
-    *below* are descriptors of the trees of the layers below, topmost first, unpacked under the same ids; O_PATH suffices. A file
+    *below* are descriptors of the trees of the layers below, topmost first, unpacked under the same ids; O_PATH suffices. If
+    they are needed, *until_complete* is called first, and returns when no process unpacks them any more. A file
     of them that a hard link names is copied to its own path in this tree, and linked from there. A directory that the archive
     does not list gets the attributes of the one that they have, otherwise mode 0755 and owner 0.
 
@@ -77,7 +83,8 @@ def unpack(
         ImageError: the archive is damaged, or a member cannot be unpacked: the message names the member.
         OSError: a system call fails with ENOSPC, EDQUOT, EROFS, EIO, EMFILE and so on; its filename is the member.
     """
-    unpacker = _Unpacker(archive, destination_fd, single_id=single_id, below=below)
+    lower = LowerLayers(destination_fd, below, until_complete)
+    unpacker = _Unpacker(archive, destination_fd, lower, single_id=single_id)
     try:
         return unpacker.run()
     finally:
@@ -85,10 +92,10 @@ def unpack(
 
 
 class _Unpacker:
-    def __init__(self, archive: Archive, root: int, *, single_id: bool, below: Sequence[int]) -> None:
+    def __init__(self, archive: Archive, root: int, lower: LowerLayers, *, single_id: bool) -> None:
         self._archive = archive
         self._destination = Destination(root, self._inherit)
-        self._lower = LowerLayers(root, below)
+        self._lower = lower
         self._metadata = MetadataWriter(single_id=single_id)
         self._links = HardLinks(self._destination, self._lower, self._metadata)
         self._shared: dict[tuple[tuple[bytes, bytes], ...], Mapping[bytes, bytes]] = {}

@@ -117,13 +117,7 @@ class UnpackedTrees:
         sweep(self.base, lambda left: self.discard(self.building(left)))
 
     def make(
-        self,
-        source: str,
-        ids: IdPlan,
-        fill: Callable[[str, int], str],
-        *,
-        lock: int,
-        step: str,
+        self, source: str, ids: IdPlan, fill: Callable[[str, int], str], *, lock: int, step: str
     ) -> None:
         """Make the tree of *source* under *ids* and publish it under the key that *fill* returns.
 
@@ -133,51 +127,51 @@ class UnpackedTrees:
         Raises:
             SandboxError: *fill* has raised it, or the tree cannot be written to the disk.
         """
-        building = self.building(source)
-        self.discard(building)
-        with ReservedDescriptors(lock) as reserved:
+        with self.new_tree(source, ids, lock=lock, step=step) as tree:
+            tree.publish(fill(tree.place, tree.fd))
+
+    @contextmanager
+    def new_tree(self, source: str, ids: IdPlan, *, lock: int, step: str) -> Iterator[NewTree]:
+        """Yield a new tree of *source*, which is removed afterwards unless it was published. Arguments are those of :meth:`make`.
+
+        Raises:
+            SandboxError: its directory cannot be made.
+        """
+        place = self.building(source)
+        self.discard(place)
+        with ReservedDescriptors(lock) as reserved, ExitStack() as undo:
+            tree = None
             try:
-                if not self.publish(building, self._build(building, ids, fill, step)):
+                tree = self._begin(place, ids, undo, step)
+                yield tree
+            finally:
+                if tree is None or not tree.is_published:
+                    undo.close()
                     reserved.release()
-                    self.discard(building)
-            except BaseException:
-                reserved.release()
-                with suppress(OSError, SandboxError):  # the next import discards it first
-                    self.discard(building)
-                raise
+                    with suppress(OSError, SandboxError):  # the next import discards it first
+                        self.discard(place)
+
+    def _begin(self, place: str, ids: IdPlan, undo: ExitStack, step: str) -> NewTree:
+        os.mkdir(place, 0o700)
+        tree = os.path.join(place, "tree")
+        os.mkdir(tree, 0o755)
+        os.chmod(tree, 0o755)
+        with open(os.path.join(place, "ids"), "x", encoding="utf-8") as record:
+            json.dump(ids_as_json(ids), record)
+        with open(os.path.join(place, "lock"), "xb"):
+            pass
+        os.mkdir(os.path.join(place, "index"), 0o700)
+        fds = []
+        for path in (tree, os.path.join(place, "index")):
+            fds.append(os.open(path, _OPEN_DIR))
+            undo.callback(os.close, fds[-1])
+        chown_to_root(ids, *fds)
+        return NewTree(self, place, fds[0], fds[1], step)
 
     def building(self, source: str) -> str:
         """Return the directory in which this node makes the tree of *source*."""
         # On a network file system, flock(2) may not work between nodes, so each node builds in its own directory.
         return os.path.join(self.base, f"{source}-{own_node()}.new")
-
-    def _build(self, building: str, ids: IdPlan, fill: Callable[[str, int], str], step: str) -> str:
-        os.mkdir(building, 0o700)
-        tree = os.path.join(building, "tree")
-        os.mkdir(tree, 0o755)
-        os.chmod(tree, 0o755)
-        with open(os.path.join(building, "ids"), "x", encoding="utf-8") as record:
-            json.dump(ids_as_json(ids), record)
-        with open(os.path.join(building, "lock"), "xb"):
-            pass
-        os.mkdir(os.path.join(building, "index"), 0o700)
-        tree_fd = os.open(tree, _OPEN_DIR)
-        index_fd = -1
-        try:
-            index_fd = os.open(os.path.join(building, "index"), _OPEN_DIR)
-            chown_to_root(ids, tree_fd, index_fd)
-            name = fill(building, tree_fd)
-            # The rename that publishes the layer may reach the disk before the layer's content: after a power failure, the
-            # layer would have empty files. If only the rename is lost, the layer is made again.
-            try:
-                synchronize_file_system(index_fd)
-            except OSError as error:
-                raise SetupError.from_os_error(step, "write to the disk", error) from None
-        finally:
-            os.close(tree_fd)
-            if index_fd >= 0:
-                os.close(index_fd)
-        return name
 
     def publish(self, building: str, name: str) -> bool:
         """Rename the tree to *name*; return False if another node has created a tree of that name meanwhile."""
@@ -247,6 +241,34 @@ class UnpackedTrees:
 
     def _lock_of(self, source: str) -> str:
         return os.path.join(self.base, f"{source}.importing")
+
+
+class NewTree:
+    """A tree that is being made. :meth:`UnpackedTrees.new_tree` creates it, and closes its descriptors."""
+
+    def __init__(self, trees: UnpackedTrees, place: str, fd: int, index_fd: int, step: str) -> None:
+        """Make the tree *fd* in the directory *place*; *index_fd* is the directory of its index, *step* names it in messages."""
+        self._trees = trees
+        self._index_fd = index_fd
+        self._step = step
+        self.place = place
+        self.fd = fd
+        #: Whether the tree has its key.
+        self.is_published = False
+
+    def publish(self, name: str) -> None:
+        """Give the complete tree the key *name*, unless another node has made it meanwhile.
+
+        Raises:
+            SetupError: it cannot be written to the disk.
+        """
+        # The rename that publishes the layer may reach the disk before the layer's content: after a power failure, the
+        # layer would have empty files. If only the rename is lost, the layer is made again.
+        try:
+            synchronize_file_system(self._index_fd)
+        except OSError as error:
+            raise SetupError.from_os_error(self._step, "write to the disk", error) from None
+        self.is_published = self._trees.publish(self.place, name)
 
 
 def ids_of_layer(place: str) -> IdPlan | None:

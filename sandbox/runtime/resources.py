@@ -79,8 +79,8 @@ class SandboxResources:
         #: The layers below the writable one as a later command opens them again, bottom first.
         self._recorded: list[RecordedLayer] = []
         self._index_fd: int | None = None
-        #: The layers of images that are open, topmost first: a layer may refer to files of those below.
-        self._below: list[tuple[ImageLayer, StoredLayer]] = []
+        #: The layers of images, in the order of the plan, until :meth:`_open_layer` has taken them.
+        self._image_layers: list[StoredLayer] = []
         #: The layers without the skeleton, in the form that the checks of direct binds take.
         self._trees: list[LayerRoot] = []
         self._upper_fd: int | None = None
@@ -141,6 +141,7 @@ class SandboxResources:
         undo.callback(self._remove_run)
         if self.shares_processes:
             self.run.record({"root": self.label})
+        self._open_images(undo)
         layers = [self._open_layer(layer, undo) for layer in plan.layers]
         if plan.writable != "none":
             self._open_writable(undo)
@@ -168,8 +169,7 @@ class SandboxResources:
     def _open_layer(self, layer: LayerPlan, undo: ExitStack) -> ServedLayer:
         if layer.kind != "dir":
             with self._signals.ending():  # unpacking may take minutes
-                stored = self._open_archive(layer) if layer.image is None else self._open_image(layer.image)
-            undo.callback(stored.close)
+                stored = self._open_archive(layer, undo) if layer.image is None else self._image_layers.pop(0)
             for notice in stored.notices:
                 self._warn(notice)
             # The topmost layer's index descriptor: the index of a stack is stored, and removed, with its topmost layer.
@@ -192,19 +192,32 @@ class SandboxResources:
         self._recorded.append(RecordedLayer(kind="dir", path=layer.path, cross=layer.cross))
         return ServedLayer(fd=fd, marks="none", squash=True, cross=layer.cross)
 
-    def _open_archive(self, layer: LayerPlan) -> StoredLayer:
+    def _open_archive(self, layer: LayerPlan, undo: ExitStack) -> StoredLayer:
         store = LayerStore(self._state, self._progress)
         stored = store.open_archive(layer.path, self.plan.ids, layer.identity, file=self.plan.record.file)
+        undo.callback(stored.close)
         if self.plan.writable == "persistent":
             self._digests[layer.path] = recorded_digest(stored.place)
         return stored
 
-    def _open_image(self, layer: ImageLayer) -> StoredLayer:
+    def _open_images(self, undo: ExitStack) -> None:
+        """Open the layers of all images, and unpack those that are missing."""
+        images: list[tuple[str, list[ImageLayer]]] = []
+        for layer in self.plan.layers:
+            if layer.image is None:
+                continue
+            if not images or images[-1][0] != layer.path:
+                images.append((layer.path, []))
+            images[-1][1].append(layer.image)
+        if not images:
+            return
         from sandbox.images.image_layers import ImageLayers  # only starts with an image need it
 
-        stored = ImageLayers(self._state.images, self._progress).open(layer, self.plan.ids, self._below)
-        self._below.insert(0, (layer, stored))
-        return stored
+        with self._signals.ending():  # unpacking may take minutes
+            for _, parts in images:
+                for stored in ImageLayers(self._state.images, self._progress).open(parts, self.plan.ids):
+                    undo.callback(stored.close)
+                    self._image_layers.append(stored)
 
     def _choose_root(self, step: BindRoot, points: tuple[MountPoint, ...]) -> None:
         """Decide between a direct bind of the root and the server, and update the plan."""
