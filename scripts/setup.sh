@@ -52,7 +52,7 @@ require_packages() { # PACKAGE...: installs the missing packages, or names them 
         as_root=(sudo -n)
     fi
     # The package's service would listen on port 5000; the tests start a registry of their own.
-    [[ " ${missing[*]} " != *" docker-registry "* ]] || systemctl mask docker-registry.service >/dev/null 2>&1 || true
+    [[ " ${missing[*]} " != *" docker-registry "* ]] || "${as_root[@]}" systemctl mask docker-registry.service >/dev/null 2>&1 || true
     say "installing Debian packages: ${missing[*]}"
     log=$(mktemp)
     if ! "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive sh -c "$command" >"$log" 2>&1; then

@@ -28,13 +28,13 @@ GROUPS: dict[str, dict[str, str]] = {
         "adopt": "give a persistent layer to another environment file",
     },
     "images": {
-        "image": "list, inspect, name, remove, verify and import images",
         "pull": "fetch an image, or the images of environment files",
         "push": "send an image to a registry",
-        "login": "store a password for a registry",
-        "logout": "remove a password for a registry",
+        "image": "list, inspect, name, remove, verify and import images",
         "commit": "make an image of a sandbox",
         "lock": "record the digests of the sources of a file",
+        "login": "store a user and password for a registry of images",
+        "logout": "remove the user and password for a registry",
     },
     "understand": {
         "check": "find all mistakes in environment files",

@@ -121,11 +121,14 @@ PURE_STDLIB = frozenset(
 
 #: Modules that take tens of milliseconds to import, and so are imported only by functions that need them.
 SLOW = frozenset(
-    "asyncio email http importlib inspect multiprocessing pyfuse3 pyroute2 pyseccomp subprocess tqdm trio unittest urllib".split()
+    (
+        "asyncio email http importlib inspect multiprocessing pyfuse3 pyroute2 pyseccomp ssl subprocess tqdm trio "
+        "unittest urllib urllib3"
+    ).split()
 )
 
 #: Modules that only functions import, so that they may import slow ones.
-LAZY = frozenset({"sandbox/seccomp/compiler.py"})
+LAZY = frozenset({"sandbox/images/registry/transport.py", "sandbox/seccomp/compiler.py"})
 
 MAX_LINES = 500
 VAGUE_NAMES = frozenset({"util", "utils", "helper", "helpers", "common", "misc"})
