@@ -165,17 +165,19 @@ class LayerStore:
         # Import here, and open the archive, which imports the module for its compression: the child process may be unable to
         # read this Python's files.
         from sandbox.images.bounded import unpack_bounded
-        from sandbox.images.reading import DigestedFile
+        from sandbox.images.layer_stream import LayerStream
         from sandbox.images.root_archive import RootArchive
-        from sandbox.images.tar import open_archive
 
         with ExitStack() as undo:
-            file = DigestedFile(undo.enter_context(open(archive_fd, "rb", closefd=False)))
-            archive = RootArchive(undo.enter_context(open_archive(file, path)))
+            file = undo.enter_context(open(archive_fd, "rb", closefd=False))
+            layer = undo.enter_context(LayerStream(file, path))
+            archive = RootArchive(undo.enter_context(layer.open_archive()))
 
             def action() -> str:
                 report = unpack_bounded(archive, tree_fd, single_id=ids.single)
-                return f"{file.finish()}\n" + "".join(f"{path}: {notice}\n" for notice in report.notices())
+                found = layer.finish()
+                digest = "" if found is None else found.digest.removeprefix("sha256:")
+                return f"{digest}\n" + "".join(f"{path}: {notice}\n" for notice in report.notices())
 
             return run_with_ids(ids, action, undo.enter_context(self._following("unpack", path, archive_fd)))
 

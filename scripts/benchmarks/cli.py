@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import counting, growth, layers, measuring, plot, report, start
+from benchmarks import counting, growth, imports, layers, measuring, plot, report, start
 from benchmarks.catalogue import WORKLOADS
 from benchmarks.corpus import make_corpus
 from benchmarks.systems import NAMES, ON_REQUEST, SUBJECT, Stack, System, find_python, find_systems
@@ -62,7 +62,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--only",
         metavar="NAME",
         action="append",
-        help="the workloads whose name contains NAME, or a group: files, layers, start; may be repeated",
+        help="the workloads whose name contains NAME, or a group: files, layers, start, import; may be repeated",
     )
     add(
         "--systems",
@@ -218,7 +218,8 @@ def measure_place(
     chosen = choose_workloads(WORKLOADS, "files", arguments)
     layered = choose_workloads(LAYERED, layers.GROUP, arguments)
     starts = wanted(start.NAME, start.GROUP, arguments.only, quick=None)
-    if not (chosen or layered or starts):
+    imported = [name for name in imports.NAMES if wanted(name, imports.GROUP, arguments.only, quick=None)]
+    if not (chosen or layered or starts or imported):
         raise SystemExit(f"bench: no workload is named {' or '.join(arguments.only)} (see --list)")
     with scratch_in(directory) as scratch, contextlib.ExitStack() as stack:
         say(f"making the layers in {directory} ...")
@@ -232,6 +233,8 @@ def measure_place(
         if starts and arguments.systems is None:
             starters = start.find_starters(corpus, os.path.join(scratch, "start"), stack, place.left_out)
             trials.append(start.make_trial(starters, times=corpus.amount(5, 1)))
+        if imported and arguments.systems is None:
+            trials += imports.make_trials(imported, corpus, os.path.join(scratch, "imports"), place.left_out)
         place.rows = measuring.run(trials, arguments.rounds, say)
     return place
 
@@ -332,6 +335,9 @@ def print_list() -> None:
         for workload in workloads:
             print(f"  {workload.name:24}{workload.summary}{' (quick)' if workload.quick else ''}")
     print(f"{start.GROUP}:\n  {start.NAME:24}{start.SUMMARY} (quick)")
+    print(f"{imports.GROUP}:")
+    for name in imports.NAMES:
+        print(f"  {name:24}{imports.SUMMARY} (quick)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

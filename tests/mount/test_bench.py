@@ -97,6 +97,20 @@ def test_the_start_of_a_program_is_measured_without_podman_as_well(
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.once
+def test_the_import_of_a_layer_is_compared_with_tar(tmp_path: Path) -> None:
+    place, result = tmp_path / "place", tmp_path / "result.json"
+    place.mkdir()
+    done = bench("--only", "import", "--on", str(place), "--json", str(result))
+    assert done.returncode == 0, done.stderr
+    (measured,) = json.loads(result.read_text())["places"]
+    assert [row["name"] for row in measured["rows"]][:2] == ["import, plain", "import, gzip"]
+    for row in measured["rows"]:
+        assert {name: len(seconds) for name, seconds in row["seconds"].items()} == {"sandbox": 1, "tar": 1}
+        assert row["problems"] == []
+    assert os.listdir(place) == []
+
+
 def test_an_unknown_workload_is_an_error(tmp_path: Path) -> None:
     done = bench("--only", "no such thing", "--on", str(tmp_path))
     assert done.returncode == 1
