@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 OUTPUT = 1 << 20
-"""The most bytes that are read or decompressed at once. With a quarter of them, the hand-over to other threads costs 5 percent."""
+"""The most bytes that are read or decompressed at once. With a quarter of them, an import takes 5 percent longer or more."""
 
 DAMAGED = "get the archive again, or check it with `tar -t`"
 
