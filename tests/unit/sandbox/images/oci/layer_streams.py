@@ -9,8 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import zstandard
-
+from sandbox.images.compression import zstd_module
 from sandbox.images.oci.layer_blob import WrittenLayer
 from sandbox.images.oci.layer_writer import write_layer
 from unionfs.changes import pax
@@ -91,4 +90,4 @@ class Layer:
         if compression == "gzip":
             self.tar = gzip.decompress(self.blob)
         elif compression == "zstd":
-            self.tar = zstandard.ZstdDecompressor().decompressobj().decompress(self.blob)
+            self.tar = zstd_module("a layer").decompress(self.blob)

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.errors import ImageError
@@ -92,6 +92,7 @@ def names_in(tar: bytes) -> list[bytes]:
 
 
 @given(layers(), st.randoms(use_true_random=False), st.integers(0, 5), st.sampled_from(COMPRESSIONS))
+@settings(deadline=None)
 def test_equal_changes_in_any_order_become_equal_bytes(
     changes: list[Change], order: random.Random, first: int, compression: str
 ) -> None:
