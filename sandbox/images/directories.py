@@ -17,7 +17,7 @@ class Directory:
     directory has neither.
     """
 
-    __slots__ = ("children", "gid", "listed", "mode", "mtime_ns", "parent", "uid", "xattrs")
+    __slots__ = ("children", "gid", "lacks_lower", "listed", "mode", "mtime_ns", "parent", "uid", "xattrs")
 
     def __init__(self, parent: Directory | None) -> None:
         self.parent = parent
@@ -29,6 +29,8 @@ class Directory:
         self.xattrs: Mapping[bytes, bytes] = NO_XATTRS
         #: Whether to set these attributes: not for a directory that existed before.
         self.listed = False
+        #: Whether the layers below are known to have no directory here.
+        self.lacks_lower = False
 
     def child(self, name: bytes) -> Directory | None:
         """Return the directory *name* in this one; None if it is not known."""

@@ -10,11 +10,13 @@ ended.
 
 from __future__ import annotations
 
+import errno
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from io import FileIO
 
 from sandbox.as_container_root import Child, start_with_ids
+from sandbox.errors import SandboxError
 from sandbox.images.places import layers_in
 from sandbox.images.unpacked_trees import NewTree, StoredLayer, UnpackedTrees, digest, key_of_ids
 from sandbox.plan import IdPlan
@@ -40,6 +42,8 @@ class ImageLayers:
         self._images = images
         self.trees = UnpackedTrees(layers_in(images))
         self._progress = progress
+        #: The keys of the layers that this object has unpacked.
+        self.made: list[str] = []
 
     def open(self, image: Sequence[ImageLayer], ids: IdPlan) -> list[StoredLayer]:
         """Return the layers of *image*, bottom first, unpacked under *ids*; unpack those that are missing. The caller closes them.
@@ -96,7 +100,16 @@ class ImageLayers:
                     )
                 else:
                     unpacking.add_equal(number)
-            return unpacking.run()
+            try:
+                return unpacking.run()
+            finally:
+                self.made += unpacking.published
+
+    def discard_made(self) -> None:
+        """Remove the layers that this object has unpacked, unless another process uses them."""
+        for key in self.made:
+            with suppress(OSError, SandboxError):  # `sandbox prune` tries again
+                self.trees.discard_unused(key)
 
 
 class _Unpacking:
@@ -118,6 +131,8 @@ class _Unpacking:
         self._blobs: dict[int, int] = {}  # descriptors, whose offsets show the progress
         self._ended: dict[int, int] = {}  # the ends of pipes that reach their end when the process has ended
         self._running: dict[int, Child] = {}
+        #: The keys of the layers that are unpacked.
+        self.published: list[str] = []
 
     def add_complete(self, stored: StoredLayer) -> None:
         """Add the next layer, which is unpacked."""
@@ -184,10 +199,13 @@ class _Unpacking:
                 os.read(end, 1)  # nothing is written: it returns at the end
 
         def action() -> str:
-            report = unpack_bounded(
-                archive, tree, single_id=self._ids.single, below=below, until_complete=until_complete
-            )
-            stream.finish()
+            try:
+                report = unpack_bounded(
+                    archive, tree, single_id=self._ids.single, below=below, until_complete=until_complete
+                )
+                stream.finish()
+            except OSError as error:
+                raise _failure(layer, error) from None
             notices = "".join(f"layer {layer.diff_id}: {notice}\n" for notice in report.notices())
             return f"{_USED_BELOW if report.used_below else ''}\n{notices}"
 
@@ -203,12 +221,23 @@ class _Unpacking:
         first, _, lines = self._running.pop(number).wait(meanwhile).partition("\n")
         layer = self._image[number]
         below = self._image[:number] if first == _USED_BELOW else None
-        self._new[number].publish(_key(layer, self._ids, below))
+        key = _key(layer, self._ids, below)
+        self._new[number].publish(key)
+        self.published.append(key)
         return {number: tuple(lines.splitlines())}
 
     def _end(self) -> None:
         for child in self._running.values():
             child.end()
+
+
+def _failure(layer: ImageLayer, error: OSError) -> SandboxError:
+    member = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return SandboxError(
+        f"layer {layer.digest} cannot be unpacked: {member}{(error.strerror or str(error)).lower()}",
+        hint="free some space, or set SANDBOX_CACHE_DIR to another directory" if full else None,
+    )
 
 
 def _hex(layer: ImageLayer) -> str:

@@ -62,9 +62,9 @@ class LowerLayers:
 
     def _used(self) -> list[LayerRoot]:
         """Return the trees below, complete, because the caller looks into them."""
-        if self._below and not self.used:
+        if not self.used:
             self._until_complete()
-            self.used = True
+            self.used = True  # also if there is no layer below: over one, the tree may be another
         return self._below
 
     @contextmanager
@@ -108,13 +108,14 @@ class LowerLayers:
         Raises:
             OSError: a lower layer cannot be read.
         """
-        if not self._below:
+        below = self._used()
+        if not below:
             return None
         wanted = "/" + os.fsdecode(path)
         own = look(self._own, wanted)
         if own.covers:
             return None
-        for tree in self._used():
+        for tree in below:
             seen = look(tree, wanted)
             if seen.kind == "directory":
                 fd = open_below(tree.fd, wanted)

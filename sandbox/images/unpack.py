@@ -281,8 +281,12 @@ class _Unpacker:
 
     def _inherit(self, path: bytes, node: Directory) -> None:
         """Give the directory *node*, which no member lists, the attributes of the one that the layers below have at *path*."""
-        found = self._lower.directory(path)
-        if found is not None:
+        above = node.parent
+        # A lookup costs the depth of the path, so do not repeat it below a directory that the lower layers lack.
+        found = None if above is not None and above.lacks_lower else self._lower.directory(path)
+        if found is None:
+            node.lacks_lower = True
+        else:
             node.mode, node.uid, node.gid, node.mtime_ns = found.mode, found.uid, found.gid, found.mtime_ns
             node.xattrs = self._kept_xattrs(found.xattrs)
 

@@ -5,8 +5,10 @@
     BASE/KEY/tree       the tree
     BASE/KEY/index      the layer index of the file system server
     BASE/SOURCE-NODE.new, BASE/SOURCE.importing   a tree that is being made, and the lock of the process that makes it
+    BASE/.removed-RANDOM    a tree that is being removed
 
-A tree is built in a directory of its own and renamed into place, so every tree with a key is complete.
+A tree is built in a directory of its own and renamed into place, and renamed again before it is removed. So every tree with a
+key is complete.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ from sandbox.errors import SandboxError, SetupError
 from sandbox.kernel.trees import synchronize_file_system
 from sandbox.plan import IdPlan
 from sandbox.state.layer_records import ids_as_json, ids_from_json
-from sandbox.state.locks import claim, probe
+from sandbox.state.locks import claim, has_name, probe
 from sandbox.state.node import this_place
-from sandbox.state.removal import ReservedDescriptors, remove_directory
+from sandbox.state.removal import REMOVED, ReservedDescriptors, remove_directory
 from sandbox.state.trusted_files import read_json
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.hashlib import sha256
@@ -76,7 +78,11 @@ class UnpackedTrees:
         except FileNotFoundError:
             return []
         return [
-            name for name in names if name.startswith(prefix) and not name.endswith((".new", ".importing"))
+            name
+            for name in names
+            if name.startswith(prefix)
+            and not name.startswith(".")
+            and not name.endswith((".new", ".importing"))
         ]
 
     def open(self, name: str, notices: tuple[str, ...] = ()) -> StoredLayer | None:
@@ -200,7 +206,13 @@ class UnpackedTrees:
             return False
         try:
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.discard(place)
+            if not has_name(lock_fd, os.path.join(place, "lock")):
+                return (
+                    False  # another process has removed the tree, and perhaps a third one has made it again
+                )
+            removed = os.path.join(self.base, f"{REMOVED}{os.urandom(4).hex()}")
+            os.rename(place, removed)
+            self.discard(removed)
         except BlockingIOError:
             return False
         finally:
@@ -208,27 +220,34 @@ class UnpackedTrees:
         return True
 
     def interrupted(self) -> list[str]:
-        """Return the directories that interrupted imports of this node have left."""
+        """Return the directories that interrupted imports of this node, and interrupted removals, have left."""
         try:
-            names = sorted(name for name in os.listdir(self.base) if name.endswith(".new"))
+            names = sorted(os.listdir(self.base))
         except OSError:
             return []
-        found = []
+        found = [os.path.join(self.base, name) for name in names if name.startswith(REMOVED)]
         for name in names:
+            if not name.endswith(".new"):
+                continue
             source, dash, node = name.removesuffix(".new").rpartition("-")
             if (not dash or node == own_node()) and probe(self._lock_of(source or node)) != "held":
                 found.append(os.path.join(self.base, name))
         return found
 
     def remove_interrupted(self) -> list[str]:
-        """Remove the directories that interrupted imports of this node have left, and return the removed paths.
+        """Remove the directories that interrupted imports of this node, and interrupted removals, have left; return their paths.
 
         Raises:
             SandboxError: a directory cannot be removed.
         """
         gone = []
         for place in self.interrupted():
-            name = os.path.basename(place).removesuffix(".new")
+            name = os.path.basename(place)
+            if name.startswith(REMOVED):
+                self.discard(place)
+                gone.append(place)
+                continue
+            name = name.removesuffix(".new")
             lock, fd = claim(self._lock_of(name.rpartition("-")[0] or name))
             try:
                 if lock != "held":

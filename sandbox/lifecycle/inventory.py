@@ -19,7 +19,7 @@ from sandbox.state.layer_records import ids_from_json, read_record
 from sandbox.state.location import Locations
 from sandbox.state.locks import probe
 from sandbox.state.references import read_references
-from sandbox.state.removal import NEW
+from sandbox.state.removal import NEW, REMOVED
 from sandbox.state.runs import Run, list_runs
 from sandbox.state.stack_record import RecordedStack
 from sandbox.state.sweeping import directories_of
@@ -33,8 +33,6 @@ BASES: dict[Kind, str] = {
     "archive": "archives",
 }
 """The directory of each kind: of archives in the image directory, of the others in the state directory."""
-REMOVED = ".removed-"
-"""The prefix of the name of an item that is being removed."""
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -244,6 +242,8 @@ def interrupted_removals(where: Locations) -> list[tuple[str, IdPlan | None]]:
     """
     found = []
     for kind in BASES:
+        if kind == "archive":
+            continue  # UnpackedTrees.interrupted() finds these
         base = base_of(where, kind)
         try:
             names = sorted(name for name in os.listdir(base) if name.startswith(REMOVED))

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from sandbox.errors import SandboxError, StateError
 from sandbox.images.places import archives_in
 from sandbox.images.unpacked_trees import UnpackedTrees
-from sandbox.lifecycle.inventory import BASES, REMOVED, base_of, ids_of, interrupted_removals, list_names
+from sandbox.lifecycle.inventory import BASES, base_of, ids_of, interrupted_removals, list_names
 from sandbox.lifecycle.kept_items import KINDS, NAMES, Kind
 from sandbox.state import sweeping
 from sandbox.state.earlier_layers import origins_of, refuse_if_forked, remove_unused_of
@@ -17,7 +17,7 @@ from sandbox.state.location import Locations
 from sandbox.state.locks import claim, exclusively_locked
 from sandbox.state.node import this_place
 from sandbox.state.references import read_references
-from sandbox.state.removal import remove_directory
+from sandbox.state.removal import REMOVED, remove_directory
 from sandbox.state.runs import Run, list_runs, users_of
 from sandbox.state.snapshots import locked_to_remove
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 NEW = ".new-"
 """The prefix of the name of a run's directory until the run has a record."""
+REMOVED = ".removed-"
+"""The prefix of the name of an item that is being removed."""
 _TO_REMOVE = 3
 """Descriptors that :func:`remove_directory` opens at the same time."""
 _RECORDS = (b"state.json", b"ids")
