@@ -236,7 +236,7 @@ def draft(
         open_requests=needs_open_requests(spec.root.server, layers),
         size=spec.root.size,
         inodes=spec.root.inodes,
-        skeleton=plan_skeleton(volumes, paths),
+        skeleton=plan_skeleton(spec, volumes, paths),
         namespaces=namespaces.private,
         joins=namespaces.joins,
         through=namespaces.through,

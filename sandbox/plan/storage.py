@@ -121,10 +121,15 @@ def _layer_hint(path: str) -> str:
 
 
 def plan_skeleton(
-    volumes: tuple[VolumeOperation, ...], paths: Mapping[str, PathFact]
+    spec: Spec, volumes: tuple[VolumeOperation, ...], paths: Mapping[str, PathFact]
 ) -> tuple[MountPoint, ...]:
-    """Return the mount points that a generated layer has to provide: those that do not lie in another volume."""
+    """Return what a generated layer has to provide: the mount points that do not lie in another volume, and an image's directory.
+
+    An image may name a working directory that it does not contain. Docker and podman create it.
+    """
     points = [MountPoint(path=path) for path in MANAGED]
+    if "process.cwd" in spec.image_values and spec.process.cwd not in ("/", *MANAGED):
+        points.append(MountPoint(path=spec.process.cwd))
     files = {fact.real for fact in paths.values() if fact.kind == "file"}
     points += [
         MountPoint(path=volume.target, is_directory=shows_directory(volume, files))
