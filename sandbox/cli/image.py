@@ -52,9 +52,12 @@ def run(_arguments: argparse.Namespace) -> int:
 
 
 def _where() -> Locations:
+    from sandbox.state.directory import check_image_directory
     from sandbox.state.location import locate
 
-    return locate(os.environ, os.geteuid())
+    where = locate(os.environ, os.geteuid())
+    check_image_directory(where.images)
+    return where
 
 
 def _no_arguments(_parser: argparse.ArgumentParser) -> None: ...
@@ -130,7 +133,7 @@ def _history(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from sandbox.images.collection import verify
+    from sandbox.images.verification import verify
 
     problems = verify(_where().images)
     if arguments.json:
@@ -148,10 +151,11 @@ def _tag_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _tag(arguments: argparse.Namespace) -> int:
     from sandbox.images.collection import tag
+    from sandbox.images.stored_images import normalized
 
     tag(_where().images, arguments.image, arguments.new)
     if arguments.json:
-        print_json({"name": arguments.new})
+        print_json({"name": normalized(arguments.new)})
     return 0
 
 
@@ -195,7 +199,7 @@ def _print_removed(arguments: argparse.Namespace, names: list[str], gone: Collec
     if arguments.json:
         print_json(
             {
-                "removed": names,
+                "removed": [*names, *gone.names],
                 "images": list(gone.images),
                 "blobs": list(gone.blobs),
                 "layers": list(gone.layers),
@@ -203,7 +207,7 @@ def _print_removed(arguments: argparse.Namespace, names: list[str], gone: Collec
             }
         )
         return
-    for name in names:
+    for name in (*names, *gone.names):
         print(printable(name))
     print(
         f"{human_size(gone.bytes)} of blobs and {len(gone.layers)} unpacked layers removed", file=sys.stderr

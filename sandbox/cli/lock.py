@@ -31,15 +31,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the lock file; return the exit status."""
-    from sandbox.cli.progress import ImageProgress
+    from sandbox.cli.planning import usual_fetch
     from sandbox.images.lock_file import lock_path, write_lock
     from sandbox.images.resolve import digests_of
+    from sandbox.state.directory import make_image_directory
     from sandbox.state.location import locate
 
     spec = load_spec(arguments, unenforced="keep")
     if spec.file not in spec.read_from:
         raise SandboxError("standard input cannot be locked", hint="name a file")
-    digests = digests_of(spec, locate(os.environ, os.geteuid()).images, progress=ImageProgress)
+    images = locate(os.environ, os.geteuid()).images
+    make_image_directory(images)
+    digests = digests_of(spec, images, usual_fetch(images))
     write_lock(lock_path(spec.file), digests)
     if arguments.json:
         print_json({"file": lock_path(spec.file), "digests": digests})

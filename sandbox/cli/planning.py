@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sandbox.host.facts import HostFacts
     from sandbox.host.paths import PathFact
     from sandbox.host.private_directories import PrivateFacts
-    from sandbox.images.importing import BlobProgress
+    from sandbox.images.resolve import Fetch
     from sandbox.plan import Draft, IdPlan, PersistentState
     from sandbox.plan.image_values import StoredImage
     from sandbox.spec.diagnostic import Diagnostic
@@ -143,14 +143,13 @@ def with_images(
     spec: Spec,
     images: str,
     *,
-    fetch: bool = False,
-    progress: Callable[[], BlobProgress] | None = None,
+    fetch: Callable[[], Fetch | None] | None = None,
     locked: bool = False,
 ) -> tuple[Spec, dict[int, StoredImage]]:
     """Return *spec* with the defaults of its images, and these images by the number of their layer.
 
-    They are in the image directory *images*. With *fetch*, missing ones are fetched. With *locked*, the lock file of *spec*
-    decides which.
+    They are in the image directory *images*. With *fetch*, missing ones are fetched as it tells. With *locked*, the lock file of
+    *spec* decides which.
 
     Raises:
         SpecError: an image cannot be fetched, or its defaults are not valid.
@@ -169,7 +168,7 @@ def with_images(
         from sandbox.images.lock_file import lock_path
 
         lock = lock_path(spec.file)
-    found = find_images(spec, images, fetch=fetch, progress=progress, lock=lock)
+    found = find_images(spec, images, fetch=None if fetch is None else fetch(), lock=lock)
     try:
         return with_image_defaults(spec, found), found
     except ImageError as error:
@@ -185,6 +184,16 @@ def usual_ids() -> IdPlan:
 
     spec = parse(b'[root]\nlayers = ["dir:/"]\n', path="usual.toml", environ={})
     return plan_ids(spec, host.gather(), Findings.of(spec))
+
+
+def usual_fetch(images: str) -> Fetch:
+    """Return how to fetch images into the image directory *images* without a sandbox, whose ids would be known."""
+    from sandbox.cli.output import warn
+    from sandbox.cli.progress import ArchiveProgress, ImageProgress
+    from sandbox.images.adding import unpacker
+    from sandbox.images.resolve import Fetch
+
+    return Fetch(progress=ImageProgress, unpack=unpacker(images, usual_ids(), warn, ArchiveProgress))
 
 
 def private_directories(state: str, images: str, uid: int) -> PrivateFacts:

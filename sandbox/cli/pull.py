@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _pull_image(arguments: argparse.Namespace, where: Locations, source: str, name: str | None) -> int:
     from sandbox.cli.planning import usual_ids
     from sandbox.cli.progress import ArchiveProgress, ImageProgress
-    from sandbox.images.adding import add, unpack
+    from sandbox.images.adding import add, unpacker
 
     ids = usual_ids()
     if not source.startswith("docker://"):
@@ -95,18 +95,16 @@ def _pull_image(arguments: argparse.Namespace, where: Locations, source: str, na
         stored,
         platform=arguments.platform,
         progress=ImageProgress(),
+        prepare=unpacker(where.images, ids, warn, ArchiveProgress),
         authfile=arguments.authfile,
         tls=tls_settings(arguments),
     )
-    unpack(where.images, record, ids, warn, ArchiveProgress)
     print_added(arguments, stored, record.digest)
     return 0
 
 
 def _pull_files(arguments: argparse.Namespace, where: Locations, files: list[str]) -> int:
-    from sandbox.cli.planning import usual_ids
-    from sandbox.cli.progress import ArchiveProgress, ImageProgress
-    from sandbox.images.adding import unpack
+    from sandbox.cli.planning import usual_fetch
     from sandbox.images.resolve import find_images
     from sandbox.images.stored_images import StoredImages
     from sandbox.spec.load import load
@@ -114,11 +112,12 @@ def _pull_files(arguments: argparse.Namespace, where: Locations, files: list[str
     found = {}
     for file in files:
         spec = load(file, unenforced="keep")
-        images = find_images(spec, where.images, fetch=True, progress=ImageProgress)
+        fetch = usual_fetch(where.images)
+        images = find_images(spec, where.images, fetch=fetch)
         for image in images.values():
             record = StoredImages(where.images).record(image.digest)
             if record is not None:
-                unpack(where.images, record, usual_ids(), warn, ArchiveProgress)
+                fetch.unpack(record)
             found[image.name] = image.digest
     if arguments.json:
         print_json([{"name": name, "digest": digest} for name, digest in found.items()])

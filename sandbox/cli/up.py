@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from sandbox.cli.progress import ArchiveProgress, ImageProgress
     from sandbox.errors import SandboxError
     from sandbox.host.facts import HostFacts
+    from sandbox.images.resolve import Fetch
+    from sandbox.images.stored_images import ImageRecord
     from sandbox.plan import Plan
     from sandbox.runtime.report import Report
     from sandbox.runtime.timeline import Timeline
@@ -204,7 +206,10 @@ def _make_plan(
     directory = state.StateDirectory(state_path, run_path, images)
     directory.sweep()
     spec, stored = with_images(
-        spec, directory.images, fetch=True, progress=_make_blob_progress, locked=arguments.locked
+        spec,
+        directory.images,
+        fetch=lambda: _make_fetch(spec, facts, directory.images),
+        locked=arguments.locked,
     )
     plan = make_plan(
         spec,
@@ -226,6 +231,25 @@ def _make_progress() -> ArchiveProgress:
     from sandbox.cli.progress import ArchiveProgress  # only for an archive that is unpacked or compared
 
     return ArchiveProgress()
+
+
+def _make_fetch(spec: Spec, facts: HostFacts, images: str) -> Fetch | None:
+    """Return how to fetch images; None if the plan will refuse the ids under which their layers are to be unpacked."""
+    from sandbox.images.resolve import Fetch
+    from sandbox.plan.findings import Findings
+    from sandbox.plan.ids import plan_ids
+
+    findings = Findings(spec)
+    ids = plan_ids(spec, facts, findings)
+    if findings.refusals:
+        return None
+
+    def unpack(record: ImageRecord) -> None:
+        from sandbox.images.adding import unpack
+
+        unpack(images, record, ids, warn, _make_progress)
+
+    return Fetch(progress=_make_blob_progress, unpack=unpack)
 
 
 def _make_blob_progress() -> ImageProgress:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
-from sandbox.images.collection import importing
 from sandbox.images.image_layers import ImageLayers
 from sandbox.images.importing import host_platform, import_image
 from sandbox.images.oci.platforms import Platform
-from sandbox.images.places import partial_in
+from sandbox.images.places import scratch_in
 from sandbox.images.stored_images import check_new_name, normalized
 from sandbox.images.transports.opening import open_source
+from sandbox.state.directory import make_image_directory
 from unionfs._stdlib.dataclasses import dataclass
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
@@ -54,17 +52,32 @@ def add(
         StateError: the image directory cannot be written.
     """
     name = normalized(check_new_name(name))
-    os.makedirs(partial_in(where.images), mode=0o700, exist_ok=True)
-    with importing(where.images):
-        opened = open_source(source, partial_in(where.images))
-        try:
-            wanted = host_platform() if platform is None else Platform.parse(platform)
-            record = import_image(where.images, opened, wanted, name, progress)
-        finally:
-            opened.close()
-        if ids is not None:
-            unpack(where.images, record, ids, warn, unpacking)
+    wanted = host_platform() if platform is None else Platform.parse(platform)
+    make_image_directory(where.images)
+    opened = open_source(source, scratch_in(where.images))
+    try:
+        record = import_image(
+            where.images,
+            opened,
+            wanted,
+            name,
+            progress,
+            prepare=None if ids is None else unpacker(where.images, ids, warn, unpacking),
+            resumable=False,
+        )
+    finally:
+        opened.close()
     return Added(name=name, digest=record.digest)
+
+
+def unpacker(
+    images: str,
+    ids: IdPlan,
+    warn: Callable[[str], None],
+    progress: Callable[[], Progress] | None = None,
+) -> Callable[[ImageRecord], None]:
+    """Return :func:`unpack` with these arguments, as `import_image` takes it."""
+    return lambda record: unpack(images, record, ids, warn, progress)
 
 
 def unpack(
@@ -76,12 +89,19 @@ def unpack(
 ) -> None:
     """Unpack the layers of the image *record* under *ids*. *warn* gets messages about objects that are left out.
 
-    *progress* creates the receiver of reports if layers have to be unpacked.
+    *progress* creates the receiver of reports if layers have to be unpacked. After an error, the layers that were unpacked are
+    removed again.
 
     Raises:
         ImageError: a layer is damaged, or cannot be unpacked.
     """
-    for stored in ImageLayers(images, progress).open(record.layers, ids):
+    layers = ImageLayers(images, progress)
+    try:
+        opened = layers.open(record.layers, ids)
+    except BaseException:
+        layers.discard_made()
+        raise
+    for stored in opened:
         for notice in stored.notices:
             warn(notice)
         stored.close()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import time
 from contextlib import contextmanager, suppress
 
 from sandbox.errors import ImageError, StateError
@@ -23,8 +24,10 @@ from sandbox.state.locks import claim, has_name, take
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+_POLL = 0.02
+"""Seconds between two attempts to get the lock of a blob that another process receives."""
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -46,6 +49,13 @@ class BlobStore:
             return stat.S_ISREG(os.lstat(self.path(digest)).st_mode)
         except FileNotFoundError:
             return False
+
+    def size(self, digest: Digest) -> int:
+        """Return the size of the blob in bytes; 0 if there is none."""
+        try:
+            return os.lstat(self.path(digest)).st_size
+        except FileNotFoundError:
+            return 0
 
     def open(self, digest: Digest) -> int:
         """Return a descriptor of the blob for reading.
@@ -74,12 +84,14 @@ class BlobStore:
         return content
 
     @contextmanager
-    def receiving(self, digest: Digest) -> Iterator[int | None]:
+    def receiving(
+        self, digest: Digest, check: Callable[[], None] = lambda: None, *, resumable: bool = True
+    ) -> Iterator[int | None]:
         """Yield a descriptor of the partial blob, or None if the blob is complete already.
 
-        Only one process receives a blob. Others wait, and find it complete, or take over if that process was killed. The caller
-        writes the rest and verifies the whole. When the context ends without an error, the blob is published; after an error,
-        the partial blob stays for the next call.
+        Only one process receives a blob. Others wait, and find it complete, or take over if that process was killed. *check* is
+        called meanwhile; its exception ends the wait. The caller writes the rest and verifies the whole. When the context ends
+        without an error, the blob is published. After an error, the partial blob stays for the next call, if *resumable*.
 
         Raises:
             StateError: the blob cannot be written, as on a full disk.
@@ -90,9 +102,10 @@ class BlobStore:
         path = os.path.join(self.partial, f"{digest.algorithm}-{digest.hex}")
         try:
             os.makedirs(self.partial, mode=0o700, exist_ok=True)
-            fd = _lock(path)
+            fd = _lock(path, check)
         except OSError as error:
             raise _not_written(digest, error) from None
+        done = False
         try:
             if self.has(digest):
                 os.unlink(path)
@@ -103,8 +116,9 @@ class BlobStore:
                 self._publish(fd, path, digest)
             except OSError as error:
                 raise _not_written(digest, error) from None
+            done = True
         finally:
-            if os.fstat(fd).st_size == 0:  # nothing that could be resumed
+            if not done and (not resumable or os.fstat(fd).st_size == 0) and has_name(fd, path):
                 with suppress(OSError):
                     os.unlink(path)
             os.close(fd)
@@ -137,7 +151,7 @@ class BlobStore:
             StateError: it cannot be written.
         """
         digest = Digest.of(content)
-        with self.receiving(digest) as fd:
+        with self.receiving(digest, resumable=False) as fd:
             if fd is not None:
                 try:
                     os.ftruncate(fd, 0)
@@ -221,11 +235,13 @@ class NewBlob:
             raise _not_written(digest, error) from None
 
 
-def _lock(path: str) -> int:
-    """Return a descriptor of the file *path*, which is locked and has its name still."""
+def _lock(path: str, check: Callable[[], None]) -> int:
+    """Return a descriptor of the file *path*, which is locked and has its name still; call *check* while waiting."""
     while True:
-        fd = take(path, wait=True)
-        assert fd is not None
+        # Threads receive blobs. A thread that waits in flock(2) could not be ended.
+        while (fd := take(path, wait=False)) is None:
+            check()
+            time.sleep(_POLL)
         if has_name(fd, path):
             return fd
         os.close(fd)

@@ -1,7 +1,8 @@
-"""Remove images from the store, and everything that no image and no sandbox uses any more; verify what is there.
+"""Remove images from the store, and everything that no image and no sandbox uses any more.
 
 A blob or an unpacked layer stays while the record of an image names it, or while a sandbox uses it: a running one has the lock of
-its layers, and the record of a writable layer that is kept names the layers below it.
+its layers, and the record of a writable layer that is kept names the layers below it. The name that a start has given to the
+image of a layout or an archive is removed once that file has changed or is gone.
 
 An import has a shared lock on IMAGES/use.lock, and a removal of blobs an exclusive one, so that it removes no blob whose record is
 about to be written.
@@ -15,9 +16,11 @@ from contextlib import contextmanager, suppress
 
 from sandbox.errors import ImageError, SandboxError, StateError
 from sandbox.images.blobs import BlobStore
+from sandbox.images.file_versions import version_of
 from sandbox.images.oci.digest import Digest
 from sandbox.images.places import layers_in
-from sandbox.images.stored_images import StoredImages, check_new_name, missing, normalized
+from sandbox.images.stored_images import StoredImages, check_new_name, is_of_file, missing, normalized
+from sandbox.images.transports.opening import split_reference
 from sandbox.images.unpacked_trees import UnpackedTrees
 from sandbox.state.runs import list_runs, paths_in
 from sandbox.state.stack_record import RecordedStack
@@ -27,9 +30,9 @@ from unionfs._stdlib.dataclasses import dataclass
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from sandbox.images.stored_images import ImageRecord
+    from sandbox.images.stored_images import ImageName, ImageRecord
     from sandbox.state.location import Locations
     from sandbox.state.stack_record import RecordedLayer
 
@@ -37,9 +40,24 @@ _LOCK = "use.lock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Collected:
-    """What a removal has removed: images without a name, blobs and unpacked layers, and the bytes of the blobs."""
+class Unused:
+    """What no image with a name and no sandbox uses."""
 
+    #: The names of images whose files have changed or are gone.
+    names: tuple[str, ...] = ()
+    #: The digests of the manifests of images that have no other name.
+    images: tuple[str, ...] = ()
+    #: Digests and sizes in bytes.
+    blobs: tuple[tuple[Digest, int], ...] = ()
+    #: Keys of unpacked layers.
+    layers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """What a removal has removed: names, images without a name, blobs and unpacked layers, and the bytes of the blobs."""
+
+    names: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
     blobs: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
@@ -66,17 +84,21 @@ def _locked(images: str, operation: int) -> Iterator[None]:
 
 def users_of(where: Locations, digest: str) -> list[str]:
     """Return what uses the image whose manifest is *digest*: running sandboxes, and writable layers that are kept."""
-    users = [
-        f"the running sandbox {run.shown()}"
+    return [user for user, digests in _uses(where) if digest in digests]
+
+
+def _uses(where: Locations) -> list[tuple[str, frozenset[str]]]:
+    """Return what uses images, each with the digests of their manifests."""
+    found = [
+        (f"the running sandbox {run.shown()}", run.record.images)
         for run in list_runs(where.state)
-        if run.state != "ended"
-        and run.record is not None
-        and any(_is_of(image, digest) for image in run.record.images)
+        if run.state != "ended" and run.record is not None
     ]
-    for title, layers in _kept_layers(where.state):
-        if any(layer.kind == "image" and _is_of(layer.path, digest) for layer in layers):
-            users.append(title)
-    return users
+    found += [
+        (title, tuple(layer.path for layer in layers if layer.kind == "image"))
+        for title, layers in _kept_layers(where.state)
+    ]
+    return [(user, frozenset(one.rpartition("@")[2] for one in images)) for user, images in found]
 
 
 def remove(where: Locations, names: Sequence[str]) -> Collected:
@@ -87,6 +109,8 @@ def remove(where: Locations, names: Sequence[str]) -> Collected:
         StateError: a sandbox uses the image, and it has no other name.
     """
     stored = StoredImages(where.images)
+    if not os.path.isdir(where.images):
+        raise missing(names[0])
     with stored.changing() as known:
         for name in names:
             entry = known.pop(normalized(name), None)
@@ -129,40 +153,95 @@ def tag(images: str, name: str, new: str) -> None:
 
 def unused(where: Locations) -> list[str]:
     """Return the names of the images that no running sandbox and no kept layer uses."""
-    names = StoredImages(where.images).names().values()
-    return sorted(one.name for one in names if not users_of(where, one.digest))
+    used = _used(where)
+    return sorted(one.name for one in StoredImages(where.images).names().values() if one.digest not in used)
+
+
+def _used(where: Locations) -> frozenset[str]:
+    return frozenset(digest for _, digests in _uses(where) for digest in digests)
+
+
+def unused_parts(where: Locations) -> Unused:
+    """Return what :func:`collect` would remove now. Changes nothing.
+
+    Raises:
+        StateError: the file of names is damaged.
+    """
+    stored, blobs, used = StoredImages(where.images), BlobStore(where.images), _used(where)
+    known = stored.names()
+    stale = [one.name for one in known.values() if _is_stale(one) and one.digest not in used]
+    kept = [one for name, one in known.items() if name not in stale]
+    named = {one.digest for one in kept} | used
+    records = stored.records()
+    rest = [record for record in records if record.digest in named]
+    wanted = {one.index for one in kept} | {digest for record in rest for digest in _digests(record)}
+    return Unused(
+        names=tuple(stale),
+        images=tuple(record.digest for record in records if record.digest not in named),
+        blobs=tuple((one, blobs.size(one)) for one in blobs.digests() if str(one) not in wanted),
+        layers=tuple(_unused_layers(where, rest)),
+    )
 
 
 def collect(where: Locations) -> Collected:
     """Remove the images without a name that nothing uses, and the blobs, layers and partial blobs that no image has.
 
     Raises:
-        SandboxError: a layer cannot be removed, as this account no longer has the ids of its files.
+        StateError: the file of names is damaged.
+        SandboxError: a layer cannot be removed, as this account no longer has the ids of its files; all else is removed.
     """
     stored, blobs = StoredImages(where.images), BlobStore(where.images)
     if not os.path.isdir(where.images):
         return Collected()
+    trees = UnpackedTrees(layers_in(where.images))
+    failure: SandboxError | None = None
+    gone = []
     with _locked(where.images, fcntl.LOCK_EX):
+        found = unused_parts(where)
         with stored.changing() as known:
-            named = {one.digest for one in known.values()}
-            indexes = {one.index for one in known.values() if one.index}
-            gone = [
-                one.digest
-                for one in stored.records()
-                if one.digest not in named and not users_of(where, one.digest)
-            ]
-            for digest in gone:
-                stored.remove_record(digest)
-        records = stored.records()
-        wanted = indexes | {digest for record in records for digest in _digests(record)}
-        removed, size = [], 0
-        for blob in blobs.digests():
-            if str(blob) not in wanted:
-                size += blobs.remove(blob)
-                removed.append(str(blob))
+            for name in found.names:
+                known.pop(name, None)
+            stored.remove_unreadable({one.digest for one in known.values()})
+        for digest in found.images:
+            stored.remove_record(digest)
+        size = sum(blobs.remove(blob) for blob, _ in found.blobs)
         blobs.remove_partial()
-        layers = _remove_layers(where, records)
-    return Collected(images=tuple(gone), blobs=tuple(removed), layers=tuple(layers), bytes=size)
+        for key in found.layers:
+            try:
+                if trees.discard_unused(key):
+                    gone.append(key)
+            except SandboxError as error:
+                failure = failure or error
+        trees.remove_interrupted()
+    if failure is not None:
+        raise failure
+    return Collected(
+        names=found.names,
+        images=found.images,
+        blobs=tuple(str(blob) for blob, _ in found.blobs),
+        layers=tuple(gone),
+        bytes=size,
+    )
+
+
+def discard_unnamed(images: str, digests: Iterable[Digest]) -> None:
+    """Remove those of the blobs *digests* that no image has, unless another import runs, which may be about to use them."""
+    stored, blobs = StoredImages(images), BlobStore(images)
+    with suppress(OSError, SandboxError), _locked(images, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        wanted = {one.index for one in stored.names().values()}
+        wanted |= {digest for record in stored.records() for digest in _digests(record)}
+        for digest in digests:
+            if str(digest) not in wanted:
+                blobs.remove(digest)
+
+
+def _is_stale(name: ImageName) -> bool:
+    """Return whether *name* is that of a file which has changed or is gone, so that no start uses it any more."""
+    if not is_of_file(name.name):
+        return False
+    kind, _, rest = name.name.partition(":")
+    version = version_of(split_reference(kind, rest)[0])
+    return not version or version != name.version
 
 
 def _digests(record: ImageRecord) -> Iterator[str]:
@@ -172,19 +251,14 @@ def _digests(record: ImageRecord) -> Iterator[str]:
         yield layer.digest
 
 
-def _remove_layers(where: Locations, records: Sequence[ImageRecord]) -> list[str]:
-    trees = UnpackedTrees(layers_in(where.images))
+def _unused_layers(where: Locations, records: Sequence[ImageRecord]) -> list[str]:
+    """Return the keys of the unpacked layers that none of *records* and no kept writable layer names; running sandboxes have locks."""
     wanted = {layer.diff_id.partition(":")[2] for record in records for layer in record.layers}
     kept = {
         layer.place for _, layers in _kept_layers(where.state) for layer in layers if layer.kind == "image"
     }
-    gone = [
-        name
-        for name in trees.names()
-        if name.partition("-")[0] not in wanted and name not in kept and trees.discard_unused(name)
-    ]
-    trees.remove_interrupted()
-    return gone
+    names = UnpackedTrees(layers_in(where.images)).names()
+    return [name for name in sorted(names) if name.partition("-")[0] not in wanted and name not in kept]
 
 
 def _kept_layers(state_directory: str) -> Iterator[tuple[str, Sequence[RecordedLayer]]]:
@@ -199,56 +273,3 @@ def _kept_layers(state_directory: str) -> Iterator[tuple[str, Sequence[RecordedL
                 stack = RecordedStack.read(read_json(os.path.join(path, "state.json")), path)
                 if stack is not None:
                     yield f"{kind}:{os.path.basename(path)}", stack.layers
-
-
-def _is_of(identity: str, digest: str) -> bool:
-    return identity.endswith(f"@{digest}")
-
-
-def verify(images: str) -> list[str]:
-    """Return the problems of the store as text: blobs that are missing or differ from their digest, and damaged records.
-
-    Every blob is read, and every layer is decompressed to compare its diff id.
-    """
-    from sandbox.images.layer_stream import Expected, LayerStream
-
-    stored, blobs = StoredImages(images), BlobStore(images)
-    problems = [
-        f"{name.name}: the record of {name.digest} is missing or damaged"
-        for name in stored.names().values()
-        if stored.record(name.digest) is None
-    ]
-    checked: set[str] = set()
-    for record in stored.records():
-        for layer in record.layers:
-            checked.add(layer.digest)
-            expected = Expected(digest=layer.digest, size=layer.size, diff_id=layer.diff_id)
-            try:
-                fd = blobs.open(Digest.parse(layer.digest))
-                with open(fd, "rb", buffering=0) as blob, LayerStream(blob, "layer", expected) as stream:
-                    for _ in stream.open_archive():
-                        pass
-                    stream.finish()
-            except SandboxError as error:
-                problems.append(error.message)
-        problems += [
-            f"{record.digest}: the blob {digest} is missing"
-            for digest in _digests(record)
-            if not blobs.has(Digest.parse(digest))
-        ]
-    problems += [
-        f"the content of the blob {digest} has another digest"
-        for digest in blobs.digests()
-        if str(digest) not in checked and not _is_whole(blobs, digest)
-    ]
-    return sorted(set(problems))
-
-
-def _is_whole(blobs: BlobStore, digest: Digest) -> bool:
-    from sandbox.images.oci.digest import new_hash
-
-    found = new_hash(digest.algorithm)
-    with open(blobs.open(digest), "rb") as file:
-        while piece := file.read(1 << 20):
-            found.update(piece)
-    return bool(found.hexdigest() == digest.hex)

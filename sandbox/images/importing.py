@@ -1,16 +1,20 @@
 """Import an image into the store: its documents and blobs, the record of its layers and defaults, and its name.
 
-Nothing is published before it was verified. The record is written when all blobs are complete, and the name last. A command
-that is killed leaves complete blobs without a name, which the next import of the image uses, and `sandbox prune` removes.
+Nothing is published before it was verified: the record is written when all blobs are complete and all layers are unpacked, and
+the name last. A command that is killed leaves complete blobs and layers without a name, which the next import of the image uses,
+and `sandbox prune` removes.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from functools import partial
 
-from sandbox.errors import StateError
+from sandbox.errors import ImageError, SandboxError, StateError
 from sandbox.images.blobs import BlobStore
+from sandbox.images.collection import discard_unnamed, importing
+from sandbox.images.oci.digest import Digest
 from sandbox.images.stored_images import ImageName, ImageRecord, StoredImages
 from sandbox.images.transports.image_source import find_image
 from sandbox.plan.image_values import ImageDefaults, ImageLayer
@@ -19,6 +23,8 @@ from unionfs._stdlib.typing import Protocol
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sandbox.images.oci.model import Descriptor
     from sandbox.images.oci.platforms import Platform
     from sandbox.images.transports.image_source import FoundImage, ImageSource
@@ -55,37 +61,71 @@ def import_image(
     progress: BlobProgress | None = None,
     *,
     version: tuple[int, ...] = (),
+    prepare: Callable[[ImageRecord], None] | None = None,
+    resumable: bool = True,
 ) -> ImageRecord:
     """Copy the image of *source* for *platform* into the image directory *images*, and give it *name*, unless that is None; return its record.
 
-    *version* are facts about the file of the source, which are recorded with the name.
+    *version* are facts about the file of the source, which are recorded with the name. *prepare* is called when the blobs are
+    complete; it unpacks the layers, which verifies them. After an error the blobs that this call has added are removed if
+    *prepare* raised it, or if the next import need not resume: not *resumable*.
 
     Raises:
-        ImageError: the source has no such image, or it is damaged.
+        ImageError: the source has no such image, or it is damaged, or *prepare* has refused it.
         StateError: the image directory cannot be written.
     """
-    found = find_image(source, platform)
-    blobs = BlobStore(images)
-    progress = progress or NoBlobProgress()
-    progress.begin(source.name, [layer.size for layer in found.manifest.layers])
+    added: list[Digest] = []
     try:
-        copy_blobs(blobs, source, found.manifest.layers, progress)
-    finally:
-        progress.end()
-    record = add_documents(blobs, found)
-    index = "" if found.index is None else str(found.index.digest)
-    stored = StoredImages(images)
-    entry = None
-    if name is not None:
-        entry = ImageName(name=name, digest=record.digest, index=index, source=source.name, version=version)
-    stored.add(record, entry)
+        with importing(images):
+            found = find_image(source, platform)
+            record = record_of(found)
+            blobs = BlobStore(images)
+            progress = progress or NoBlobProgress()
+            progress.begin(source.name, [layer.size for layer in found.manifest.layers])
+            try:
+                copy_blobs(blobs, source, found.manifest.layers, progress, added, resumable=resumable)
+            finally:
+                progress.end()
+            add_documents(blobs, found, added)
+            if prepare is not None:
+                resumable = False
+                _prepare(prepare, record, source.name)
+            index = "" if found.index is None else str(found.index.digest)
+            entry = None
+            if name is not None:
+                entry = ImageName(
+                    name=name, digest=record.digest, index=index, source=source.name, version=version
+                )
+            StoredImages(images).add(record, entry)
+    except SandboxError:
+        if not resumable:
+            discard_unnamed(images, added)
+        raise
     return record
 
 
+def _prepare(prepare: Callable[[ImageRecord], None], record: ImageRecord, source: str) -> None:
+    try:
+        prepare(record)
+    except StateError:
+        raise
+    except SandboxError as error:
+        raise ImageError(f"{source}: {error.message}", hint=error.hint) from error
+
+
 def copy_blobs(
-    blobs: BlobStore, source: ImageSource, layers: tuple[Descriptor, ...], progress: BlobProgress
+    blobs: BlobStore,
+    source: ImageSource,
+    layers: tuple[Descriptor, ...],
+    progress: BlobProgress,
+    added: list[Digest],
+    *,
+    resumable: bool = True,
 ) -> None:
     """Copy the blobs of *layers* that the store does not have; four at once, as they may come over a network.
+
+    The digests of new blobs are appended to *added*. Without *resumable*, the part of a blob that was received before an error is
+    removed.
 
     Raises:
         ImageError: a blob is missing or damaged.
@@ -93,8 +133,18 @@ def copy_blobs(
     """
     from sandbox.images.registry.transfers import run_transfers
 
+    stopped = threading.Event()
+
+    def stop() -> None:
+        stopped.set()
+        source.cancel()
+
+    def check() -> None:
+        if stopped.is_set():
+            raise ImageError(f"{source.name}: the import was cancelled")
+
     def copy(layer: Descriptor) -> None:
-        with blobs.receiving(layer.digest) as fd:
+        with blobs.receiving(layer.digest, check, resumable=resumable) as fd:
             if fd is None:
                 progress.advance(layer.size)
                 return
@@ -105,26 +155,32 @@ def copy_blobs(
                     f"{source.name}: blob {layer.digest}: {(error.strerror or str(error)).lower()}",
                     hint="free some space, or set SANDBOX_CACHE_DIR to another directory",
                 ) from None
+        added.append(layer.digest)
 
     unique = list({layer.digest: layer for layer in layers}.values())
-    run_transfers([partial(copy, layer) for layer in unique], source.cancel)
+    run_transfers([partial(copy, layer) for layer in unique], stop)
 
 
-def add_documents(blobs: BlobStore, found: FoundImage) -> ImageRecord:
-    """Store the documents of *found*, and return its record.
+def add_documents(blobs: BlobStore, found: FoundImage, added: list[Digest]) -> None:
+    """Store the documents of *found*; append the digests of new ones to *added*.
 
     Raises:
-        ImageError: its defaults are larger than a record may be.
         StateError: the image directory cannot be written.
     """
     for content in (found.index_content, found.config_content, found.manifest_content):
         if content:
-            blobs.add(content)
-    return record_of(found)
+            digest = Digest.of(content)
+            if not blobs.has(digest):
+                blobs.add(content)
+                added.append(digest)
 
 
 def record_of(found: FoundImage) -> ImageRecord:
-    """Return the record of the image *found*."""
+    """Return the record of the image *found*.
+
+    Raises:
+        ImageError: its layers and defaults are more than a record can have.
+    """
     process = found.config.process
     return ImageRecord(
         digest=str(found.descriptor.digest),
@@ -146,7 +202,7 @@ def record_of(found: FoundImage) -> ImageRecord:
             cwd=process.working_dir,
             stop_signal=process.stop_signal,
         ),
-    )
+    ).checked()
 
 
 def host_platform() -> Platform:

@@ -108,14 +108,10 @@ class LowerLayers:
         Raises:
             OSError: a lower layer cannot be read.
         """
-        below = self._used()
-        if not below:
-            return None
         wanted = "/" + os.fsdecode(path)
-        own = look(self._own, wanted)
-        if own.covers:
+        if self._below and look(self._own, wanted).covers:
             return None
-        for tree in below:
+        for tree in self._used():
             seen = look(tree, wanted)
             if seen.kind == "directory":
                 fd = open_below(tree.fd, wanted)

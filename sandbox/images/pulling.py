@@ -6,7 +6,6 @@ import os
 from functools import partial
 
 from sandbox.images.blobs import BlobStore
-from sandbox.images.collection import importing
 from sandbox.images.importing import NoBlobProgress, host_platform, import_image
 from sandbox.images.listing import find_record
 from sandbox.images.oci.digest import Digest
@@ -20,6 +19,8 @@ from sandbox.images.transports.registry_image import RegistryImage
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sandbox.images.importing import BlobProgress
     from sandbox.images.registry.settings import TlsSettings
     from sandbox.images.stored_images import ImageRecord
@@ -32,13 +33,14 @@ def pull(
     *,
     platform: str | None = None,
     progress: BlobProgress | None = None,
+    prepare: Callable[[ImageRecord], None] | None = None,
     authfile: str | None = None,
     tls: TlsSettings | None = None,
 ) -> ImageRecord:
     """Fetch the image *text*, `docker://HOST/NAME[:TAG][@DIGEST]`, into the image directory *images*; return its record.
 
     Its name in the store is *name*, or the reference without "docker://". *platform* is OS/ARCHITECTURE[/VARIANT]; None for that
-    of this machine. The rest is as for `client_for`.
+    of this machine. *progress* and *prepare* are as for `import_image`, and the rest as for `client_for`.
 
     Raises:
         ImageError: *text* is no such reference, there is no such image, it is damaged, or the registry cannot be reached.
@@ -46,12 +48,12 @@ def pull(
     """
     reference = parse_reference(text)
     wanted = host_platform() if platform is None else Platform.parse(platform)
-    with importing(images):
-        source = RegistryImage(str(reference), os.environ, authfile=authfile, tls=tls)
-        try:
-            return import_image(images, source, wanted, name or str(reference).removeprefix(SCHEME), progress)
-        finally:
-            source.close()
+    stored = name or str(reference).removeprefix(SCHEME)
+    source = RegistryImage(str(reference), os.environ, authfile=authfile, tls=tls)
+    try:
+        return import_image(images, source, wanted, stored, progress, prepare=prepare)
+    finally:
+        source.close()
 
 
 def push(

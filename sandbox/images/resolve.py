@@ -5,12 +5,10 @@ An image that is in the store is found by reading two small files, without the c
 
 from __future__ import annotations
 
-import os
-
 from sandbox.errors import ImageError, SpecError
-from sandbox.images.places import partial_in
 from sandbox.images.stored_images import StoredImages, missing
 from sandbox.spec.values.layers import IMAGE_KINDS
+from unionfs._stdlib.dataclasses import dataclass
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -26,19 +24,27 @@ if TYPE_CHECKING:
     _Found = tuple[ImageName, ImageRecord] | tuple[None, None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetch:
+    """How to fetch or import the images that are missing."""
+
+    #: Creates the receiver of reports on blobs.
+    progress: Callable[[], BlobProgress]
+    #: Unpacks the layers, before the image gets its name.
+    unpack: Callable[[ImageRecord], None]
+
+
 def find_images(
     spec: Spec,
     images: str,
     *,
-    fetch: bool = False,
-    progress: Callable[[], BlobProgress] | None = None,
+    fetch: Fetch | None = None,
     lock: str | None = None,
 ) -> dict[int, StoredImage]:
     """Return the images of *spec* in the image directory *images*, by the number of their layer.
 
-    With *fetch*, fetch or import what is missing, as root.pull demands. *progress* creates the receiver of reports. *lock* is
-    the path of a lock file: then images of registries are those with the digests in it, and another digest of any other source,
-    also of an archive, is an error.
+    With *fetch*, fetch or import what is missing, as root.pull demands. *lock* is the path of a lock file: then images of
+    registries are those with the digests in it, and another digest of any other source, also of an archive, is an error.
 
     Raises:
         SpecError: an image cannot be fetched or imported, or differs from the lock file, with its place in the file.
@@ -54,7 +60,7 @@ def find_images(
                 assert locked is not None
                 locked.check_archive(layer)
                 continue
-            finder = _Finder(images, spec.root.pull, fetch=fetch, progress=progress, locked=locked)
+            finder = _Finder(images, spec.root.pull, fetch=fetch, locked=locked)
             name, record = finder.find(layer)
             if locked is not None and name is not None:
                 locked.check(layer, name)
@@ -65,9 +71,7 @@ def find_images(
     return found
 
 
-def digests_of(
-    spec: Spec, images: str, *, progress: Callable[[], BlobProgress] | None = None
-) -> dict[str, str]:
+def digests_of(spec: Spec, images: str, fetch: Fetch) -> dict[str, str]:
     """Return the digests of all sources of *spec* that have one, by the names that a lock file uses.
 
     Images of registries are looked up there, others imported as for a start.
@@ -84,7 +88,7 @@ def digests_of(
             if layer.kind == "tar":
                 digest = archive_digest(layer.path)
             else:
-                name, _ = _Finder(images, "always", fetch=True, progress=progress, locked=None).find(layer)
+                name, _ = _Finder(images, "always", fetch=fetch, locked=None).find(layer)
                 assert name is not None
                 digest = name.index or name.digest
         except ImageError as error:
@@ -137,15 +141,13 @@ class _Finder:
         images: str,
         pull: str,
         *,
-        fetch: bool,
-        progress: Callable[[], BlobProgress] | None,
+        fetch: Fetch | None,
         locked: _Lock | None,
     ) -> None:
         self._images = images
         self._stored = StoredImages(images)
         self._pull = pull
         self._fetch = fetch
-        self._progress = progress
         self._locked = locked
 
     def find(self, layer: Layer) -> _Found:
@@ -179,7 +181,13 @@ class _Finder:
         if self._fetch and (pull == "always" or (pull == "missing" and found[1] is None)):
             from sandbox.images.pulling import pull as pull_image
 
-            pull_image(self._images, str(reference), name, progress=self._made_progress())
+            pull_image(
+                self._images,
+                str(reference),
+                name,
+                progress=self._fetch.progress(),
+                prepare=self._fetch.unpack,
+            )
             return self._stored_as(self._stored.find(name))
         if found[1] is None and self._fetch:
             raise ImageError(
@@ -199,19 +207,22 @@ class _Finder:
                 return found
         if not self._fetch:
             return None, None
-        from sandbox.images.collection import importing
         from sandbox.images.importing import host_platform, import_image
+        from sandbox.images.places import scratch_in
         from sandbox.images.transports.opening import open_layer
 
-        os.makedirs(partial_in(self._images), mode=0o700, exist_ok=True)
-        with importing(self._images):
-            source = open_layer(layer, partial_in(self._images))
-            try:
-                progress = self._made_progress()
-                import_image(self._images, source, host_platform(), name, progress, version=version)
-            finally:
-                source.close()
+        source = open_layer(layer, scratch_in(self._images))
+        try:
+            import_image(
+                self._images,
+                source,
+                host_platform(),
+                name,
+                self._fetch.progress(),
+                version=version,
+                prepare=self._fetch.unpack,
+                resumable=False,
+            )
+        finally:
+            source.close()
         return self._stored_as(self._stored.names().get(name))
-
-    def _made_progress(self) -> BlobProgress | None:
-        return None if self._progress is None else self._progress()

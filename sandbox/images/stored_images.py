@@ -17,19 +17,23 @@ from contextlib import contextmanager, suppress
 from sandbox.errors import ImageError, StateError
 from sandbox.plan.image_values import ImageDefaults, ImageLayer, StoredImage
 from sandbox.state.locks import exclusively_locked
-from sandbox.state.trusted_files import read_json, replace_json
+from sandbox.state.trusted_files import LARGEST, read_json, replace_json
 from unionfs._stdlib.dataclasses import asdict, dataclass, replace
 from unionfs._stdlib.typing import Any
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
 _NAMES = "images.json"
 _RECORDS = "manifests"
 _VERSION = 1
 DEFAULT_TAG = "latest"
+_LARGEST_NAMES = 1 << 26
+"""The most bytes of the file of names that are read; each name has about 400."""
+_OF_FILES = ("oci:", "docker-archive:")
+"""Begin the names of images that a start has imported from a layer of its file. Other images cannot be given such a name."""
 # [HOST[:PORT]/]PATH[:TAG], as container engines write it; a name with a prefix such as "oci:" is that of another kind.
 _NAME = r"(?!(?:oci|tar|dir|docker|docker-archive|image):)[A-Za-z0-9][A-Za-z0-9._/:-]{0,254}"
 
@@ -66,16 +70,36 @@ class ImageRecord:
     #: When it was made, as its configuration tells: RFC 3339, or "".
     created: str = ""
 
+    def checked(self) -> ImageRecord:
+        """Return the record itself if it is not too large to be stored.
+
+        Raises:
+            ImageError: it has more than LARGEST bytes as JSON.
+        """
+        import json
+
+        if len(json.dumps(asdict(self))) > LARGEST:
+            raise ImageError(
+                f"image {self.digest}: its {len(self.layers)} layers and its defaults take more than {LARGEST} bytes",
+                hint="make an image of fewer layers, or with a smaller environment",
+            )
+        return self
+
     def named(self, name: str) -> StoredImage:
         """Return the image for a plan, called *name* in messages."""
         return StoredImage(name=name, digest=self.digest, layers=self.layers, defaults=self.defaults)
 
 
 def normalized(name: str) -> str:
-    """Return *name* with its tag: "debian" is "debian:latest"; a name with a digest stays as it is."""
-    if "@" in name or ":" in name.rpartition("/")[2]:
+    """Return *name* with its tag: "debian" is "debian:latest". A name with a digest, or that of a file, stays as it is."""
+    if is_of_file(name) or "@" in name or ":" in name.rpartition("/")[2]:
         return name
     return f"{name}:{DEFAULT_TAG}"
+
+
+def is_of_file(name: str) -> bool:
+    """Return whether *name* is that of a layout or an archive, from which a start has imported the image."""
+    return name.startswith(_OF_FILES)
 
 
 def check_new_name(name: str) -> str:
@@ -106,7 +130,7 @@ class StoredImages:
         """
         path = os.path.join(self.images, _NAMES)
         try:
-            value = read_json(path)
+            value = read_json(path, _LARGEST_NAMES)
             if value["version"] != _VERSION:
                 raise StateError(
                     f"{path} was written by another version of sandbox",
@@ -146,6 +170,8 @@ class StoredImages:
         found = []
         with suppress(FileNotFoundError):
             for name in sorted(os.listdir(os.path.join(self.images, _RECORDS))):
+                if not name.endswith(".json"):
+                    continue  # a file that is being written
                 with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
                     found.append(_record(read_json(os.path.join(self.images, _RECORDS, name))))
         return found
@@ -169,6 +195,23 @@ class StoredImages:
         """Remove the record of the image *digest*, if there is one."""
         with suppress(FileNotFoundError):
             os.unlink(self._path(digest))
+
+    def remove_unreadable(self, kept: Container[str]) -> None:
+        """Remove records that are damaged, unless their digests are in *kept*, and files that killed processes have left.
+
+        The caller makes sure that no other process writes.
+        """
+        base = os.path.join(self.images, _RECORDS)
+        with suppress(FileNotFoundError):
+            for name in os.listdir(base):
+                digests = [f"{algorithm}:{name.removesuffix('.json')}" for algorithm in ("sha256", "sha512")]
+                whole = name.endswith(".json") and any(map(self.record, digests))
+                if not whole and not any(digest in kept for digest in digests):
+                    os.unlink(os.path.join(base, name))
+        with suppress(FileNotFoundError):
+            for name in os.listdir(self.images):
+                if name.startswith(f"{_NAMES}.") and name.endswith(".new"):
+                    os.unlink(os.path.join(self.images, name))
 
     @contextmanager
     def changing(self) -> Iterator[dict[str, ImageName]]:
@@ -210,8 +253,8 @@ def _repository(name: str) -> str:
 def _name(name: str, fields: Any) -> ImageName:
     return ImageName(
         name=name,
-        digest=str(fields["digest"]),
-        index=str(fields["index"]),
+        digest=_digest(fields["digest"]),
+        index=_digest(fields["index"]) if fields["index"] else "",
         source=str(fields["source"]),
         version=tuple(map(int, fields["version"])),
         time=float(fields["time"]),
@@ -222,21 +265,29 @@ def _as_json(name: ImageName) -> dict[str, Any]:
     return {key: value for key, value in asdict(name).items() if key != "name"}
 
 
+def _digest(value: Any) -> str:
+    """Return the digest *value*; raise ValueError if it is none: parts of it become names of files."""
+    algorithm, _, digits = str(value).partition(":")
+    if (algorithm, len(digits)) not in (("sha256", 64), ("sha512", 128)) or digits.strip("0123456789abcdef"):
+        raise ValueError(f"{value!r} is not a digest")
+    return str(value)
+
+
 def _record(value: Any) -> ImageRecord:
     defaults: dict[str, Any] = {
         key: tuple(map(str, given)) if isinstance(given, list) else str(given)
         for key, given in value["defaults"].items()
     }
     return ImageRecord(
-        digest=str(value["digest"]),
+        digest=_digest(value["digest"]),
         media_type=str(value["media_type"]),
-        config=str(value["config"]),
+        config=_digest(value["config"]),
         platform=str(value["platform"]),
         created=str(value["created"]),
         layers=tuple(
             ImageLayer(
-                diff_id=str(layer["diff_id"]),
-                digest=str(layer["digest"]),
+                diff_id=_digest(layer["diff_id"]),
+                digest=_digest(layer["digest"]),
                 size=int(layer["size"]),
                 media_type=str(layer["media_type"]),
             )

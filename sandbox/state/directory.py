@@ -78,21 +78,37 @@ def _foreign(path: str, info: os.stat_result) -> StateError | None:
     return StateError(f"state directory {path} {reason}", hint=remedy(path, reason))
 
 
-def _make_image_directory(path: str) -> None:
+def make_image_directory(path: str) -> None:
     """Create the image directory *path* (mode 0700) if it is missing.
 
     Raises:
         StateError: it cannot be created, belongs to another user, or other users may write to it.
     """
-    hint = "set SANDBOX_CACHE_DIR to a directory of yours"
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
-        reason = distrust(os.stat(path))
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise StateError(f"image directory {path}: {reason}", hint=hint) from None
+        raise _unusable_images(path, f": {(error.strerror or str(error)).lower()}") from None
+    check_image_directory(path)
+
+
+def check_image_directory(path: str) -> None:
+    """Refuse the image directory *path*, if it exists and another user may have written to it.
+
+    Raises:
+        StateError: it belongs to another user, other users may write to it, or it cannot be examined.
+    """
+    try:
+        reason = distrust(os.stat(path))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _unusable_images(path, f": {(error.strerror or str(error)).lower()}") from None
     if reason is not None:
-        raise StateError(f"image directory {path} {reason}", hint=hint)
+        raise _unusable_images(path, f" {reason}")
+
+
+def _unusable_images(path: str, reason: str) -> StateError:
+    return StateError(f"image directory {path}{reason}", hint="set SANDBOX_CACHE_DIR to a directory of yours")
 
 
 def _unusable(path: str, error: OSError) -> StateError:
@@ -133,7 +149,7 @@ class StateDirectory:
             for name in _PARTS:
                 os.makedirs(os.path.join(self.path, name), mode=0o700, exist_ok=True)
             os.makedirs(os.path.join(self.run_path, "run"), mode=0o700, exist_ok=True)
-            _make_image_directory(self.images)
+            make_image_directory(self.images)
             if os.path.isdir(os.path.join(self.path, "layers")):  # of a version that kept archives there
                 from sandbox.state.migration import move_archives
 

@@ -10,7 +10,7 @@ from sandbox.kernel.trees import synchronize_directory
 from sandbox.state.location import ELSEWHERE
 from unionfs._stdlib.typing import Any
 
-_LARGEST = 1 << 20
+LARGEST = 1 << 20
 """The most bytes of a JSON file that are read; a real file has a few thousand."""
 
 _FOREIGN = "belongs to another user"
@@ -46,8 +46,8 @@ def open_trusted(name: str, *, dir_fd: int | None = None) -> tuple[int, os.stat_
     return None
 
 
-def read_json(path: str) -> Any:
-    """Return the JSON value in the file *path* of the state. At most one MiB is read.
+def read_json(path: str, largest: int = LARGEST) -> Any:
+    """Return the JSON value in the file *path* of the state. At most *largest* bytes are read.
 
     Raises:
         OSError: there is no file that can be read.
@@ -59,7 +59,7 @@ def read_json(path: str) -> Any:
         with open(fd, "rb", closefd=False) as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise ValueError("not a regular file")
-            return decode_json(file.read(_LARGEST))
+            return decode_json(file.read(largest))
     finally:
         os.close(fd)
 

@@ -6,13 +6,13 @@ between its members are followed by name, because the archives of skopeo have th
 
 from __future__ import annotations
 
-import errno
 import os
 import posixpath
 import stat
 import tempfile
 
-from sandbox.errors import ImageError
+from sandbox.errors import ImageError, StateError
+from sandbox.images.layer_stream import EXPANSION, FREE_EXPANSION
 from sandbox.images.oci.json_documents import DAMAGED
 from sandbox.images.tar import Kind, open_archive
 from sandbox.kernel.files import NotRegularError, follow, open_regular
@@ -23,18 +23,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.images.tar import TarStream
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_BELOW = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY = os.O_DIRECTORY
+_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_PLACE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _MEMBERS = 1 << 16
 """The most members of an archive of images; each layer is one."""
+_NAMES = 1 << 23
+"""The most bytes of the names of all members, and of the targets of links."""
 _LINKS = 8
 """The most symbolic links from one member to the next."""
-_EXPANSION = 1 << 10
-"""How many times larger than its file a compressed archive may become. Deflate cannot exceed 1032, and real images reach 5."""
-_SMALL = 1 << 28
-"""Bytes that a compressed archive may always become."""
 
 
 class Extent(NamedTuple):
@@ -71,7 +69,9 @@ def open_files(path: str, name: str, scratch: str) -> ImageFiles:
                 hint="copy the image to a directory of yours",
             )
         if os.path.isdir(found.real):
-            return _Directory(os.open(found.real, _DIRECTORY | os.O_NOFOLLOW), name)
+            return _Directory(
+                os.open(found.real, os.O_RDONLY | _DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC), name
+            )
         fd = open_regular(found.real, links=False)
     except NotRegularError:
         raise ImageError(f"{name}: neither a directory nor an archive") from None
@@ -114,28 +114,32 @@ class _Directory:
         if fd is None:
             try:
                 fd = self._open(path)
-            except (FileNotFoundError, NotADirectoryError):
+            except FileNotFoundError:
                 return None
             except OSError as error:
-                reason = (
-                    "is a symbolic link" if error.errno == errno.ELOOP else (error.strerror or "").lower()
-                )
-                raise ImageError(f"{self._name}: {path}: {reason}") from None
+                # ENOTDIR: a component is a file, or a symbolic link (O_NOFOLLOW with O_DIRECTORY).
+                raise ImageError(
+                    f"{self._name}: {path}: {(error.strerror or str(error)).lower()}", hint=DAMAGED
+                ) from None
             self._found[path] = fd
-        info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode):
-            raise ImageError(f"{self._name}: {path} is not a regular file")
-        return Extent(fd, 0, info.st_size)
+        return Extent(fd, 0, os.fstat(fd).st_size)
 
     def _open(self, path: str) -> int:
+        """Open a regular file without following links; anything else is not opened for reading, as that may have side effects."""
         *above, leaf = path.split("/")
+        if ".." in (*above, leaf):
+            raise ImageError(f"{self._name}: {path} leads out of it", hint=DAMAGED)
         at = os.dup(self._fd)
         try:
-            for component in above:
-                below = os.open(component, _BELOW, dir_fd=at)
+            for component, flags in (*((one, _DIRECTORY) for one in above), (leaf, 0)):
+                below = os.open(component, _PLACE | flags, dir_fd=at)
                 os.close(at)
                 at = below
-            return os.open(leaf, _FILE, dir_fd=at)
+            mode = os.fstat(at).st_mode
+            if not stat.S_ISREG(mode):
+                kind = "a symbolic link" if stat.S_ISLNK(mode) else "not a regular file"
+                raise ImageError(f"{self._name}: {path} is {kind}", hint=DAMAGED)
+            return os.open(f"/proc/self/fd/{at}", _FILE)
         finally:
             os.close(at)
 
@@ -170,9 +174,15 @@ class _Archive:
             self._fd = plain
 
     def _index(self, archive: TarStream) -> None:
+        names = 0
         for number, member in enumerate(archive):
             if number >= _MEMBERS:
                 raise ImageError(f"{self._name}: more than {_MEMBERS} members", hint=DAMAGED)
+            names += len(member.name) + len(member.link)
+            if names > _NAMES:
+                raise ImageError(
+                    f"{self._name}: the names of its members have more than {_NAMES} bytes", hint=DAMAGED
+                )
             path = posixpath.normpath(os.fsdecode(member.name)).lstrip("/")
             if member.kind is Kind.FILE and member.extents is None:
                 # A later member of the same name replaces an earlier one, as for tar -x.
@@ -186,19 +196,27 @@ class _Archive:
     def _decompressed(self, fd: int, scratch: str) -> int:
         from sandbox.images.compression import open_plain
 
-        limit = max(_SMALL, os.fstat(fd).st_size * _EXPANSION)
-        with tempfile.TemporaryFile(dir=scratch) as target:
-            written = 0
-            with open(fd, "rb", closefd=False) as file:
-                for piece in open_plain(file, self._name).pieces:
-                    written += len(piece)
-                    if written > limit:
-                        raise ImageError(
-                            f"{self._name}: decompresses to more than {limit} bytes, {_EXPANSION} times its size"
-                        )
-                    target.write(piece)
-            target.flush()
-            return os.dup(target.fileno())
+        limit = FREE_EXPANSION + EXPANSION * os.fstat(fd).st_size
+        try:
+            with tempfile.TemporaryFile(dir=scratch, buffering=0) as target:
+                written = 0
+                with open(fd, "rb", closefd=False) as file:
+                    for piece in open_plain(file, self._name).pieces:
+                        written += len(piece)
+                        if written > limit:
+                            raise ImageError(
+                                f"{self._name}: expands to more than {limit} bytes, as a decompression bomb does",
+                                hint="if that is meant, decompress the archive, and import the result",
+                            )
+                        rest = memoryview(piece)
+                        while rest:
+                            rest = rest[target.write(rest) :]
+                return os.dup(target.fileno())
+        except OSError as error:
+            raise StateError(
+                f"{self._name} cannot be decompressed into {scratch}: {(error.strerror or str(error)).lower()}",
+                hint="free some space, or set SANDBOX_CACHE_DIR to another directory",
+            ) from None
 
     def find(self, path: str) -> Extent | None:
         for _ in range(_LINKS):

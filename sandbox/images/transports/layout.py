@@ -7,8 +7,9 @@ import threading
 
 from sandbox.errors import ImageError
 from sandbox.images.names import printable
-from sandbox.images.oci.digest import Digest, Verifier
-from sandbox.images.oci.json_documents import DAMAGED, DOCUMENT_LIMIT, parse
+from sandbox.images.oci.digest import Verifier
+from sandbox.images.oci.json_documents import DAMAGED, DOCUMENT_LIMIT
+from sandbox.images.oci.layout import INDEX, MARKER, blob_path, check_marker
 from sandbox.images.oci.model import REF_NAME, Descriptor, decode_index
 from sandbox.images.transports.files import Extent, open_files, read_small
 from sandbox.images.transports.image_source import missing
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from sandbox.images.transports.files import ImageFiles
 
 _STEP = 1 << 20
-_VERSION = "1.0.0"
 
 
 class Layout:
@@ -40,16 +40,13 @@ class Layout:
         self._cancelled = threading.Event()
         self._files: ImageFiles = open_files(path, name, scratch)
         try:
-            marker = read_small(self._files, "oci-layout", DOCUMENT_LIMIT, name)
+            marker = read_small(self._files, MARKER, DOCUMENT_LIMIT, name)
             if marker is None:
                 raise ImageError(
-                    f"{name}: has no file oci-layout, so it is no OCI layout",
+                    f"{name}: has no file {MARKER}, so it is no OCI layout",
                     hint='for an archive of `docker save`, write "docker-archive:PATH"; for an exported container, "tar:PATH"',
                 )
-            version = parse(marker, f"{name}: oci-layout").text("imageLayoutVersion")
-            if version != _VERSION:
-                shown = printable(version.encode("utf-8", "backslashreplace"))
-                raise ImageError(f"{name}: a layout of version {shown}; only {_VERSION} is supported")
+            check_marker(marker, name)
         except BaseException:
             self._files.close()
             raise
@@ -60,10 +57,10 @@ class Layout:
         Raises:
             ImageError: there is none, or more than one.
         """
-        content = read_small(self._files, "index.json", DOCUMENT_LIMIT, self.name)
+        content = read_small(self._files, INDEX, DOCUMENT_LIMIT, self.name)
         if content is None:
-            raise ImageError(f"{self.name}: has no index.json", hint=DAMAGED)
-        manifests = decode_index(content, f"{self.name}: index.json").manifests
+            raise ImageError(f"{self.name}: has no {INDEX}", hint=DAMAGED)
+        manifests = decode_index(content, f"{self.name}: {INDEX}").manifests
         wanted = self._reference
         if wanted.startswith(("sha256:", "sha512:")):
             found = [one for one in manifests if str(one.digest) == wanted]
@@ -82,14 +79,14 @@ class Layout:
 
     def document(self, descriptor: Descriptor) -> bytes:
         """Return the content of a document; see `ImageSource.document`."""
-        content = read_small(self._files, _path(descriptor.digest), DOCUMENT_LIMIT, self.name)
+        content = read_small(self._files, blob_path(descriptor.digest), DOCUMENT_LIMIT, self.name)
         if content is None:
             raise missing(self.name, descriptor.digest)
         return content
 
     def copy(self, descriptor: Descriptor, target_fd: int, progress: Callable[[int], None]) -> None:
         """Write a blob to *target_fd*; see `ImageSource.copy`."""
-        extent = self._files.find(_path(descriptor.digest))
+        extent = self._files.find(blob_path(descriptor.digest))
         if extent is None:
             raise missing(self.name, descriptor.digest)
         copy_extent(extent, descriptor, target_fd, progress, self.name, self._cancelled)
@@ -148,7 +145,3 @@ def _write(fd: int, piece: bytes, position: int) -> None:
         written = os.pwrite(fd, rest, position)
         position += written
         rest = rest[written:]
-
-
-def _path(digest: Digest) -> str:
-    return f"blobs/{digest.algorithm}/{digest.hex}"

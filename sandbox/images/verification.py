@@ -1,0 +1,75 @@
+"""Verify the image store: compare every blob and every layer with its digest."""
+
+from __future__ import annotations
+
+import os
+
+from sandbox.errors import SandboxError
+from sandbox.images.blobs import BlobStore
+from sandbox.images.collection import importing
+from sandbox.images.layer_stream import Expected, LayerStream
+from sandbox.images.oci.digest import Digest, new_hash
+from sandbox.images.stored_images import StoredImages
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def verify(images: str) -> list[str]:
+    """Return the problems of the store as text: blobs that are missing or differ from their digest, and damaged records.
+
+    Every blob is read, and every layer is decompressed to compare its diff id.
+
+    Raises:
+        StateError: the file of names is damaged.
+    """
+    if not os.path.isdir(images):
+        return []
+    with importing(images):  # nothing is removed meanwhile
+        return sorted(set(_problems(images)))
+
+
+def _problems(images: str) -> Iterator[str]:
+    stored, blobs = StoredImages(images), BlobStore(images)
+    for name in stored.names().values():
+        if stored.record(name.digest) is None:
+            yield f"{name.name}: the record of {name.digest} is missing or damaged"
+        if name.index and not blobs.has(Digest.parse(name.index)):
+            yield f"{name.name}: the blob {name.index} is missing"
+    checked: set[str] = set()
+    for record in stored.records():
+        for digest in (record.digest, record.config):
+            if not blobs.has(Digest.parse(digest)):
+                yield f"image {record.digest}: the blob {digest} is missing"
+        for layer in record.layers:
+            checked.add(layer.digest)
+            expected = Expected(digest=layer.digest, size=layer.size, diff_id=layer.diff_id)
+            if (problem := _problem_of_layer(blobs, f"image {record.digest}", expected)) is not None:
+                yield problem
+    for blob in blobs.digests():
+        if str(blob) not in checked and not _is_whole(blobs, blob):
+            yield f"the content of the blob {blob} has another digest"
+
+
+def _problem_of_layer(blobs: BlobStore, image: str, expected: Expected) -> str | None:
+    try:
+        with (
+            open(blobs.open(Digest.parse(expected.digest)), "rb", buffering=0) as blob,
+            LayerStream(blob, image, expected) as stream,
+        ):
+            for _ in stream.open_archive():
+                pass
+            stream.finish()
+    except SandboxError as error:
+        return error.message
+    return None
+
+
+def _is_whole(blobs: BlobStore, digest: Digest) -> bool:
+    found = new_hash(digest.algorithm)
+    with open(blobs.open(digest), "rb") as file:
+        while piece := file.read(1 << 20):
+            found.update(piece)
+    return bool(found.hexdigest() == digest.hex)
