@@ -74,7 +74,7 @@ class HardLinks:
         except (FileNotFoundError, NotADirectoryError):
             raise RefusedError(
                 f"a hard link to {printable(member.link)}, which is not an earlier member"
-                + (" and in no layer below" if self._lower.used else "")
+                + (" and in no layer below" if self._lower.exist else "")
             ) from None
 
     def _find(self, target: bytes, parent: bytes, name: bytes) -> os.stat_result:

@@ -57,6 +57,8 @@ class LowerLayers:
         self._until_complete = until_complete
         self._own = LayerRoot(fd=own_fd, name="", marks="aufs")
         self._below = [LayerRoot(fd=fd, name="", marks="aufs") for fd in below]
+        #: Whether there are layers below.
+        self.exist = bool(below)
         #: Whether the content of a lower layer has been asked for, so that the unpacked tree depends on it.
         self.used = False
 

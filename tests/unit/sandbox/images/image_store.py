@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.images import image_layers, unpacked_trees
-from sandbox.images.adding import unpacking
+from sandbox.images.adding import unpacker
 from sandbox.images.importing import host_platform, import_image
 from sandbox.images.places import scratch_in
 from sandbox.images.stored_images import ImageRecord
@@ -45,7 +45,7 @@ def imported(
     """Write *image* into *layout*, and import it into the image directory *images*."""
     write_layout(layout, image)
     source = Layout(str(layout), "t", f"oci:{layout}:t", scratch_in(str(images)))
-    prepare = unpacking(str(images), IDS, lambda _text: None) if unpack else None
+    prepare = unpacker(str(images), IDS, lambda _text: None) if unpack else None
     try:
         return import_image(str(images), source, host_platform(), name, prepare=prepare, resumable=False)
     finally:
