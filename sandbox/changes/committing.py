@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from threading import Event
 
 from sandbox.changes.reader import has_changes, start, state_directory
 from sandbox.changes.writable_layers import WritableLayer, find
@@ -16,7 +17,7 @@ from sandbox.images.blobs import BlobStore
 from sandbox.images.collection import importing
 from sandbox.images.importing import host_platform
 from sandbox.images.layer_store import recorded_digest
-from sandbox.images.layer_stream import Expected, LayerStream
+from sandbox.images.layer_stream import LayerStream
 from sandbox.images.listing import config_of
 from sandbox.images.oci.digest import Digest
 from sandbox.images.oci.image_config import History, ImageConfig, timestamp
@@ -26,6 +27,8 @@ from sandbox.images.oci.model import Descriptor
 from sandbox.images.places import archives_in, partial_in
 from sandbox.images.stored_content import add_image, now
 from sandbox.images.stored_images import StoredImages
+from sandbox.images.transports.files import Extent
+from sandbox.images.transports.layout import copy_extent
 from sandbox.kernel.files import open_regular
 from sandbox.state.location import Locations, locate
 from unionfs._stdlib.dataclasses import dataclass, field, replace
@@ -68,6 +71,7 @@ def commit(
     image = _Image(ImageConfig(platform=host_platform(), diff_ids=()))
     with importing(where.images):
         if flatten:
+            image.config = _topmost_config(where, layer.stack.layers) or image.config
             _add_stream(where, layer, image, ["--archive=trees"], ["/"], compression)
         else:
             _add_layers_below(where, layer.stack.layers, image)
@@ -87,7 +91,9 @@ def commit(
 
 def _add_layers_below(where: Locations, layers: Sequence[RecordedLayer], image: _Image) -> None:
     stored = StoredImages(where.images)
-    done: set[str] = set()
+    left: list[
+        str
+    ] = []  # the diff ids of the layers of one image that follow, which were added with the first
     for layer in layers:
         if layer.kind == "dir":
             raise ImageError(
@@ -97,17 +103,29 @@ def _add_layers_below(where: Locations, layers: Sequence[RecordedLayer], image: 
         if layer.kind == "tar":
             _add_archive(where, layer, image)
             continue
-        if layer.path in done:
+        if left:
+            left.pop()
             continue
-        done.add(layer.path)
-        name, _, digest = layer.path.rpartition("@")
-        record = stored.record(digest)
-        if record is None:
-            raise StateError(
-                f"the image {name}, which is below the writable layer, is no longer in the image store",
-                hint="fetch or import it again",
-            )
+        record = _record_of(stored, layer)
         _add_image(where, record, image)
+        left = [one.diff_id for one in record.layers[1:]]
+
+
+def _record_of(stored: StoredImages, layer: RecordedLayer) -> ImageRecord:
+    name, _, digest = layer.path.rpartition("@")
+    record = stored.record(digest)
+    if record is None:
+        raise StateError(
+            f"the image {name}, which is below the writable layer, is no longer in the image store",
+            hint="fetch or import it again",
+        )
+    return record
+
+
+def _topmost_config(where: Locations, layers: Sequence[RecordedLayer]) -> ImageConfig | None:
+    """Return the configuration of the topmost image of *layers*; None if there is none."""
+    images = [layer for layer in layers if layer.kind == "image"]
+    return config_of(where.images, _record_of(StoredImages(where.images), images[-1])) if images else None
 
 
 def _add_image(where: Locations, record: ImageRecord, image: _Image) -> None:
@@ -131,16 +149,20 @@ def _add_archive(where: Locations, layer: RecordedLayer, image: _Image) -> None:
     try:
         fd = open_regular(layer.path, links=False)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = os.strerror(error.errno).lower() if error.errno else str(error)
         raise ImageError(f"{layer.shown()}: {reason}", hint="restore the archive, or use --flatten") from None
-    with open(fd, "rb", buffering=0) as file, ExitStack() as undo:
-        found = Expected(digest=f"sha256:{expected}" if expected else "")
-        stream = undo.enter_context(LayerStream(file, layer.shown(), found))
-        for _ in stream.open_archive():
-            pass
-        digests = stream.finish()
+    with open(fd, "rb", buffering=0) as file:
+        with LayerStream(file, layer.shown()) as stream:
+            for _ in stream.open_archive():
+                pass
+            digests = stream.finish()
         if digests is None:
             raise ImageError(f"{layer.shown()}: too much data follows the end of the archive")
+        if expected and digests.digest != f"sha256:{expected}":
+            raise ImageError(
+                f"{layer.shown()} has changed since the sandbox began with it",
+                hint="restore the archive, or use --flatten",
+            )
         digest, diff_id = Digest.parse(digests.digest), Digest.parse(digests.diff_id)
         suffix = _suffix(fd, compressed=digest != diff_id)
         if suffix is None:
@@ -148,10 +170,12 @@ def _add_archive(where: Locations, layer: RecordedLayer, image: _Image) -> None:
                 f"{layer.shown()}: layers of images cannot have its compression",
                 hint="pack the archive again with gzip or zstd, or use --flatten",
             )
+        described = Descriptor(media_type=OCI_LAYER + suffix, digest=digest, size=digests.size)
         with blobs.receiving(digest) as target:
-            if target is not None:
-                _copy(fd, target)
-    image.layers.append(Descriptor(media_type=OCI_LAYER + suffix, digest=digest, size=digests.size))
+            if target is not None:  # the digest is compared again, because the file may have changed since
+                extent = Extent(fd, 0, os.fstat(fd).st_size)
+                copy_extent(extent, described, target, lambda _: None, layer.shown(), Event())
+    image.layers.append(described)
     image.diff_ids.append(diff_id)
     image.history.append(History(created=timestamp(now()), created_by=layer.shown()))
 
@@ -162,13 +186,6 @@ def _suffix(fd: int, *, compressed: bool) -> str | None:
         return ""
     magic = os.pread(fd, 4, 0)
     return "+gzip" if magic.startswith(b"\x1f\x8b") else "+zstd" if magic == b"\x28\xb5\x2f\xfd" else None
-
-
-def _copy(source: int, target: int) -> None:
-    os.lseek(source, 0, os.SEEK_SET)
-    os.ftruncate(target, 0)
-    while os.sendfile(target, source, None, 1 << 24):
-        pass
 
 
 def _add_stream(
