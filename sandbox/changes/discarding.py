@@ -10,7 +10,6 @@ from sandbox.changes.exclusive import exclusively
 from sandbox.changes.frozen_layers import begin
 from sandbox.changes.reader import output_of, state_directory
 from sandbox.changes.writable_layers import WritableLayer, find, read_again
-from sandbox.errors import SandboxError
 from sandbox.state import snapshots
 from sandbox.state.earlier_layers import origins_of, refuse_if_forked, remove_unused_of, settle
 from sandbox.state.removal import remove_directory
@@ -37,7 +36,7 @@ def discard(argument: str, paths: Sequence[str] = ()) -> WritableLayer:
         layer = read_again(layer)
         layer = replace(layer, stack=settle(layer.stack, layer.ids))
         if paths:
-            _discard_paths(layer, paths)
+            output_of(layer, ["--discard"], paths)
         elif layer.kind == "kept":
             refuse_if_forked(state_directory(), layer.path, layer.id)
             origins = origins_of(layer.path)
@@ -63,12 +62,3 @@ def _empty(layer: WritableLayer) -> None:
             os.rename(old, new)
     for name in ("work", "upper"):
         remove_directory(os.path.join(top, f"{_DISCARDED}{name}"), layer.ids)
-
-
-def _discard_paths(layer: WritableLayer, paths: Sequence[str]) -> None:
-    try:
-        output_of(layer, ["--discard"], paths)
-    except SandboxError as error:
-        if layer.stack.earlier and "earlier layer" in error.message:
-            error.hint = f"return to a snapshot with sandbox rollback, or discard everything: sandbox discard {layer.id}"
-        raise

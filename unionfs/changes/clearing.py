@@ -90,7 +90,10 @@ class Clearing:
                     break
 
     def around(self, path: bytes) -> tuple[bytes, bytes] | None:
-        """Return a path that can be cleared and contains the moved object at *path* and its place, and its old path."""
+        """Return a path that contains the moved object at *path* and its place, all of which is discarded, and its old path.
+
+        The layers below need not show there what they have at its old path. Then that has to be copied.
+        """
         moves = self._places.moves
         for at in prefixes(path):
             home = self._places.home(at)
@@ -98,7 +101,7 @@ class Clearing:
                 is_at_or_below(new, at) != is_at_or_below(old, home) for old, new in moves.items()
             ):
                 continue
-            if is_at_or_below(self._places.sources[path], home) and self._is_discarded_whole(at, home):
+            if is_at_or_below(self._places.sources[path], home) and self._is_selected_whole(at, home):
                 return self._clear(at, home)
         return None
 
@@ -137,10 +140,15 @@ class Clearing:
 
     def _is_discarded_whole(self, path: bytes, home: bytes) -> bool:
         return (
+            self._is_selected_whole(path, home)
+            and self._layers.occupied(path)
+            and self._layers.has(home) == self._layers.shows(path, home)
+        )
+
+    def _is_selected_whole(self, path: bytes, home: bytes) -> bool:
+        return (
             path not in self._kept
             and home not in self._kept_old
             and (self._selection.tops.covers(path) or self._selection.chosen.covers(home))
-            and self._layers.occupied(path)
-            and self._layers.has(home) == self._layers.shows(path, home)
             and not (self.kept_links and self._layers.hides(path, home, self.kept_links))
         )

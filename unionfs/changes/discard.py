@@ -7,6 +7,9 @@ A killed process leaves the layer usable, and the same command resumes: it selec
 because of others, which may be restored already: names of a changed hard link, and what was below a moved object. They are listed
 in ``WORK/unionfs/discard`` meanwhile, a sequence of records that end with a zero byte: ``=PATH`` is a chosen path, ``+PATH`` an
 old object to be shown, ``-PATH`` a hole in it, ``*PATH`` a name of a hard link. The list counts for the same chosen paths only.
+
+If an earlier layer has one of the changes (:mod:`unionfs.changes.discard_earlier`), the old objects are those of the layers below
+the earlier ones. The list is then in ``WORK/unionfs/discard-below-earlier``, because its old paths are those of these layers.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from contextlib import ExitStack, suppress
 from unionfs.assemble import StackSource, open_stack
 from unionfs.changes.compared_stack import ComparedStack, open_stack_to_compare
 from unionfs.changes.comparison import Comparison
-from unionfs.changes.discard_earlier import selected_rows, without_earlier
+from unionfs.changes.discard_earlier import changes_of_writable_layer, without_earlier
 from unionfs.changes.discard_plan import Conflict, make_plan
 from unionfs.changes.discarder import Discarder
 from unionfs.changes.hidden import hidden_in, names_in
@@ -33,6 +36,7 @@ from unionfs.layer.directory import LayerDir
 from unionfs.vfs.filesystem import UnionFs
 
 _UNFINISHED = b"discard"
+_UNFINISHED_BELOW_EARLIER = b"discard-below-earlier"
 #: More than any plan needs.
 _MOST_PLANS = 8
 
@@ -43,8 +47,8 @@ def discard(source: StackSource, paths: Iterable[bytes]) -> list[Row]:
     Return the rows that it discarded. The umask must be 0.
 
     Raises:
-        UnionError: there is no writable layer, a server uses it, an earlier layer has one of the changes, or something that is not
-            selected is in the way. Nothing is changed then.
+        UnionError: there is no writable layer, a server uses it, or something that is not selected is in the way. Nothing is
+            changed then.
         OSError: a step failed. The steps before it are done; the same call continues.
     """
     with ExitStack() as closing:
@@ -65,12 +69,19 @@ def discard(source: StackSource, paths: Iterable[bytes]) -> list[Row]:
 
 def _discard(fs: UnionFs, source: StackSource, chosen: Sequence[bytes]) -> list[Row]:
     workdir = fs.parts().upper.workdir
-    unfinished = _read_unfinished(workdir.home_fd, chosen)
+    list_name, unfinished = (
+        _UNFINISHED,
+        _read_unfinished(workdir.home_fd, _UNFINISHED, chosen) or Unfinished(),
+    )
     discarded: list[Row] = []
     has_earlier = any(lower.earlier for lower in source.lowers)
     if has_earlier:
-        discarded = _changes_of_writable_layer(source, chosen, unfinished)
-        source = without_earlier(source)
+        begun = _read_unfinished(workdir.home_fd, _UNFINISHED_BELOW_EARLIER, chosen)
+        found = None if begun is not None else changes_of_writable_layer(source, chosen, unfinished)
+        if found is not None:
+            discarded, source = found, without_earlier(source)
+        else:
+            list_name, unfinished = _UNFINISHED_BELOW_EARLIER, begun or Unfinished()
     for _ in range(_MOST_PLANS):
         stack = open_stack_to_compare(duplicate(source))
         try:
@@ -84,7 +95,7 @@ def _discard(fs: UnionFs, source: StackSource, chosen: Sequence[bytes]) -> list[
             unfinished.add(plan.unfinished)
             if plan.unfinished.shown or plan.unfinished.restored:
                 with suppress(OSError):  # on a full disk, the rest is discarded all the same
-                    workdir.save(_UNFINISHED, _encoded(chosen, unfinished))
+                    workdir.save(list_name, _encoded(chosen, unfinished))
             Discarder(fs, stack, rows, has_earlier=has_earlier).execute(plan.steps)
         finally:
             stack.close()
@@ -93,23 +104,10 @@ def _discard(fs: UnionFs, source: StackSource, chosen: Sequence[bytes]) -> list[
     else:
         raise UnionError("changes are still left, as only a damaged layer has them: see `unionfs changes`")
     fs.parts().index.prune()
-    with suppress(FileNotFoundError):
-        os.unlink(_UNFINISHED, dir_fd=workdir.home_fd)
+    for name in (_UNFINISHED, _UNFINISHED_BELOW_EARLIER):
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=workdir.home_fd)
     return discarded
-
-
-def _changes_of_writable_layer(
-    source: StackSource, chosen: Sequence[bytes], unfinished: Unfinished
-) -> list[Row]:
-    stack = open_stack_to_compare(duplicate(source))
-    try:
-        over_earlier = open_stack_to_compare(duplicate(without_earlier(source)))
-        try:
-            return selected_rows(stack, over_earlier, chosen, unfinished)
-        finally:
-            over_earlier.close()
-    finally:
-        stack.close()
 
 
 class _Layers:
@@ -185,17 +183,17 @@ def _encoded(chosen: Sequence[bytes], unfinished: Unfinished) -> bytes:
     return b"".join(record + b"\0" for record in records)
 
 
-def _read_unfinished(home_fd: int, chosen: Sequence[bytes]) -> Unfinished:
-    """Return what a killed process left for the same *chosen* paths."""
+def _read_unfinished(home_fd: int, list_name: bytes, chosen: Sequence[bytes]) -> Unfinished | None:
+    """Return what a killed process left in the list *list_name* for the same *chosen* paths; None if there is no such list."""
     found = Unfinished()
     try:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(_UNFINISHED, flags, dir_fd=home_fd), "rb") as file:
+        with open(os.open(list_name, flags, dir_fd=home_fd), "rb") as file:
             records = [(record[:1], record[1:]) for record in file.read().split(b"\0")[:-1]]
     except FileNotFoundError:
-        return found
+        return None
     if [path for kind, path in records if kind == b"="] != list(chosen):
-        return found
+        return None
     for kind, path in records:
         if kind == b"+":
             found.shown.append(Shown(path))

@@ -1,8 +1,7 @@
-"""Refuses to discard changes of an earlier layer, because that layer never changes again.
+"""Decides whether the writable layer alone made the changes that are to be discarded, although there are earlier layers.
 
-The changes of the sandbox are those of the writable layer and of the earlier ones. Only those that the writable layer alone made
-can be discarded: compared with the earlier layers, it must have the same changes at the chosen paths as compared with the layers
-below these.
+It did if it has the same changes at the chosen paths compared with the earlier layers as compared with the layers below these.
+Then it is enough to show the earlier layers again. Otherwise, the writable layer gets copies of what the earlier layers hide.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ from collections.abc import Hashable, Sequence
 
 from unionfs._stdlib.dataclasses import replace
 from unionfs.assemble import StackSource
-from unionfs.changes.compared_stack import ComparedStack
+from unionfs.changes.compared_stack import open_stack_to_compare
 from unionfs.changes.comparison import Comparison
 from unionfs.changes.merged_tree import MergedTree
 from unionfs.changes.rows import DELETED, MOVED, Row
-from unionfs.changes.selection import Selection, Unfinished, printable
-from unionfs.errors import UnionError
+from unionfs.changes.selection import Selection, Unfinished
+from unionfs.changes.stack_copies import duplicate
 from unionfs.upper.format import upper_policy
 
 
@@ -39,32 +38,31 @@ def without_earlier(source: StackSource) -> StackSource:
     )
 
 
-def selected_rows(
-    stack: ComparedStack, over_earlier: ComparedStack, chosen: Sequence[bytes], unfinished: Unfinished
-) -> list[Row]:
-    """Return the changes at and below the paths *chosen*, all of which are changes of the writable layer alone.
+def changes_of_writable_layer(
+    source: StackSource, chosen: Sequence[bytes], unfinished: Unfinished
+) -> list[Row] | None:
+    """Return the changes at and below the paths *chosen* if the writable layer alone made them. None: an earlier layer has one.
 
     Args:
-        stack: the stack with its earlier layers.
-        over_earlier: the same stack, with them as ordinary lower layers.
+        source: the stack with its earlier layers; borrowed.
         chosen: paths of the union.
         unfinished: what a killed process was about to do.
-
-    Raises:
-        UnionError: an earlier layer has one of the changes.
     """
-    ours, theirs = (
-        Selection(Comparison(each).rows(), chosen, unfinished).rows() for each in (stack, over_earlier)
-    )
-    keys = {id(row): _key(row, stack.below) for row in ours}
-    keys |= {id(row): _key(row, over_earlier.below) for row in theirs}
-    for rows, others in ((ours, theirs), (theirs, ours)):
-        counted = Counter(keys[id(row)] for row in others)
-        for row in sorted(rows, key=lambda row: row.path):
-            counted[keys[id(row)]] -= 1
-            if counted[keys[id(row)]] < 0:
-                raise UnionError(f"{printable(row.path)}: an earlier layer of the sandbox has this change")
-    return ours
+    stack = open_stack_to_compare(duplicate(source))
+    try:
+        over_earlier = open_stack_to_compare(duplicate(without_earlier(source)))
+        try:
+            ours, theirs = (
+                Selection(Comparison(each).rows(), chosen, unfinished).rows()
+                for each in (stack, over_earlier)
+            )
+            ours_counted = Counter(_key(row, stack.below) for row in ours)
+            theirs_counted = Counter(_key(row, over_earlier.below) for row in theirs)
+            return ours if ours_counted == theirs_counted else None
+        finally:
+            over_earlier.close()
+    finally:
+        stack.close()
 
 
 def _key(row: Row, below: MergedTree) -> Hashable:

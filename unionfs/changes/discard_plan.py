@@ -198,15 +198,22 @@ class _Planner:
             self.plan.steps.append(SetAttributes(moved[0].path, old_path))
             return
         if moved:
-            self.plan.steps.append(RestoreLinks(old_path, new.info.st_ino, tuple(row.path for row in moved)))
+            first = moved[0].old_path
+            assert first is not None
+            self.plan.steps.append(RestoreLinks(first, new.info.st_ino, tuple(row.path for row in moved)))
         self.plan.steps += [
             Restore(row.path, row.old_path)
             for row in in_place
-            if not self._clearing.covers(row) and self._layers.occupied(row.path)
+            if not self._clearing.covers(row) and self._must_restore(row)
         ]
         if not moved:
             shown = tuple(row.old_path for row in in_place if row.old_path is not None)
             self.plan.steps.append(Release(old_path, new.info.st_ino, shown))
+
+    def _must_restore(self, row: Row) -> bool:
+        """Return whether *row*, one name of a changed hard link, leads to the changed object without the link index."""
+        assert row.old_path is not None
+        return self._layers.occupied(row.path) or not self._layers.shows(row.path, row.old_path)
 
     # -- step 3 ------------------------------------------------------------------------------------
 
@@ -378,6 +385,8 @@ class _Planner:
             if found is None:
                 continue
             self._clear(*found)
+            if not self._chosen.covers(found[1]):
+                self.plan.unfinished.shown.append(Shown(found[1]))
             for each in [each for each in self._pending if is_at_or_below(each, found[0])]:
                 self._forget(each)
             for each in [each for each in self._added if is_at_or_below(each, found[0])]:

@@ -12,8 +12,7 @@ import os
 import stat
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterable
 
 from unionfs.changes.compared_stack import ComparedStack
 from unionfs.changes.discard_steps import (
@@ -31,8 +30,10 @@ from unionfs.changes.discard_steps import (
 )
 from unionfs.changes.hidden import copies_in, hidden_in, names_in
 from unionfs.changes.merged_tree import LABELS, Entry, joined
-from unionfs.changes.places import is_at_or_below, parent_of
+from unionfs.changes.names_over_earlier import NamesOverEarlier
+from unionfs.changes.places import is_at_or_below
 from unionfs.changes.rows import Row
+from unionfs.changes.union_paths import UnionPaths, kept_times
 from unionfs.copyup.transaction import times_of
 from unionfs.formats import acl
 from unionfs.inode.inode import DirectoryInode, FileInode, Inode
@@ -51,11 +52,12 @@ class Discarder:
     """Executes the steps of one plan. It borrows the file system and the stack that was compared for the plan."""
 
     def __init__(
-        self, fs: UnionFs, stack: ComparedStack, rows: Iterable[Row], *, has_earlier: bool = False
+        self, fs: UnionFs, stack: ComparedStack, rows: Collection[Row], *, has_earlier: bool = False
     ) -> None:
         """Change the writable layer of *fs*, which is that of *stack*. *rows* are all of its changes.
 
-        *has_earlier*: some of the lower layers are earlier ones. The steps show no object of these.
+        *has_earlier*: some of the lower layers are earlier ones. If *stack* has them as such, the steps show the objects below them;
+        otherwise, they show those of all lower layers.
         """
         self._fs = fs
         self._inode_table = fs.inode_table
@@ -63,8 +65,11 @@ class Discarder:
         self._upper = parts.upper
         self._index = parts.index
         self._copy_up = parts.copy_up
+        self._paths = UnionPaths(fs)
         self._below = stack.below
         self._has_earlier = has_earlier
+        #: None: the layers that the steps show lie directly below the writable one.
+        self._names = NamesOverEarlier(fs, stack.below, rows) if stack.earlier else None
         self._recorded = stack.facts.paths() if stack.facts is not None else []
         #: How many names of each lower file do not lead to it.
         paths = {row.old_path: row.old for row in rows if row.old is not None and not row.old.is_dir}
@@ -105,23 +110,6 @@ class Discarder:
             raise OSError(errno.ESTALE, "a layer below has changed meanwhile", b"/" + old_path)
         return entry
 
-    def _inode(self, path: bytes) -> Inode:
-        inode: Inode = self._inode_table.root
-        for name in filter(None, path.split(b"/")):
-            if not isinstance(inode, DirectoryInode):
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), b"/" + path)
-            inode = self._inode_table.lookup(inode, name)
-        return inode
-
-    def _directory_of(self, path: bytes) -> tuple[DirectoryInode, LayerDir, bytes]:
-        """Return the directory of *path*, its directory in the writable layer, and the name."""
-        above = self._inode(parent_of(path))
-        if not isinstance(above, DirectoryInode):
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), b"/" + parent_of(path))
-        self._copy_up.directory(above)
-        assert above.upper is not None
-        return above, above.upper, path.rpartition(b"/")[2]
-
     @staticmethod
     def _shows(above: DirectoryInode, name: bytes, old: Entry) -> bool:
         """Return whether the layers below the writable one show *old* as *name* of *above*."""
@@ -136,10 +124,9 @@ class Discarder:
     # -- objects are shown -------------------------------------------------------------------------
 
     def _restore(self, path: bytes, old_path: bytes | None, holes: frozenset[bytes]) -> None:
-        above, directory, name = self._directory_of(path)
+        above, directory, name = self._paths.directory_of(path)
         if old_path is None:
-            with _kept_times(directory):
-                self._upper.clear(directory, name)
+            self._clear(path)
             return
         old = self._old(old_path)
         if not self._shows(above, name, old):
@@ -152,6 +139,15 @@ class Discarder:
         else:
             self._show_through(directory, name, old, old_path)
 
+    def _clear(self, path: bytes) -> None:
+        """Remove what the writable layer has at *path*, where the layers below have nothing."""
+        if self._names is not None:
+            self._names.remove(path)  # an earlier layer may have something there
+            return
+        _, directory, name = self._paths.directory_of(path)
+        with kept_times(directory):
+            self._upper.clear(directory, name)
+
     def _show_through(self, directory: LayerDir, name: bytes, old: Entry, old_path: bytes) -> None:
         self._gain_names(hidden_in(self._below, directory, name, old, old_path))
         for copy, entry in copies_in(self._below, directory, name, old):
@@ -160,7 +156,7 @@ class Discarder:
             has_others = info.st_nlink > 1 and not self._index.has(info.st_ino)
             if has_others and self._index.origin(copy, info) == self._number(entry):
                 self._index.clear_origin(copy)
-        with _kept_times(directory):
+        with kept_times(directory):
             self._upper.clear(directory, name)
         self._forget_facts(old_path, NO_HOLES)
 
@@ -186,28 +182,43 @@ class Discarder:
         It gets the inode number of *old* if no other name leads to *old*, or if it is to stand for *old* *as_copy* of it.
         """
         assert isinstance(old.ref, PathRef)
-        _, directory, name = self._directory_of(path)
-        mark = directory.mark(name)
-        if mark in (Mark.DIRECTORY, Mark.OPAQUE_DIRECTORY):
-            self._hide(path)
-        elif mark is Mark.OTHER and not old.is_file and self._differs_in_attributes_only(path, old):
+        _, directory, name = self._paths.directory_of(path)
+        if (
+            directory.mark(name) is Mark.OTHER
+            and not old.is_file
+            and self._differs_in_attributes_only(path, old)
+        ):
             self._set_attributes(path, old_path)  # a copy of it could not record where it was
             return
         self._fs.trim()
+        if self._names is not None and self._names.link(path, old):
+            self._renew_fact(old, old_path)
+            return
+        replaced = None
+        if self._names is not None:
+            self._names.empty(path)
+            replaced = self._names.replacing(path)
+        self._fs.trim()
         inode = self._inode_table.add_unnamed_file(old.ref, old.info)
-        above, _, _ = self._directory_of(path)
+        above, _, _ = self._paths.directory_of(path)
         self._inode_table.attach(inode, above, name)
         if old.info.st_dev != old.ref.directory.device:
             inode.is_mount_point = old.ref.directory.is_mount_point(old.ref.name)
         if old.is_file and not inode.is_mount_point:
             inode.data = self._below.metadata_copy_of(old)
             inode.metacopy = inode.data is not None
-        self._copy_up.recreate(inode, origin=as_copy or old.info.st_nlink == 1)
+        is_only_copy = self._names is not None and self._index.find(self._number(old)) is None
+        self._copy_up.recreate(inode, origin=as_copy or is_only_copy or old.info.st_nlink == 1)
         self._fs.trim()
+        if self._names is not None and replaced is not None:
+            replaced()
+            self._names.note_same(old, old_path, path)
+            self._renew_fact(old, old_path)
+            self._fs.trim()
 
     def _differs_in_attributes_only(self, path: bytes, old: Entry) -> bool:
         """Return whether the object at *path* may be *old*, which is neither a file nor a directory, with other attributes."""
-        inode = self._inode(path)
+        inode = self._paths.inode(path)
         if not isinstance(inode, FileInode) or inode.kind != stat.S_IFMT(old.mode):
             is_same = False
         elif stat.S_ISLNK(inode.kind):
@@ -225,17 +236,30 @@ class Discarder:
 
         With *holes*, it merges with the old one, and hides what is at these old paths. None: it does not merge.
         """
-        _, directory, name = self._directory_of(path)
+        above, directory, name = self._paths.directory_of(path)
         if holes is not None:
             self._gain_names(names_in(self._below, old, old_path, holes))
-        with _kept_times(directory), self._upper.workdir.building() as (tmp_fd, tmp):
-            self._make_directory(tmp_fd, tmp, old, old_path, holes or NO_HOLES)
+        below = self._inode_table.below(above, name) if self._names is not None and holes is None else None
+        replaced = self._names.replacing(path) if self._names is not None else None
+        with kept_times(directory), self._upper.workdir.building() as (tmp_fd, tmp):
+            opaque = below is not None and below.is_dir
+            self._make_directory(tmp_fd, tmp, old, old_path, holes or NO_HOLES, opaque=opaque)
             self._upper.put_directory(tmp, directory, name)
+        if replaced is not None:
+            replaced()
+            self._renew_fact(old, old_path)
         if holes is not None:
             self._forget_facts(old_path, holes)
 
     def _make_directory(
-        self, tmp_fd: int, tmp: bytes, old: Entry, old_path: bytes, holes: frozenset[bytes]
+        self,
+        tmp_fd: int,
+        tmp: bytes,
+        old: Entry,
+        old_path: bytes,
+        holes: frozenset[bytes],
+        *,
+        opaque: bool = False,
     ) -> None:
         assert isinstance(old.ref, LayerDir)
         os.mkdir(tmp, 0o700, dir_fd=tmp_fd)
@@ -249,6 +273,8 @@ class Discarder:
                 else:
                     inner = frozenset(hole for hole in holes if is_at_or_below(hole, child_path))
                     self._make_directory(made.fd(), name, self._old(child_path), child_path, inner)
+            if opaque:
+                self._upper.marks.set_opaque(tmp_fd, tmp)
         finally:
             made.close()
         self._copy_up.make_alike(old.ref, tmp_fd, tmp, old.ref.stat())
@@ -262,11 +288,11 @@ class Discarder:
         """
         old = self._old(old_path)
         if path and old.is_dir:
-            above, directory, name = self._directory_of(path)
+            above, directory, name = self._paths.directory_of(path)
             if self._shows(above, name, old) and _is_empty_and_unmarked(directory, name):
                 self._show_through(directory, name, old, old_path)
                 return
-        inode = self._inode(path)
+        inode = self._paths.inode(path)
         now, change = self._fs.attributes.of(inode), self._fs.attributes.change
         if (now.uid, now.gid) != (old.uid, old.gid):
             change(inode.ino, Change(uid=old.uid, gid=old.gid), None)
@@ -296,26 +322,34 @@ class Discarder:
     # -- objects are removed and moved -------------------------------------------------------------
 
     def _hide(self, path: bytes) -> None:
-        above, directory, name = self._directory_of(path)
+        if self._names is not None:
+            self._names.remove(path)
+            return
+        above, directory, name = self._paths.directory_of(path)
         mark = directory.mark(name)
         lower = self._inode_table.below(above, name) is not None
-        with _kept_times(directory):
+        with kept_times(directory):
             if mark in (Mark.DIRECTORY, Mark.OPAQUE_DIRECTORY):
                 self._upper.remove_directory(directory, name, whiteout=lower)
             elif mark is Mark.OTHER:
                 self._upper.remove(directory, name, whiteout=lower)
 
     def _move(self, step: Move) -> None:
-        above, directory, name = self._directory_of(step.path)
-        to_above, to_directory, to_name = self._directory_of(step.to)
+        above, directory, name = self._paths.directory_of(step.path)
+        to_above, to_directory, to_name = self._paths.directory_of(step.to)
         old = self._old(step.old_path)
         if self._inode_table.exists(to_above, to_name):
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), b"/" + step.to)
+        if self._names is not None:
+            self._names.move(step)
+            if step.reveals is not None:
+                self._restore(step.path, step.reveals, NO_HOLES)
+            return
         is_dir = self._prepare_to_move(directory, name, step.old_path)
         whiteout = step.reveals is None and self._inode_table.below(above, name) is not None
         if step.reveals is not None:
             self._gain_names(names_in(self._below, self._old(step.reveals), step.reveals))
-        with _kept_times(directory), _kept_times(to_directory):
+        with kept_times(directory), kept_times(to_directory):
             self._upper.rename((directory, name), (to_directory, to_name), whiteout=whiteout, is_dir=is_dir)
         if step.reveals is not None:
             self._forget_facts(step.reveals, NO_HOLES)
@@ -323,11 +357,14 @@ class Discarder:
             self._show_through(to_directory, to_name, old, step.old_path)  # the copy is no longer needed
 
     def _exchange(self, step: Exchange) -> None:
-        _, directory, name = self._directory_of(step.path)
-        _, other_directory, other_name = self._directory_of(step.other)
+        if self._names is not None:
+            self._names.exchange(step)
+            return
+        _, directory, name = self._paths.directory_of(step.path)
+        _, other_directory, other_name = self._paths.directory_of(step.other)
         self._prepare_to_move(directory, name, step.old_path)
         self._prepare_to_move(other_directory, other_name, step.other_old_path)
-        with _kept_times(directory), _kept_times(other_directory):
+        with kept_times(directory), kept_times(other_directory):
             self._upper.exchange((directory, name), (other_directory, other_name))
 
     def _prepare_to_move(self, directory: LayerDir, name: bytes, old_path: bytes) -> bool:
@@ -346,26 +383,38 @@ class Discarder:
 
     # -- hard links, and the records of what was below ---------------------------------------------
 
+    def _renew_fact(self, old: Entry, old_path: bytes) -> None:
+        """Record what the layers below the earlier ones have at *old_path*, of which there is a copy now."""
+        log = self._upper.below_facts
+        if log is not None:
+            log.renew(b"/" + old_path, old.info)
+
     def _restore_links(self, step: RestoreLinks) -> None:
         old, first = self._old(step.old_path), step.names[0]
         ino = self._number(old)
-        _, directory, name = self._directory_of(first)
-        changed = PathRef(directory, name).pinned()
+        _, directory, name = self._paths.directory_of(first)
+        changed = PathRef(directory, name).pinned() if directory.mark(name) is Mark.OTHER else None
         try:
             self._copy(first, old, step.old_path, as_copy=True)
-            _, directory, name = self._directory_of(first)
+            _, directory, name = self._paths.directory_of(first)
             copy = PathRef(directory, name)
             present = self._index.find(ino)
             if present is not None and present.stat().st_ino == step.inode:
                 self._index.replace(ino, copy)
+            if self._names is not None:
+                for path in step.names[1:]:
+                    self._names.link(path, old)
+                return
             for path in step.names[1:]:
-                _, to, to_name = self._directory_of(path)
-                with _kept_times(to), self._upper.workdir.building() as (tmp_fd, tmp):
+                _, to, to_name = self._paths.directory_of(path)
+                with kept_times(to), self._upper.workdir.building() as (tmp_fd, tmp):
                     os.link(name, tmp, src_dir_fd=directory.fd(), dst_dir_fd=tmp_fd, follow_symlinks=False)
                     self._upper.publish(tmp, to, to_name)
-            self._index.clear_origin(changed)
+            if changed is not None:
+                self._index.clear_origin(changed)
         finally:
-            changed.close()
+            if changed is not None:
+                changed.close()
 
     def _release(self, step: Release) -> None:
         old = self._old(step.old_path)
@@ -423,15 +472,6 @@ def _base_path(old: Entry) -> bytes:
     if isinstance(old.ref, PathRef):
         return joined(old.ref.directory.path(), old.ref.name)
     return old.parts[-1].path()
-
-
-@contextmanager
-def _kept_times(directory: LayerDir) -> Iterator[None]:
-    """Restore the times of *directory*, of whose entries the body of the ``with`` statement changes one."""
-    times = times_of(directory.stat())
-    yield
-    with suppress(OSError):  # this user may write the directory without owning it
-        os.utime(directory.proc_path(), ns=times)
 
 
 def _is_empty_and_unmarked(directory: LayerDir, name: bytes) -> bool:

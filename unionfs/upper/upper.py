@@ -232,11 +232,15 @@ class Upper:
         return child
 
     def publish(self, tmp: bytes, directory: LayerDir, name: bytes) -> None:
-        """Rename the finished non-directory *tmp* of the work directory to *name*, over a whiteout or a file
-        that may be there.
+        """Rename the finished non-directory *tmp* of the work directory to *name*, over a whiteout or a file that may be there, or in
+        exchange for a directory, which only discarding changes replaces.
         """
-        self.workdir.place(tmp, directory.fd(), name)
-        if directory.mark(name) is Mark.WHITEOUT:
+        mark = directory.mark(name)
+        if mark is Mark.DIRECTORY or mark is Mark.OPAQUE_DIRECTORY:
+            move_directory(directory.fd(), name, self.workdir.tmp_fd, tmp, _libc.RENAME_EXCHANGE)
+        else:
+            self.workdir.place(tmp, directory.fd(), name)
+        if mark is Mark.WHITEOUT:
             remove_aufs_whiteout(directory, name)
         directory.note(name, Mark.OTHER)
 

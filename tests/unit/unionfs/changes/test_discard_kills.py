@@ -9,6 +9,7 @@ import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from tests.support.tree import File, HardLink, Node, Symlink, make_tree
 from tests.unit.unionfs.changes.discarding import discard_from
 from tests.unit.unionfs.changes.trees import compare, source_of
 from tests.unit.unionfs.faults import Faults, failing_with
+from tests.unit.unionfs.freezing import EarlierClient
 from tests.unit.unionfs.operations import FORMS, copy_tree
 from tests.unit.unionfs.support import Shown, Union
 from tests.unit.unionfs.test_atomicity import memory  # noqa: F401 - a fixture
@@ -56,6 +58,8 @@ class Case:
     paths: tuple[str, ...]
     #: Paths at which nothing may be for a moment, because two objects change places there.
     gaps: frozenset[str] = frozenset()
+    #: What follows if the layer is frozen after the history.
+    then: Callable[[Union], None] = lambda _: None
 
 
 def _change_directory(union: Union) -> None:
@@ -156,16 +160,41 @@ CASES = {
 State = dict[str, Shown]
 
 
+class FrozenClient(EarlierClient):
+    """A client whose second writable layer can be copied together with its work directory."""
+
+    def new_layer(self) -> tuple[Path, Path]:
+        """Make the directories of the second layer."""
+        upper, work = self.base / "second" / "upper", self.base / "second" / "work"
+        upper.mkdir(parents=True, mode=0o700)
+        work.mkdir()
+        return upper, work
+
+    def on_copy(self, base: Path) -> FrozenClient:
+        """Return a client of the same lower layers and a copy of the writable one below *base*."""
+        copy_tree(self.upper.parent, base)
+        client = copy(self)
+        client.upper, client.work = base / "upper", base / "work"
+        client.fs = client._open()
+        return client
+
+
 class Prepared:
     """The layers after each history, in one format, of which any number of unions can be opened."""
 
-    def __init__(self, base: Path, form: str) -> None:
-        self._base, self._form = base, FORMS[form]
+    def __init__(self, base: Path, form: str, *, frozen: bool) -> None:
+        """Make unions below *base*. *frozen*: the layer is frozen after the history."""
+        self._base, self._form, self._frozen = base, FORMS[form], frozen
         self.lower = base / "lower"
         make_tree(self.lower, LOWER)
         self._serial = 0
+        self._templates: dict[Case, FrozenClient] = {}
 
     def fresh(self, case: Case) -> Union:
+        self._serial += 1
+        base = self._base / str(self._serial)
+        if self._frozen:
+            return self._frozen_template(case).on_copy(base)
         template = self._base / case.change.__name__
         if not template.exists():
             for name in ("upper", "work"):
@@ -173,19 +202,41 @@ class Prepared:
             union = Union.over(template, [self.lower], self._form)
             case.change(union)
             union.close()
-        self._serial += 1
-        base = self._base / str(self._serial)
         copy_tree(template, base)
         return Union.over(base, [self.lower], self._form)
 
+    def _frozen_template(self, case: Case) -> FrozenClient:
+        if case not in self._templates:
+            base = self._base / f"template{len(self._templates)}"
+            base.mkdir()
+            client = FrozenClient(base, [LOWER], self._form)
+            case.change(client)
+            client.freeze_running()
+            case.then(client)
+            client.close()
+            self._templates[case] = client
+        return self._templates[case]
+
 
 @pytest.fixture(scope="module")
-def _prepared(memory: Path) -> dict[str, Prepared]:  # noqa: F811 - the fixture
-    return {form: Prepared(memory / f"discard-{form}", form) for form in FORMS}
+def _prepared(memory: Path) -> dict[tuple[str, bool], Prepared]:  # noqa: F811 - the fixture
+    return {
+        (form, frozen): Prepared(memory / f"discard-{form}-{frozen}", form, frozen=frozen)
+        for form in FORMS
+        for frozen in (False, True)
+    }
+
+
+@pytest.fixture(params=[False, True], ids=["", "frozen"])
+def frozen(request: pytest.FixtureRequest) -> bool:
+    """Return whether an earlier layer has the changes."""
+    return bool(request.param)
 
 
 @pytest.fixture
-def fresh(_prepared: dict[str, Prepared], form: str, name: str) -> Iterator[Callable[[], Union]]:
+def fresh(
+    _prepared: dict[tuple[str, bool], Prepared], form: str, name: str, frozen: bool
+) -> Iterator[Callable[[], Union]]:
     """Return a function that opens another union after the history of the case."""
     opened: list[Union] = []
 
@@ -196,7 +247,7 @@ def fresh(_prepared: dict[str, Prepared], form: str, name: str) -> Iterator[Call
 
     def make() -> Union:
         close()
-        opened.append(_prepared[form].fresh(CASES[name]))
+        opened.append(_prepared[form, frozen].fresh(CASES[name]))
         return opened[-1]
 
     yield make

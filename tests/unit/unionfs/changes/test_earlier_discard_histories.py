@@ -1,70 +1,76 @@
-"""Discarding changes of a union whose layer was frozen: what the writable layer alone changed is gone, or nothing happens."""
+"""Discarding changes after random histories of a union that is frozen at random: exactly the chosen ones are gone."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 from hypothesis import note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 
-from tests.unit.unionfs.changes.discarding import Key, copy_out, discard_from, keys
+from tests.unit.unionfs.changes.archives import links_in, links_on_disk
+from tests.unit.unionfs.changes.discarding import copy_out, discard_and_check
 from tests.unit.unionfs.changes.test_earlier_histories import LONG, SHORT, EarlierHistories
-from tests.unit.unionfs.changes.trees import compare
+from tests.unit.unionfs.changes.trees import below_of, compare, facts, shown_by
 from tests.unit.unionfs.operations import FORMS
 from tests.unit.unionfs.test_histories import ANY
-from unionfs.errors import UnionError
+
+if TYPE_CHECKING:
+    from unionfs.changes.rows import Row
+
+_LEAST_ROWS = 2
 
 
 class EarlierDiscarding(EarlierHistories):
     """A union of whose changes some are discarded now and then. The plain directory is made anew after that."""
 
-    #: How often changes were discarded although there was an earlier layer, and how often that was refused.
-    discarded: ClassVar[int] = 0
-    refused: ClassVar[int] = 0
+    #: How many changes were discarded that an earlier layer had, and how many others.
+    earlier: ClassVar[int] = 0
+    others: ClassVar[int] = 0
 
-    @rule(pick=ANY)
-    def discard_one(self, pick: int) -> None:
-        """Discard one change."""
-        self._discard([pick], 0)
-
-    @rule(picks=st.lists(ANY, min_size=1, max_size=2), above=st.integers(0, 2))
-    def discard_some(self, picks: list[int], above: int) -> None:
-        """Discard some changes, or all in a directory."""
-        self._discard(picks, above)
-
-    def _discard(self, picks: list[int], above: int) -> None:
-        self._close_handles()
-        self._forget_numbers()
-        before = compare(self.union)
-        if not before:
+    @rule(picks=st.lists(ANY, min_size=1, max_size=3), above=st.integers(0, 2))
+    def discard(self, picks: list[int], above: int) -> None:
+        """Discard some changes, or all in a directory, unless there are too few."""
+        rows = compare(self.union)
+        if len(rows) < _LEAST_ROWS:
             return
-        ours = [row for row in before if row.new is not None and row.new.ref.layer.writable]
+        paths = sorted(
+            {row.path for row in rows} | {row.old_path for row in rows if row.old_path is not None}
+        )
         chosen = set()
         for pick in picks:
-            candidates = ours if ours and pick % 4 else before
-            path = candidates[pick % len(candidates)].path
-            for _ in range(above if pick % 8 == 0 else 0):
+            path = paths[pick % len(paths)]
+            for _ in range(above if pick % 4 == 0 else 0):
                 path = path.rpartition(b"/")[0] or path
-            chosen.add(b"/" + path)
-        discarded: set[Key] = set()
-        try:
-            discarded = keys(discard_from(self.union, *sorted(chosen)))
-            assert discarded
-        except UnionError as error:
-            note(f"discard {chosen} -> {error}")
-        else:
-            note(f"discard {chosen} -> {sorted(discarded, key=str)}")
-            copy_out(self.union, self.plain)
-        EarlierDiscarding.discarded += bool(discarded and self._client.works)
-        EarlierDiscarding.refused += not discarded
-        assert keys(compare(self.union)) == keys(before) - discarded
+            chosen.add(path)
+        self._discard(sorted(chosen), rows)
+
+    def _discard(self, chosen: list[bytes], rows: list[Row]) -> None:
+        self._close_handles()
+        self._forget_numbers()
+        discarded = discard_and_check(self.union, chosen)
+        note(f"discard {chosen} -> {sorted(discarded, key=str)}")
+        for row in rows:
+            if (row.kind, row.path, row.old_path) in discarded:
+                in_writable = row.new is not None and row.new.ref.layer.writable
+                EarlierDiscarding.earlier += bool(self._client.works) and not in_writable
+                EarlierDiscarding.others += in_writable
+        assert {value["old"]["since"] for value in facts(self.union) if "old" in value} <= {"same"}
+        copy_out(self.union, self.plain)
         self._listed = None
         self._compare_unlisted()
         self.compare()
         self.compare_numbers()
         self._client.check_frozen()
+
+    def finish(self) -> None:
+        """Discard all that is left: the union then shows the lowest layers, with their hard links."""
+        self._discard([b""], compare(self.union))
+        assert compare(self.union) == []
+        shown = shown_by(self.union)
+        assert shown == below_of(self.union)
+        assert links_in(self.union, shown) == links_on_disk(self._base)
 
 
 def _machine(form: str) -> type[EarlierDiscarding]:
@@ -72,14 +78,14 @@ def _machine(form: str) -> type[EarlierDiscarding]:
 
 
 @pytest.mark.parametrize("form", sorted(FORMS))
-def test_changes_of_the_writable_layer_are_discarded_and_others_are_refused(form: str) -> None:
-    before = EarlierDiscarding.discarded, EarlierDiscarding.refused
+def test_the_old_objects_of_changes_are_shown_whichever_layer_has_them(form: str) -> None:
+    before = EarlierDiscarding.earlier, EarlierDiscarding.others
     run_state_machine_as_test(_machine(form), settings=settings(SHORT, max_examples=12))
-    assert EarlierDiscarding.discarded > before[0]
-    assert EarlierDiscarding.refused > before[1]
+    assert EarlierDiscarding.earlier > before[0]
+    assert EarlierDiscarding.others > before[1]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("form", sorted(FORMS))
-def test_changes_are_discarded_or_refused_after_long_histories(form: str) -> None:
+def test_the_old_objects_are_shown_after_long_histories(form: str) -> None:
     run_state_machine_as_test(_machine(form), settings=LONG)
