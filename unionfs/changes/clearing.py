@@ -18,6 +18,9 @@ from unionfs.inode.numbers import Identity
 class Layers(Protocol):
     """What a plan has to know about the layers, as they are before its first step."""
 
+    #: Whether earlier layers lie between the writable one and those below.
+    has_earlier: bool
+
     def has(self, old_path: bytes) -> bool:
         """Return whether the layers below have an object at *old_path*."""
 
@@ -90,9 +93,9 @@ class Clearing:
                     break
 
     def around(self, path: bytes) -> tuple[bytes, bytes] | None:
-        """Return a path that contains the moved object at *path* and its place, all of which is discarded, and its old path.
+        """Return a path that can be cleared and contains the moved object at *path* and its place, and its old path.
 
-        The layers below need not show there what they have at its old path. Then that has to be copied.
+        If an earlier layer has something there, what the layers below have at the old path must be copied.
         """
         moves = self._places.moves
         for at in prefixes(path):
@@ -101,7 +104,8 @@ class Clearing:
                 is_at_or_below(new, at) != is_at_or_below(old, home) for old, new in moves.items()
             ):
                 continue
-            if is_at_or_below(self._places.sources[path], home) and self._is_selected_whole(at, home):
+            can_clear = self._is_selected_whole if self._layers.has_earlier else self._is_discarded_whole
+            if is_at_or_below(self._places.sources[path], home) and can_clear(at, home):
                 return self._clear(at, home)
         return None
 

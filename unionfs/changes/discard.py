@@ -114,6 +114,7 @@ class _Layers:
     """What a plan has to know about the layers of a compared stack."""
 
     def __init__(self, stack: ComparedStack) -> None:
+        self.has_earlier = bool(stack.earlier)
         self._union = stack.union
         self._below = stack.below
 

@@ -137,24 +137,43 @@ def _nest(union: Union) -> None:
     union.rename("link", "d/link")
 
 
+def _change_directory_again(union: Union) -> None:
+    union.write("d/a", b"Aa")
+    union.unlink("d/b")
+    union.create("d/s/x", b"X")
+    union.rename("d/new", "d/s/newer")
+
+
+def _move_directory_again(union: Union) -> None:
+    union.write("moved/a", b"Aa")
+    union.unlink("moved/s/new")
+    union.rename("moved/s", "f/s")
+    union.rename("moved", "again")
+
+
+def _change_links_again(union: Union) -> None:
+    union.write("three", b"THREE")
+    union.unlink("l/one")
+
+
 CASES = {
-    "a directory": Case(_change_directory, ("/d",)),
+    "a directory": Case(_change_directory, ("/d",), then=_change_directory_again),
     "single objects": Case(_change_directory, ("/d/a", "/d/b", "/d/s/x", "/d/new")),
     "a moved directory by its new path": Case(_move_directory, ("/moved",)),
-    "a moved directory by its old path": Case(_move_directory, ("/d",)),
+    "a moved directory by its old path": Case(_move_directory, ("/d",), then=_move_directory_again),
     "a directory that replaced another": Case(_move_over, ("/d", "/e"), frozenset(("/f", "/link"))),
     "one file of a deleted directory": Case(_remove_directory, ("/d/s/y",)),
     "a deleted directory from which something moved": Case(_remove_directory, ("/d",)),
     "one file of a directory made again": Case(_make_directory_again, ("/d/s/x", "/d/b")),
     "a directory made again": Case(_make_directory_again, ("/d",)),
     "objects of other types": Case(_replace_by_file, ("/d", "/link")),
-    "one name of a hard link": Case(_change_links, ("/l/two",)),
+    "one name of a hard link": Case(_change_links, ("/l/two",), then=_change_links_again),
     "a moved name of a hard link": Case(_move_links, ("/e/two",)),
     "a name of a hard link of which others moved": Case(_move_links, ("/l/one",)),
     "a deleted name of a hard link": Case(_delete_link, ("/three",)),
     "exchanged objects": Case(_exchange, ("/d", "/e")),
     "a directory inside its replacement": Case(_nest, ("/d", "/link")),
-    "everything": Case(_move_directory, ("/",)),
+    "everything": Case(_move_directory, ("/",), then=_move_directory_again),
 }
 
 State = dict[str, Shown]
