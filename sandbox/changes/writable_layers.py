@@ -107,7 +107,7 @@ def _nothing(argument: str, layers: Sequence[WritableLayer]) -> StateError:
             f"no sandbox of {argument} has a writable layer that was kept",
             hint='start it once with root.writable = "persistent", or run it with --keep-changes or --diff',
         )
-    hint = "sandbox ls lists what was kept; up --keep-changes keeps the layer of a run"
+    hint = "list the layers: sandbox ls; to keep that of a run, start it with sandbox up --keep-changes"
     kind, colon, name = argument.partition(":")
     names = {layer.name for layer in layers} | {layer.id for layer in layers}
     if colon and kind in ("layer", "changes") and name in names:
