@@ -21,7 +21,7 @@ DESCRIPTION = """Print what the programs of a sandbox have changed in its root f
 sandbox may be running, or have ended and kept its writable layer. Nothing is changed.
 
 A terminal gets a summary: a line for each directory, with the number of changes in it and below, and the size of the added files. It
-shows as many directories as fit on the screen. A file or a pipe gets a line for each change. A directory that was deleted is one
+shows as many directories as fit on the screen. If FILE is given, the first line names the sandbox. A file or a pipe gets a line for each change. A directory that was deleted is one
 line with the number of its entries. A directory that was moved is one line; a change in it has a line of its own."""
 EPILOG = """examples:
   sandbox diff toolbox.toml
@@ -49,13 +49,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the changes; return the exit status."""
-    from sandbox.changes.reader import read_changes
+    from sandbox.changes.reader import changes_of, state_directory
+    from sandbox.changes.writable_layers import find, is_file
 
     if arguments.json and arguments.stat:
         raise SandboxError("--json has no summary", hint="leave out --stat or --json")
     paths = [checked(path) for path in arguments.paths]
-    changes = read_changes(arguments.sandbox, paths, text=arguments.text)
-    printed = _json(changes) if arguments.json else _text(arguments, changes)
+    layer = find(state_directory(), arguments.sandbox)
+    changes = changes_of(layer, paths, text=arguments.text)
+    if arguments.json:
+        printed = _json(changes)
+    else:
+        # Several sandboxes can have been started from one file.
+        state = " (running)" if layer.in_use else ""
+        title = f"sandbox {printable(layer.id)}{state}" if is_file(arguments.sandbox) else None
+        printed = _text(arguments, changes, title)
     for line in printed:
         print(line)
     return 0
@@ -103,7 +111,7 @@ def _json(changes: Sequence[Change]) -> Iterator[str]:
     yield "]}"
 
 
-def _text(arguments: argparse.Namespace, changes: Sequence[Change]) -> Iterator[str]:
+def _text(arguments: argparse.Namespace, changes: Sequence[Change], title: str | None) -> Iterator[str]:
     from sandbox.changes import render
 
     color = use_colour(sys.stdout)
@@ -115,6 +123,9 @@ def _text(arguments: argparse.Namespace, changes: Sequence[Change]) -> Iterator[
 
             width, height = get_terminal_size()
             height -= 1  # the prompt needs the last line
+            if title is not None:
+                height -= 1
+                yield title
         yield from render.tree(changes, height=height, width=width, color=color)
         if arguments.text and changes:
             yield ""

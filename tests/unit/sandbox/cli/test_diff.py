@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from sandbox.changes import reader
+from sandbox.changes import reader, writable_layers
 from sandbox.changes.rows import Change
 from sandbox.completion.candidates import sandboxes
 from sandbox.errors import SandboxError, StateError
@@ -43,17 +44,23 @@ class Reader:
     def __init__(self) -> None:
         self.changes: Sequence[Change] = CHANGES
         self.requested: list[tuple[str, list[str], dict[str, bool]]] = []
+        self.in_use = False
 
-    def __call__(self, name_or_file: str, paths: Sequence[str], **options: bool) -> list[Change]:
+    def find(self, _: str, argument: str) -> Any:
+        """Return a layer whose name remembers *argument*."""
+        return SimpleNamespace(id="box-1a2b", argument=argument, in_use=self.in_use)
+
+    def changes_of(self, found: Any, paths: Sequence[str], **options: bool) -> list[Change]:
         """Return the changes."""
-        self.requested.append((name_or_file, list(paths), options))
+        self.requested.append((found.argument, list(paths), options))
         return list(self.changes)
 
 
 @pytest.fixture(autouse=True)
 def read(monkeypatch: pytest.MonkeyPatch) -> Reader:
     made = Reader()
-    monkeypatch.setattr(reader, "read_changes", made)
+    monkeypatch.setattr(writable_layers, "find", made.find)
+    monkeypatch.setattr(reader, "changes_of", made.changes_of)
     return made
 
 
@@ -97,6 +104,26 @@ def test_a_summary_leaves_a_line_of_the_terminal_for_the_prompt(
     assert lines_of(capsys) == SUMMARY
     monkeypatch.setenv("LINES", "4")
     assert lines_of(capsys) == ["/  A 2  C 1  D 2  R 1  2.0 KiB", "... 2 more directories", SUMMARY[3]]
+
+
+@pytest.mark.parametrize(("in_use", "title"), [(False, "box-1a2b"), (True, "box-1a2b (running)")])
+def test_a_summary_names_the_sandbox_that_a_file_selected(
+    in_use: bool,
+    title: str,
+    read: Reader,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(capsys, "diff", "./a.toml")[1].startswith("A /a/new")
+    read.in_use = in_use
+    use_terminal(monkeypatch)
+    monkeypatch.setenv("LINES", "5")
+    assert run(capsys, "diff", "./a.toml")[1].splitlines() == [
+        f"sandbox {title}",
+        "/  A 2  C 1  D 2  R 1  2.0 KiB",
+        "... 2 more directories",
+        SUMMARY[3],
+    ]
 
 
 def test_a_terminal_gets_color_unless_it_is_disabled(
@@ -196,7 +223,7 @@ def test_a_failure_of_the_child_process_is_an_error(
     def fail(*_: object, **__: object) -> list[Change]:
         raise StateError(f"no sandbox is called {HOSTILE}", hint="run `sandbox ls`")
 
-    monkeypatch.setattr(reader, "read_changes", fail)
+    monkeypatch.setattr(writable_layers, "find", fail)
     status, out, err = run(capsys, "diff", "box")
     assert (status, out) == (125, "")
     assert err.splitlines()[1:] == ["      hint: run `sandbox ls`"]
