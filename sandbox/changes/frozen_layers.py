@@ -7,20 +7,21 @@ meanwhile. Then the server refuses, and it is tried again.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 
-from sandbox.as_container_root import chown_to_root
+from sandbox.as_container_root import chown_to_root, run_with_ids, with_own_id
 from sandbox.changes.exclusive import exclusively
 from sandbox.changes.reader import has_changes, output_of, state_directory
 from sandbox.changes.writable_layers import WritableLayer
-from sandbox.errors import StateError
+from sandbox.errors import SandboxError, StateError, describe_errno
 from sandbox.kernel import open_paths
 from sandbox.kernel.process import is_stopped
 from sandbox.plan import IdPlan
-from sandbox.state.control import ControlClient, ControlError, connect
+from sandbox.state.control import ControlClient, ControlError, NoAnswerError, connect
 from sandbox.state.earlier_layers import (
     PARTS,
     make_next,
@@ -30,6 +31,7 @@ from sandbox.state.earlier_layers import (
     settle,
 )
 from sandbox.state.locks import exclusively_locked
+from sandbox.state.removal import remove_directory
 from sandbox.state.runs import Run, list_runs
 from sandbox.state.sandbox_directory import write_state
 from sandbox.state.stack_record import RecordedStack
@@ -40,19 +42,53 @@ from unionfs.launch.protocol import MOST_PATHS, sealed_memfd
 _TRIES = 10
 #: Seconds before the next try.
 _PAUSE = 0.05
+#: The prefix of the attributes in which unionfs records facts about a layer.
+_OWN_ATTRIBUTES = "user.unionfs."
 
 
-def freeze(layer: WritableLayer) -> tuple[str, ...]:
-    """Freeze the writable layer of *layer*, and return the directories of all earlier layers, bottom first.
+def earlier_layers_after(layer: WritableLayer) -> tuple[str, ...]:
+    """Return the directories of the earlier layers of *layer*, bottom first, as they are after it is frozen.
 
-    Without changes there is nothing to freeze. The caller has the lock of the snapshots.
+    They are those of now if there is nothing to freeze: no change since the last freeze.
+
+    Raises:
+        SandboxError: the writable layer cannot be examined.
+    """
+    earlier = layer.stack.earlier
+    if not has_changes(layer) or (earlier and _is_unchanged(layer)):
+        return earlier
+    return (*earlier, layer.stack.writable)
+
+
+def _is_unchanged(layer: WritableLayer) -> bool:
+    """Return whether the writable layer has no entries, and its root directory has the attributes of the topmost earlier layer."""
+    roots = [os.path.join(path, "upper") for path in (layer.stack.writable, layer.stack.earlier[-1])]
+
+    def look() -> str:
+        top, below = (_attributes(root) for root in roots)
+        return "unchanged" if top == below and not os.listdir(roots[0]) else ""
+
+    try:
+        found = look()
+    except PermissionError:
+        found = run_with_ids(with_own_id(layer.ids), look)
+    return found == "unchanged"
+
+
+def _attributes(directory: str) -> tuple[object, ...]:
+    info = os.stat(directory, follow_symlinks=False)
+    names = [name for name in os.listxattr(directory) if not name.startswith(_OWN_ATTRIBUTES)]
+    attributes = {name: os.getxattr(directory, name) for name in names}
+    return info.st_mode, info.st_uid, info.st_gid, attributes
+
+
+def freeze(layer: WritableLayer) -> None:
+    """Freeze the writable layer of *layer*, which has changes. The caller has the lock of the snapshots.
 
     Raises:
         StateError: the sandbox runs on another machine, has ended meanwhile, or changes too many hard links.
         SandboxError: the layer cannot be frozen, for example because the disk is full. It is as before.
     """
-    if not has_changes(layer):
-        return layer.stack.earlier
     run = _run_of(layer)
     if run is not None and run.record is not None and run.record.run_directory is not None:
         pid = run.record.pid
@@ -61,9 +97,28 @@ def freeze(layer: WritableLayer) -> tuple[str, ...]:
                 f"sandbox {layer.id} is suspended (ctrl-p ctrl-z)",
                 hint=f"resume it with fg or bg in its shell, or: kill -CONT {pid}",
             )
-        return _freeze_running(layer, run.record.run_directory)
+        _freeze_running(layer, run.record.run_directory)
+        return
     with exclusively(state_directory(), layer, "its writable layer cannot be frozen from here"):
-        return _freeze_ended(layer)
+        _freeze_ended(layer)
+
+
+@contextmanager
+def _next_directory(layer: WritableLayer) -> Iterator[str]:
+    """Create the directory of the next writable layer, and remove it again if the layer was not frozen.
+
+    After a request without an answer it stays, because the server may yet use it. A later command removes it.
+    """
+    directory = make_next(layer.path)
+    try:
+        yield directory
+    except NoAnswerError:
+        raise
+    except (SandboxError, OSError):
+        with suppress(SandboxError, OSError):  # the first error matters
+            if settle(replace(layer.stack, next=directory), layer.ids).writable != directory:
+                remove_directory(directory, layer.ids)
+        raise
 
 
 def _run_of(layer: WritableLayer) -> Run | None:
@@ -78,27 +133,41 @@ def _run_of(layer: WritableLayer) -> Run | None:
 # -- a running sandbox -----------------------------------------------------------------------------------
 
 
-def _freeze_running(layer: WritableLayer, run_directory: str) -> tuple[str, ...]:
-    with connect(run_directory, layer.id) as control, ExitStack() as undo:
-        directory = make_next(layer.path)
+def _freeze_running(layer: WritableLayer, run_directory: str) -> None:
+    with (
+        connect(run_directory, layer.id) as control,
+        _next_directory(layer) as directory,
+        ExitStack() as undo,
+    ):
         fds = open_parts(directory, layer.ids, undo)
         for _ in range(_TRIES):
-            searched = control.ask("stamp")["stamp"]
-            _link(control, remaining_names(layer))
             try:
-                answer = control.ask("freeze", fds, searched=searched, directory=directory)
+                searched = control.ask("stamp")["stamp"]
+                _link(control, remaining_names(layer))
+                control.ask("freeze", fds, searched=searched, directory=directory)
             except ControlError as error:
-                if error.errno_name in ("ENOTSUP", "EOPNOTSUPP"):  # one number
-                    error.hint = "end the sandbox first, and run the command again"
                 if error.errno_name != "EBUSY":
-                    raise
+                    raise _not_frozen(layer, error) from None
                 time.sleep(_PAUSE)
             else:
-                return tuple(answer["layers"])
-    raise StateError(
-        f"sandbox {layer.id} changes hard links or large files all the time, and its writable layer cannot be frozen",
-        hint="run the command again later, or end the sandbox first",
-    )
+                return
+        raise StateError(
+            f"sandbox {layer.id} changes hard links or large files all the time, and its writable layer cannot be frozen",
+            hint="run the command again later, or end the sandbox first",
+        )
+
+
+def _not_frozen(layer: WritableLayer, error: ControlError) -> ControlError:
+    """Return *error*, the answer of the server, with a hint if it helps."""
+    number = getattr(errno, error.errno_name or "", 0)
+    if number in (errno.EOPNOTSUPP, errno.ENOTSUP):
+        error.hint = "end the sandbox first, and run the command again"
+    elif number:
+        # Its text may name a file of the work directory, which nobody knows.
+        reason = os.strerror(number).lower()
+        error.message = f"the writable layer of sandbox {layer.id} cannot be frozen: {reason}"
+        error.hint = describe_errno("write", number)
+    return error
 
 
 def remaining_names(layer: WritableLayer) -> list[bytes]:
@@ -119,18 +188,15 @@ def _link(control: ControlClient, names: Sequence[bytes]) -> None:
 # -- a sandbox that is not running ----------------------------------------------------------------------
 
 
-def _freeze_ended(layer: WritableLayer) -> tuple[str, ...]:
-    directory = make_next(layer.path)
-    planned = replace(layer.stack, next=directory)
-    with ExitStack() as undo:
+def _freeze_ended(layer: WritableLayer) -> None:
+    with _next_directory(layer) as directory, ExitStack() as undo:
+        planned = replace(layer.stack, next=directory)
         upper_fd, work_fd = open_parts(directory, layer.ids, undo)
         record(layer, planned)
         try:
             output_of(layer, ["--freeze"], next_fds=(upper_fd, work_fd))
         finally:
-            stack = settle(planned, layer.ids)
-            record(layer, stack)
-    return stack.earlier
+            record(layer, settle(planned, layer.ids))
 
 
 def begin(layer: WritableLayer, earlier: tuple[str, ...]) -> None:

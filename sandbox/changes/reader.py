@@ -6,6 +6,7 @@ before it reads anything (unionfs/changes/command.py). What it sends is checked,
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
@@ -18,7 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from sandbox.as_container_root import start_with_ids
 from sandbox.changes.rows import Change, parse
 from sandbox.changes.writable_layers import WritableLayer, find
-from sandbox.errors import SandboxError, SetupError, StateError
+from sandbox.errors import SandboxError, SetupError, StateError, describe_errno
 from sandbox.host import private_directories
 from sandbox.images.places import archives_in, layers_in
 from sandbox.kernel import open_paths
@@ -110,10 +111,10 @@ class Process:
             os.lseek(self._errors_fd, 0, os.SEEK_SET)
             said = os.read(self._errors_fd, 1 << 16).decode(errors="surrogateescape").strip()
             reason = said.rpartition("\n")[2].removeprefix("unionfs: ")
-            raise SandboxError(
-                f"{_STEP}: {reason or 'it ended unexpectedly'}",
-                hint=None if reason else "run again with --debug",
-            )
+            hint = None if reason else "run again with --debug"
+            if reason.endswith(os.strerror(errno.ENOSPC)):
+                hint = describe_errno("write", errno.ENOSPC)
+            raise SandboxError(f"{_STEP}: {reason or 'it ended unexpectedly'}", hint=hint)
 
     @contextmanager
     def explaining(self) -> Iterator[None]:

@@ -8,7 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sandbox.changes.exclusive import exclusively
-from sandbox.changes.frozen_layers import begin, freeze, make_parts, remove_unused_layers
+from sandbox.changes.frozen_layers import (
+    begin,
+    earlier_layers_after,
+    freeze,
+    make_parts,
+    remove_unused_layers,
+)
 from sandbox.changes.reader import state_directory
 from sandbox.changes.writable_layers import WritableLayer, find, read_again
 from sandbox.errors import StateError
@@ -39,8 +45,12 @@ def make(argument: str, name: str) -> WritableLayer:
                 f"sandbox {layer.id} has a snapshot {name} already",
                 hint=f"choose another name, or remove it: sandbox snapshot {layer.id} --remove {name}",
             )
-        made = Snapshot(name=name, time=time.time(), layers=freeze(layer))
-        snapshots.write_snapshots(layer.path, [*known, made])
+        made = Snapshot(name=name, time=time.time(), layers=earlier_layers_after(layer))
+        # Written before the layer is frozen, so that a full disk does not leave a frozen layer that no snapshot names.
+        with snapshots.new_list(layer.path, [*known, made]) as replace_list:
+            if made.layers != layer.stack.earlier:
+                freeze(layer)
+            replace_list()
     return layer
 
 
@@ -103,10 +113,13 @@ def fork(argument: str, name: str) -> WritableLayer:
                 f"there is a persistent layer {name} already",
                 hint=f"choose another name, or remove it: sandbox rm layer:{name}",
             )
-        earlier = freeze(layer)
+        earlier = earlier_layers_after(layer)
         made, lock_fd = _begin_fork(base)
         try:
+            # Written before the layer is frozen, so that a full disk does not leave a frozen layer that no sandbox needs.
             _write_fork(layer, made, earlier)
+            if earlier != layer.stack.earlier:
+                freeze(layer)
             with exclusively_locked(state_directory()):
                 if os.path.lexists(target):
                     raise StateError(

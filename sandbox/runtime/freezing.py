@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 
@@ -58,7 +59,10 @@ class LayerRequests:
             home.record({})
         except OSError as error:
             self._restore()
-            raise RequestError(f"the record of the layer cannot be written: {error.strerror}") from None
+            raise RequestError(
+                f"the record of the layer cannot be written: {error.strerror}",
+                errno.errorcode.get(error.errno or 0),
+            ) from None
 
     def done(self, answer: dict[str, Any]) -> dict[str, Any]:
         """Return what the client is told when the server has sent *answer*."""

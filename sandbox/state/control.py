@@ -44,6 +44,10 @@ class ControlError(StateError):
         self.errno_name = errno_name
 
 
+class NoAnswerError(StateError):
+    """The supervisor has not answered. Whether it has executed the request is not known."""
+
+
 class ControlClient:
     """A connection to the supervisor of the sandbox *name*. :func:`connect` opens and closes it."""
 
@@ -57,20 +61,20 @@ class ControlClient:
 
         Raises:
             ControlError: it failed.
-            StateError: the sandbox has ended meanwhile, or its supervisor does not answer.
+            NoAnswerError: the sandbox has ended meanwhile, or its supervisor does not answer.
         """
         message = {"version": VERSION, "request": request, **more}
         try:
             socket.send_fds(self._channel, [json.dumps(message).encode()], fds, socket.MSG_NOSIGNAL)
             packet = self._channel.recv(MAX_PACKET)
         except TimeoutError:
-            raise StateError(
+            raise NoAnswerError(
                 f"the supervisor of sandbox {self._name} does not answer", hint="is it stopped (SIGSTOP)?"
             ) from None
         except OSError:
             packet = b""
         if not packet:
-            raise StateError(f"sandbox {self._name} has ended meanwhile", hint="run the command again")
+            raise NoAnswerError(f"sandbox {self._name} has ended meanwhile", hint="run the command again")
         answer = json.loads(packet)
         if "error" in answer:
             raise ControlError(str(answer["error"]), answer.get("errno"))

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from sandbox.errors import StateError
 from sandbox.state import locks
 from sandbox.state.stack_record import absolutes, relative
-from sandbox.state.trusted_files import read_json, replace_json
+from sandbox.state.trusted_files import new_json, read_json
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import Any
 
@@ -71,11 +71,24 @@ def write_snapshots(home: str, snapshots: Sequence[Snapshot]) -> None:
     Raises:
         OSError: it cannot be written; the old list remains.
     """
+    with new_list(home, snapshots) as replace:
+        replace()
+
+
+@contextmanager
+def new_list(home: str, snapshots: Sequence[Snapshot]) -> Iterator[Callable[[], None]]:
+    """Write *snapshots* beside the list in *home*, and give a function that replaces the list by them.
+
+    Raises:
+        OSError: they cannot be written; the old list remains.
+    """
     listed = [
         {"name": one.name, "time": one.time, "layers": [relative(home, path) for path in one.layers]}
         for one in snapshots
     ]
-    replace_json(os.path.join(home, _NAME), {"version": _VERSION, "snapshots": listed}, lasting=True)
+    path, value = os.path.join(home, _NAME), {"version": _VERSION, "snapshots": listed}
+    with new_json(path, value, lasting=True) as replace:
+        yield replace
 
 
 @contextmanager

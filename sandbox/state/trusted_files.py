@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from sandbox.kernel.trees import synchronize_directory
 from sandbox.state.location import ELSEWHERE
@@ -72,24 +73,44 @@ def replace_json(path: str, value: object, *, lasting: bool = False) -> None:
     Raises:
         OSError: it cannot be written; the old file remains, and no part of the new one.
     """
+    with new_json(path, value, lasting=lasting) as replace:
+        replace()
+
+
+@contextmanager
+def new_json(path: str, value: object, *, lasting: bool = False) -> Iterator[Callable[[], None]]:
+    """Write the JSON text of *value* beside the file *path* of the state, and give a function that replaces the file by it.
+
+    So a full disk is noticed before something that cannot be undone. Without a call of the function, the old file remains.
+    *lasting* is that of :func:`replace_json`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     import json
 
     new = f"{path}.{os.urandom(4).hex()}.new"
-    try:
-        with open(new, "x", encoding="utf-8", opener=_open_private) as file:
-            json.dump(value, file)
-            if lasting:
-                file.flush()
-                os.fsync(file.fileno())
+
+    def replace() -> None:
         os.rename(new, path)
         if lasting:
             synchronize_directory(os.path.dirname(path))
-    except OSError as error:
+
+    try:
+        try:
+            with open(new, "x", encoding="utf-8", opener=_open_private) as file:
+                json.dump(value, file)
+                if lasting:
+                    file.flush()
+                    os.fsync(file.fileno())
+        except OSError as error:
+            if error.filename is None:  # write(2) and fsync(2) set no file name
+                error.filename = path
+            raise
+        yield replace
+    finally:
         with suppress(OSError):
             os.unlink(new)
-        if error.filename is None:  # write(2) and fsync(2) set no file name
-            error.filename = path
-        raise
 
 
 def _open_private(path: str, flags: int) -> int:

@@ -174,6 +174,25 @@ def test_a_snapshot_of_an_unchanged_sandbox_is_a_state_to_return_to(launcher: La
     assert text(launcher, spec, "ls /data/one 2> /dev/null || echo no") == "no\n"
 
 
+def test_without_a_change_since_the_last_snapshot_no_layer_is_added(launcher: Launcher, layer: Path) -> None:
+    spec = over(layer, PERSISTENT)
+    with launcher.start(spec, ["sh", "-c", "echo 1 > /data/one; echo ready; sleep 60"]) as supervisor:
+        assert first_line(supervisor) == "ready"
+        make(launcher, "one")
+        made = layers_of(launcher)
+        make(launcher, "two")
+        assert sandbox(launcher, "fork", "box", "copy").status == 0
+        assert layers_of(launcher) == made
+    wait_for(lambda: launcher.runs() == [] or sandbox(launcher, "prune").status == 0, "the end of the run")
+    assert text(launcher, spec, "chmod 700 /; cat /data/one") == "1\n"
+    make(launcher, "three")
+    assert len(layers_of(launcher)) == len(made) + 1
+    assert sandbox(launcher, "rollback", "box", "two").status == 0
+    assert text(launcher, spec, "stat -c %a /; cat /data/one") == "755\n1\n"
+    assert sandbox(launcher, "rollback", "box", "three").status == 0
+    assert text(launcher, spec, "stat -c %a /") == "700\n"
+
+
 def test_a_kept_ephemeral_layer_has_snapshots_and_forks(launcher: Launcher, layer: Path) -> None:
     spec = launcher.write(over(layer))
     with launcher.start(
