@@ -13,7 +13,7 @@ from unionfs._stdlib.dataclasses import replace
 from unionfs.assemble import StackSource
 from unionfs.changes.compared_stack import open_stack_to_compare
 from unionfs.changes.comparison import Comparison
-from unionfs.changes.merged_tree import MergedTree
+from unionfs.changes.merged_tree import Entry, MergedTree
 from unionfs.changes.rows import DELETED, MOVED, Row
 from unionfs.changes.selection import Selection, Unfinished
 from unionfs.changes.stack_copies import duplicate
@@ -70,12 +70,14 @@ def _key(row: Row, below: MergedTree) -> Hashable:
 
     A directory that an earlier layer has copied has another top, but the same attributes and the same part at the bottom.
     """
-    old: Hashable = None
-    if row.old is not None and row.old.is_dir:
-        bottom = row.old.parts[-1].info()
-        attributes = tuple(sorted(below.attributes(row.old).items()))
-        old = bottom.st_dev, bottom.st_ino, row.old.mode, row.old.uid, row.old.gid, attributes
-    elif row.old is not None:
-        old = row.old.info.st_dev, row.old.info.st_ino
     path = None if row.kind == DELETED else row.path
-    return row.kind, path, row.old_path if row.kind == MOVED else None, old
+    old = None if row.old is None else _object(row.old, below)
+    replaced = tuple(_object(entry, below) for _, entry in row.replaced)
+    return row.kind, path, row.old_path if row.kind == MOVED else None, old, replaced
+
+
+def _object(old: Entry, below: MergedTree) -> Hashable:
+    if not old.is_dir:
+        return old.info.st_dev, old.info.st_ino
+    bottom, attributes = old.parts[-1].info(), tuple(sorted(below.attributes(old).items()))
+    return bottom.st_dev, bottom.st_ino, old.mode, old.uid, old.gid, attributes

@@ -207,7 +207,11 @@ class _Planner:
             if not self._clearing.covers(row) and self._must_restore(row)
         ]
         if not moved:
-            shown = tuple(row.old_path for row in in_place if row.old_path is not None)
+            shown = tuple(
+                row.old_path
+                for row in in_place
+                if row.old_path is not None and self._layers.shows(row.path, row.old_path)
+            )
             self.plan.steps.append(Release(old_path, new.info.st_ino, shown))
 
     def _must_restore(self, row: Row) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.unit.unionfs.changes.discarding import discard_from
-from tests.unit.unionfs.changes.earlier import since
+from tests.unit.unionfs.changes.earlier import fact, since
 from tests.unit.unionfs.changes.test_discard import remove_tree
 from tests.unit.unionfs.changes.trees import below_of, compare, shown_by
 
@@ -154,3 +154,24 @@ def test_the_record_of_what_was_below_is_that_of_the_copied_object(client: Earli
     assert client.read("b") == b"changed by somebody else"
     client.write("b", b"again")
     assert since(client, "/b") == "same"
+
+
+def test_what_a_moved_object_replaced_is_shown_as_it_was_before_the_earlier_layer(
+    client: EarlierClient, judge: Judge
+) -> None:
+    client.write("b", b"!")
+    client.freeze_running()
+    discard_from(client, "/b")
+    client.rename("e/a", "b")
+    discard_from(client, "/b")
+    judge()
+    assert client.read("b") == b"b"
+
+
+def test_the_record_of_a_restored_file_stays_if_it_had_a_new_name(client: EarlierClient) -> None:
+    client.link("b", "new")
+    client.write("new", b"!")
+    client.freeze_running()
+    discard_from(client, "/b", "/new")
+    client.unlink("b")
+    assert fact(client, "D", "/b")["old"]["since"] == "same"
