@@ -66,7 +66,7 @@ def find(state_directory: str, argument: str) -> WritableLayer:
     if not found and not is_file(argument):
         found = _by_prefix(layers, argument)
     if not found:
-        raise _nothing(argument, layers)
+        raise _read_only(state_directory, argument) or _nothing(argument, layers)
     return max(found, key=lambda layer: (layer.in_use, layer.started, layer.time))
 
 
@@ -83,12 +83,17 @@ def read_again(layer: WritableLayer) -> WritableLayer:
 
 
 def _is_selected(layer: WritableLayer, argument: str) -> bool:
+    return _names(argument, (layer.name, layer.id), layer.file)
+
+
+def _names(argument: str, names: Sequence[str], file: str | None) -> bool:
+    """Return whether *argument* is one of *names* or the environment file *file*."""
     if not is_file(argument):
-        return argument in (layer.name, layer.id)
+        return argument in names
     try:
-        return layer.file is not None and os.path.samefile(layer.file, argument)
+        return file is not None and os.path.samefile(file, argument)
     except OSError:
-        return layer.file == os.path.abspath(argument)
+        return file == os.path.abspath(argument)
 
 
 def _by_prefix(layers: Sequence[WritableLayer], argument: str) -> list[WritableLayer]:
@@ -97,6 +102,22 @@ def _by_prefix(layers: Sequence[WritableLayer], argument: str) -> list[WritableL
         names = ", ".join(sorted(layer.id for layer in found))
         raise StateError(f"{argument} is the beginning of several names: {names}", hint="write more of it")
     return found
+
+
+def _read_only(state_directory: str, argument: str) -> StateError | None:
+    """Return the error about a running sandbox that *argument* selects, but that has no writable layer; None if there is none."""
+    for run in list_runs(state_directory):
+        record = run.record
+        if (
+            run.state == "running"
+            and record is not None
+            and _names(argument, (record.name, run.id), record.file)
+        ):
+            return StateError(
+                f"sandbox {run.id} has no writable layer",
+                hint='set root.writable = "persistent", or remove root.writable and start it with --keep-changes',
+            )
+    return None
 
 
 def _nothing(argument: str, layers: Sequence[WritableLayer]) -> StateError:
