@@ -47,6 +47,7 @@ Images:
     image_layers    each layer of an image unpacked once for each id map
     importing       an image copied from its source into the store
     collection      removal of what no image and no sandbox uses; verification
+    verification    every blob and layer compared with its digest
     listing         what the store knows about its images
     stored_content  stored images for writers, and new images for the store
     pulling         images from and to registries
@@ -54,6 +55,7 @@ Images:
     file_versions   whether a layout or an archive has changed
     lock_file       the digests of the sources of an environment file
     resolve         the images that an environment file names
+    build           plans of builds: Containerfiles and [[build]] steps as values
 
 A module imports only modules listed above it, and from outside as the table of docs/architecture.md has it. All modules but
 places, unpacked_trees, layer_store and direct_bind are imported only when an archive or an image needs them.

@@ -46,7 +46,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     ),  # the contents of the state and run directories
     "images": frozenset(
         {"as_container_root", "errors", "host", "kernel", "plan", "spec", "state"}
-    ),  # archives, images and their unpacked layers
+    ),  # archives, images, their unpacked layers, plans of builds
     "runtime": frozenset(
         {"as_container_root", "errors", "host", "images", "kernel", "plan", "seccomp", "spec", "state"}
     ),

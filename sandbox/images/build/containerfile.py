@@ -140,10 +140,10 @@ def _onbuild(arguments: Arguments, guess: Callable[[str, list[str]], str | None]
         message = f"ONBUILD cannot record {trigger.text.upper()}"
         raise MistakeError(span, message, "record another instruction, such as RUN or COPY")
     # The instruction is checked now, because a mistake in it would only appear in the build of somebody else.
-    pieces = tuple((max(index - rest.start, 0), offset + max(rest.start - index, 0)) for index, offset in line.pieces)
+    pieces = tuple(
+        (max(index - rest.start, 0), offset + max(rest.start - index, 0)) for index, offset in line.pieces
+    )
     inner = Line(rest.text, pieces, line.end, line.heredocs)
     _instruction(Arguments(inner, arguments.escape), guess)
-    documents = "".join(
-        f"\n{heredoc.content}{heredoc.opening.name}" for heredoc in line.heredocs
-    )
+    documents = "".join(f"\n{heredoc.content}{heredoc.opening.name}" for heredoc in line.heredocs)
     return Onbuild(text=line.text, span=arguments.whole, trigger=rest.text + documents)

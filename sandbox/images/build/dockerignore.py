@@ -94,7 +94,9 @@ def parse(data: bytes, file: str) -> IgnoreRules:
             rules.append(_Rule(_matcher(pattern), exception))
         except PatternError as error:
             message = f"malformed pattern: {error}"
-            mistakes.append(source.diagnostic(span, message, "see `.dockerignore file` of the Dockerfile reference"))
+            mistakes.append(
+                source.diagnostic(span, message, "see `.dockerignore file` of the Dockerfile reference")
+            )
     if mistakes:
         raise SpecError(mistakes[:_MAX_DIAGNOSTICS])
     return IgnoreRules(tuple(rules))

@@ -38,7 +38,10 @@ _REMOTE = re.compile(r"(?:https?|ftp|git|ssh)://|git@|github\.com/", re.IGNORECA
 _NETWORKS = ("default", "none", "host")
 _STEP_LAYER = "each step is a layer of its own already: remove it"
 _REFUSED_FLAGS: Mapping[tuple[str, str], str] = {
-    ("RUN", "mount"): "COPY the files that the command needs, and remove them in the same RUN if they are large",
+    (
+        "RUN",
+        "mount",
+    ): "COPY the files that the command needs, and remove them in the same RUN if they are large",
     ("RUN", "device"): "remove it: a build has no devices",
     ("COPY", "link"): _STEP_LAYER,
     ("COPY", "parents"): "name the target directory of each source",
@@ -120,7 +123,9 @@ class Arguments:
         try:
             found = json_array(piece.text)
         except NotStringsError:
-            self.refuse(piece, "the array has an element that is not a string", "put each element in double quotes")
+            self.refuse(
+                piece, "the array has an element that is not a string", "put each element in double quotes"
+            )
         if found is not None and any("\0" in item for item in found):
             self.refuse(piece, "a NUL character cannot be passed to a program", "remove \\u0000")
         return found
@@ -135,7 +140,9 @@ class Arguments:
     def command(self, piece: Piece) -> Command:
         """Return the command in *piece*, with the here-documents of the line if it has the shell form."""
         argv = self.array(piece)
-        return Command(argv=argv) if argv is not None else Command(shell=piece.text, heredocs=self.line.heredocs)
+        return (
+            Command(argv=argv) if argv is not None else Command(shell=piece.text, heredocs=self.line.heredocs)
+        )
 
 
 def _from(arguments: Arguments) -> Instruction:
@@ -350,13 +357,17 @@ def _healthcheck(arguments: Arguments) -> Instruction:
             arguments.refuse(rest if rest.text else None, "HEALTHCHECK NONE has no arguments", "remove them")
         return instructions.Healthcheck(command=None, **arguments.fields)
     if kind.text.upper() != "CMD":
-        arguments.refuse(kind, f"unknown kind of health check {shown(kind.text)}", "write CMD COMMAND, or NONE")
+        arguments.refuse(
+            kind, f"unknown kind of health check {shown(kind.text)}", "write CMD COMMAND, or NONE"
+        )
     command = arguments.command(rest)
     if not (command.argv or command.shell):
         arguments.refuse(kind, "the command is empty", "write HEALTHCHECK CMD COMMAND")
     retries = values.get("retries")
     if retries is not None and not _RETRIES.fullmatch(retries.text):
-        raise MistakeError(retries.span, f"{shown(retries.text)} is not a number of retries", "write 3, for example")
+        raise MistakeError(
+            retries.span, f"{shown(retries.text)} is not a number of retries", "write 3, for example"
+        )
     times = HealthTimes(
         interval=_duration(values.get("interval")),
         timeout=_duration(values.get("timeout")),

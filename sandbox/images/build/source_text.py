@@ -101,7 +101,7 @@ def split(source: Source, can_have_heredoc: Callable[[str], bool]) -> Lines:
     """
     reader = _Reader(source)
     escape = reader.directives()
-    lines = []
+    lines: list[Line] = []
     while (line := reader.line(escape)) is not None:
         if len(lines) == MAX_INSTRUCTIONS:
             span = line.span(0, len(line.text))
@@ -182,7 +182,7 @@ class _Reader:
 
     def _heredoc(self, line: Line, opening: Opening) -> Heredoc:
         start = self._physical[self._next][0] if self._next < len(self._physical) else len(self._source.text)
-        texts = []
+        texts: list[str] = []
         while self._next < len(self._physical):
             offset, text = self._physical[self._next]
             self._next += 1

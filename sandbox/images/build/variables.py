@@ -27,7 +27,9 @@ MAX_TOTAL = 1 << 24
 MAX_DEPTH = 50
 """How deep ${NAME:-${NAME:-...}} may be nested."""
 
-_SPECIAL = "@*#?-$!"  # the special parameters of POSIX, XCU 2.5.2; they have no value here, and "0" is a digit
+_SPECIAL = (
+    "@*#?-$!"  # the special parameters of POSIX, XCU 2.5.2; they have no value here, and "0" is a digit
+)
 _REMOVALS = "#%/"
 
 
@@ -105,7 +107,9 @@ class _Scanner:
         self._limit = limit
         self._at = 0
         self._depth = 0
-        self._parts: list[tuple[str, bool]] = []  # a part of the result, and whether its blanks separate words
+        self._parts: list[
+            tuple[str, bool]
+        ] = []  # a part of the result, and whether its blanks separate words
 
     def whole(self) -> str:
         """Expand the text once and return the result."""
@@ -167,7 +171,7 @@ class _Scanner:
     def _double_quoted(self) -> str:
         start = self._at
         self._at += 1
-        result = []
+        result: list[str] = []
         while self._at < len(self._text):
             char = self._text[self._at]
             if char == '"':
@@ -222,7 +226,9 @@ class _Scanner:
             return value or ""
         if operator == "?":
             message = f"{name}: {word or 'is not set' + (' or empty' if colon else '')}"
-            raise ExpansionError(message, f"set it with ENV, ARG or --build-arg {name}=VALUE", start, self._at)
+            raise ExpansionError(
+                message, f"set it with ENV, ARG or --build-arg {name}=VALUE", start, self._at
+            )
         return word
 
     def _word_inside(self, start: int) -> str:

@@ -44,7 +44,7 @@ def flags(line: str, arguments: Piece, escape: str) -> tuple[list[Piece], Piece]
 
     The word "--" ends the flags.
     """
-    found = []
+    found: list[Piece] = []
     rest = arguments
     while rest.text.startswith("--"):
         end = _end_of_word(line, rest.start, rest.end, escape)
