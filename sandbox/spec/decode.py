@@ -13,7 +13,7 @@ from sandbox.spec.codecs.containers import APPEND, CHANGES, ListOf
 from sandbox.spec.codecs.scalars import mismatch
 from sandbox.spec.notation import format_key, format_key_path, joined, literal, nearest, type_name
 from sandbox.spec.origin import MAX_DIAGNOSTICS
-from sandbox.spec.settings import NOT_ENFORCED, Codec, Cursor, Invalid, Setting, settings_of
+from sandbox.spec.settings import NOT_ENFORCED, Codec, Cursor, Invalid, Setting, attribute_of, settings_of
 from unionfs._stdlib.typing import Any, TypeVar, cast
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ class Record(Codec[T]):
         return {
             key: setting.codec.encode(item)
             for key, setting in settings_of(self.cls).items()
-            if (item := getattr(value, key)) is not None
+            if (item := getattr(value, attribute_of(key))) is not None
         }
 
     def schema(self) -> dict[str, object]:
@@ -126,7 +126,7 @@ def decode_table(
                 values[key] = None
         if not setting.enforced and not cursor.problems.affects(here.path):
             here.unenforced(hint="remove it, or use a version that enforces it", part="key")
-    return cls(**cast("dict[str, Any]", values))
+    return cls(**{attribute_of(key): cast("Any", value) for key, value in values.items()})
 
 
 def check_partial(cls: type, table: Mapping[str, object], cursor: Cursor) -> None:

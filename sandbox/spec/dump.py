@@ -24,7 +24,7 @@ from sandbox.spec.notation import (
     visible,
 )
 from sandbox.spec.origin import Place
-from sandbox.spec.settings import Codec, settings_of
+from sandbox.spec.settings import Codec, attribute_of, settings_of
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import Any
 
@@ -113,7 +113,7 @@ class _Dump:
             key: (setting.codec, item)
             for key, setting in settings_of(cls).items()
             if not (cls is Spec and key in NOT_IN_PROFILES)
-            and (item := getattr(value, key)) is not None
+            and (item := getattr(value, attribute_of(key))) is not None
             and self._is_shown((*path, key), enforced=setting.enforced)
         }
         return self._table(items, path, element=element)
@@ -196,7 +196,8 @@ def _tree(table: Table) -> dict[str, Any]:
 
 def _block(table: Table, *, origins: bool) -> str:
     """Return the text of *table* without its inner tables; "" if its header is not needed."""
-    if not table.values and (table.tables or not table.present):
+    # The header of an element is needed even so: a [build.copy] below belongs to the last [[build]].
+    if not table.element and not table.values and (table.tables or not table.present):
         return ""
     names = format_key_path(tuple(part for part in table.path if isinstance(part, str)))
     lines = [f"[[{names}]]" if table.element else f"[{names}]"]

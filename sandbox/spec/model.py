@@ -237,7 +237,7 @@ class Spec:
     )
     build: tuple[BuildStep, ...] = setting(
         ListOf(Record(BuildStep)),
-        doc="Steps that build a layer.",
+        doc="Steps that build an image from the root file system.",
         example=[{"run": "make"}],
         default=(),
         enforced=False,

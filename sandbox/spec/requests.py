@@ -231,8 +231,12 @@ def _others(spec: Spec) -> _Found:
             f"sandboxes.{name}.file",
         )
     for number, step in enumerate(spec.build):
-        if step.copy is not None:
-            yield "path", step.copy, "copied into a layer", f"build[{number}].copy"
+        if step.copy is not None and step.copy.from_ is None:
+            text = "copied into an image, from the build context"
+            yield "path", step.copy.source, text, f"build[{number}].copy.source"
+        elif step.copy is not None and step.copy.from_ is not None:
+            text = "an image whose files are copied into another one"
+            yield "path", step.copy.from_, text, f"build[{number}].copy.from"
         if step.network:
             text = "build commands reach everything that this machine reaches"
             yield "privilege", "build network", text, f"build[{number}].network"
@@ -263,5 +267,5 @@ REQUESTING_KEYS = frozenset(
     "ids.uid_map[].count ids.gid_map[].outside ids.gid_map[].count ids.optional network.mode network.ports network.networks "
     "network.dns network.host_access network.optional limits.io[].path limits.optional security.capabilities.add "
     "security.no_new_privileges security.seccomp security.seccomp.profile security.seccomp.allow security.seccomp.log "
-    "security.optional sandboxes.NAME.file build[].copy build[].network".split()
+    "security.optional sandboxes.NAME.file build[].copy.source build[].copy.from build[].network".split()
 )

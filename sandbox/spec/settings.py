@@ -24,6 +24,8 @@ NOT_ENFORCED = "not enforced by this version"
 
 _METADATA_KEY = "sandbox.spec.setting"
 
+_KEYWORDS = frozenset({"from"})
+
 
 class Invalid(Exception):
     """A value that its setting does not accept. *fragment* is the wrong part of a string, if only a part is wrong."""
@@ -193,7 +195,7 @@ def setting(
     unit: str | None = None,
     enforced: bool = True,
 ) -> Any:
-    """Declare a dataclass field to be a setting whose key is the name of the field.
+    """Declare a dataclass field to be a setting whose key is the name of the field, without an underscore at its end.
 
     Pass *default* or *required*, or neither for a setting that is None when absent. *unit* names what a number counts.
     """
@@ -223,4 +225,9 @@ def _declared(cls: type) -> Iterator[tuple[str, Setting[Any]]]:
     for item in dataclasses.fields(cls):
         declaration = item.metadata.get(_METADATA_KEY)
         if declaration is not None:
-            yield item.name, cast("Setting[Any]", declaration)
+            yield item.name.removesuffix("_"), cast("Setting[Any]", declaration)
+
+
+def attribute_of(key: str) -> str:
+    """Return the name of the field of the setting *key*: `from_` for `from`, which is a keyword of Python."""
+    return f"{key}_" if key in _KEYWORDS else key

@@ -77,19 +77,16 @@ def build_steps_do_one_thing(spec: Spec) -> Iterator[Problem]:
     for index, step in elements(spec.build):
         path = ("build", index)
         run, copy = (spec.is_set((*path, key)) for key in ("run", "copy"))
-        if run == copy:
-            found = "both" if run else "neither"
-            message = f'expected one of "run" and "copy", found {found}'
+        if run and copy:
+            message = 'expected one of "run" and "copy", found both'
             yield Problem(path=path, message=message, hint="write a step of its own for each", part="key")
-        elif copy and not spec.is_set((*path, "target")):
-            hint = 'add target = "/src" to this table'
+        elif not any(spec.is_set((*path, key)) for key in settings_of(type(step)) if key != "network"):
+            hint = 'add run = "make", for example, or remove the step'
+            yield Problem(path=path, message="the step does nothing", hint=hint, part="key")
+        elif spec.is_set((*path, "network")) and not run:
             yield Problem(
-                path=(*path, "target"), message="required for a copy, but missing", hint=hint, part="key"
-            )
-        elif run and step.target is not None:
-            yield Problem(
-                path=(*path, "target"),
-                message="only a step with copy has a target",
+                path=(*path, "network"),
+                message="only a step with run uses a network",
                 hint="remove it",
                 part="key",
             )

@@ -15,12 +15,13 @@ The names follow OCI, compose and cgroups. These modules contain declarations on
 from sandbox.spec.tables.isolation import Capabilities, IdRange, Ids, Landlock, Namespaces, Seccomp, Security
 from sandbox.spec.tables.limits import IoLimit, Limits
 from sandbox.spec.tables.network import Egress, Network, NetworkDefinition
-from sandbox.spec.tables.parts import BuildStep, Member
+from sandbox.spec.tables.parts import BuildCopy, BuildStep, Member
 from sandbox.spec.tables.process import Health, Process, Restart
 from sandbox.spec.tables.root import Root, Sandbox
 from sandbox.spec.tables.storage import Device, Volume, VolumeCodec
 
 __all__ = [
+    "BuildCopy",
     "BuildStep",
     "Capabilities",
     "Device",

@@ -8,6 +8,7 @@ volumes      the target of a volume, mount options, the target of a device
 protected    a path that is masked or made read-only
 direct_bind  a path that is bind-mounted directly from a layer
 resources    a list of processors: "0-3,8"
+build        paths of a build step that copies
 addresses    "127.0.0.1:8080:80/tcp", addresses, networks, destinations
 """
 

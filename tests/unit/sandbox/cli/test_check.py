@@ -207,9 +207,9 @@ def test_untrusted_as_json(capsys: pytest.CaptureFixture[str], directory: Path) 
 def test_untrusted_names_what_a_version_asks_for_that_would_refuse_it(
     capsys: pytest.CaptureFixture[str], directory: Path
 ) -> None:
-    (directory / "d.toml").write_text(GOOD + '[[build]]\ncopy = "/src"\ntarget = "/s"\n')
+    (directory / "d.toml").write_text(GOOD + '[[build]]\ncopy = { source = "src", target = "/s" }\n')
     assert main(["check", "--untrusted", "d.toml"]) == 1
-    assert "/src: copied into a layer [d.toml:3]" in capsys.readouterr().out
+    assert "src: copied into an image, from the build context [d.toml:3]" in capsys.readouterr().out
 
 
 HERE = """\

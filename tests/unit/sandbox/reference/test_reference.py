@@ -136,7 +136,7 @@ network.ports
         ("networks.backend.subnet", ["networks.NAME.subnet"]),
         ("profile.debug.limits.pids", ["limits.pids"]),
         ("pids", ["limits.pids"]),
-        ("target", ["volumes[].target", "devices[].target", "build[].target"]),
+        ("target", ["volumes[].target", "devices[].target", "build[].copy.target"]),
         ("root.layers[0].cross", ["root.layers[].cross"]),
     ],
 )

@@ -27,8 +27,6 @@ BESIDE: dict[str, dict[str, Any]] = {
     "network.networks": {"networks.backend": {}},
     "restart.max": {"restart.policy": "always"},
     "restart.delay": {"restart.policy": "always"},
-    "build[].copy": {"build[].target": "/src"},
-    "build[].target": {"build[].copy": "./src"},
     "build[].network": {"build[].run": "make"},
     "sandboxes.NAME.depends_on": {"sandboxes.db.file": "db.toml"},
     "ids.uid_map": {"ids.gid_map": [{"inside": 0, "outside": 1, "count": 1}]},

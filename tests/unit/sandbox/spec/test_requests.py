@@ -14,7 +14,8 @@ ROOT = '[root]\nlayers = ["tar:/base.tar"]\n'
 
 #: Settings that expose nothing of the machine: they restrict, count, or concern only the sandbox.
 HARMLESS = frozenset(
-    "build[].run build[].target devices[].target health.command health.interval health.retries health.timeout "
+    "build[].run build[].copy.target build[].copy.owner build[].copy.mode build[].env build[].user build[].cwd build[].labels "
+    "build[].arg devices[].target health.command health.interval health.retries health.timeout "
     "ids.gid_map[].inside ids.uid_map[].inside limits.core limits.cpu_time limits.cpu_weight limits.cpus limits.cpuset "
     "limits.file_size limits.io[].read limits.io[].read_operations limits.io[].write limits.io[].write_operations "
     "limits.memory limits.memory_high limits.oom_score_adj limits.open_files limits.pids limits.processes limits.stack "
@@ -87,8 +88,9 @@ def test_a_file_without_other_requests_requests_only_its_layers() -> None:
         ("[[limits.io]]\npath='/dev/sda'\nread=5", [("path", "/dev/sda")]),
         ("[sandboxes.db]\nfile='db.toml'", [("path", "/files/db.toml")]),
         (
-            "[[build]]\ncopy='/src'\ntarget='/s'\n[[build]]\nrun='make'\nnetwork=true",
-            [("path", "/src"), ("privilege", "build network")],
+            "[[build]]\ncopy={source='src',target='/s'}\n[[build]]\nrun='make'\nnetwork=true\n"
+            "[[build]]\ncopy={source='bin',target='/s',from='image:tools'}",
+            [("path", "src"), ("path", "image:tools"), ("privilege", "build network")],
         ),
     ],
 )

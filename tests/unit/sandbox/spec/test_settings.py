@@ -40,7 +40,8 @@ def test_the_vocabulary_is_that_of_the_design() -> None:
         "restart": "policy max delay",
         "networks.NAME": "subnet internal",
         "sandboxes.NAME": "file profiles depends_on",
-        "build[]": "run copy target network",
+        "build[]": "run copy env user cwd labels arg network",
+        "build[].copy": "source target from owner mode",
         "layer": "dir tar oci docker_archive image docker cross immutable",
     }
     keys = {f"{table}.{name}" for table, names in expected.items() for name in names.split()}
