@@ -10,7 +10,7 @@
     instruction_parsers          the parser of each instruction
     containerfile                bytes to instructions, or all mistakes with their places
     config                       the configuration of an image, and how steps change it
-    plan                         the plan: stages and steps
+    plan, options                the plan: stages and steps; what a build has to know
     evaluate                     the instructions of one stage to steps
     stages                       the stages that the result needs, with their bases
     toml_build                   `[[build]]` of an environment file to the same plan

@@ -65,6 +65,12 @@ class ImageConfig:
         """Return the environment variables by name."""
         return dict(_name_and_value(item) for item in self.env)
 
+    def command_env(self, arguments: Mapping[str, str]) -> tuple[str, ...]:
+        """Return the environment of a command of the build: that of the image, and *arguments* that it does not have."""
+        known = self.variables()
+        more = tuple(f"{name}={value}" for name, value in arguments.items() if name not in known)
+        return self.env + more
+
     def with_env(self, pairs: Iterable[tuple[str, str]]) -> ImageConfig:
         """Return the configuration with the variables *pairs*. A variable that exists keeps its position."""
         changed = self.variables() | dict(pairs)

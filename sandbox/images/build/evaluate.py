@@ -95,12 +95,9 @@ class StageState:
         if argv is None:
             text, script = _shell_text(command)
             argv = self.config.shell_command(text) if script is None else (SCRIPT_PATH,)
-        arguments = [
-            f"{name}={value}" for name, value in self.arguments.items() if name not in self._environment
-        ]
         return RunCommand(
             command=argv,
-            env=(*self.config.env, *arguments),
+            env=self.config.command_env(self.arguments),
             user=self.config.user,
             cwd=self.config.cwd or "/",
             network=item.network,

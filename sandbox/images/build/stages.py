@@ -11,6 +11,7 @@ from sandbox.images.build.containerfile import Containerfile, parse_trigger
 from sandbox.images.build.evaluate import StageState, expansion_mistake
 from sandbox.images.build.instruction_parsers import MistakeError
 from sandbox.images.build.instructions import Arg, Copy, From, Instruction, Word
+from sandbox.images.build.options import PROXY_ARGUMENTS, BuildOptions
 from sandbox.images.build.plan import BuildPlan, Origin, Sources, Stage, StageRef
 from sandbox.images.build.platforms import PLATFORM_RULE, is_platform, platform_arguments
 from sandbox.images.build.references import SCRATCH as SCRATCH_NAME
@@ -19,7 +20,7 @@ from sandbox.images.build.variables import Expander, ExpansionError
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.notation import nearest, shown
 from sandbox.spec.origin import MAX_DIAGNOSTICS
-from unionfs._stdlib.dataclasses import dataclass, field, replace
+from unionfs._stdlib.dataclasses import dataclass, replace
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -27,32 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sandbox.images.build.plan import Step
-
-PROXY_ARGUMENTS = tuple(
-    name
-    for word in ("HTTP", "HTTPS", "FTP", "NO", "ALL")
-    for name in (f"{word}_PROXY", f"{word.lower()}_proxy")
-)
-"""Arguments that commands get without an ARG, and that no image keeps (Dockerfile reference, "Predefined ARGs")."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BuildOptions:
-    """The options of a build, and what it has to know about images.
-
-    `platform` and `build_platform` are OS/ARCHITECTURE[/VARIANT]: that of the image, and that of this machine.
-    `target` is the name or the number of the stage that becomes the image; "" is the last one.
-    `arguments` are values of ARG from the command line.
-    `is_stored` returns whether the local store has an image of that name. `read_config` gets a source and a platform, and
-    returns the configuration of the image; it may pull the image for that.
-    """
-
-    platform: str
-    build_platform: str
-    is_stored: Callable[[str], bool]
-    read_config: Callable[[str, str], ImageConfig]
-    target: str = ""
-    arguments: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan_build(file: Containerfile, options: BuildOptions) -> BuildPlan:
