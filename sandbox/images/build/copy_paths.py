@@ -41,7 +41,7 @@ def copy_source(text: str) -> str:
                 Pattern(part)
             except PatternError as error:
                 raise PathError(
-                    f"{shown(text)} is malformed: {error}", 'write "\\\\[" for the character itself'
+                    f"{shown(text)} is malformed: {error}", 'write "\\[" for the character itself'
                 ) from None
     return source
 

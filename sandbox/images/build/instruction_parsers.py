@@ -23,7 +23,7 @@ from sandbox.images.build.words import (
     words,
 )
 from sandbox.spec.locate import Span
-from sandbox.spec.notation import nearest, quote, shown
+from sandbox.spec.notation import nearest, shown
 from unionfs._stdlib.typing import Any, NoReturn, cast
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
@@ -175,7 +175,7 @@ def _run(arguments: Arguments) -> Instruction:
         raise MistakeError(network.span, f"unknown network {shown(network.text)}", hint)
     security = values.get("security")
     if security is not None and security.text != "sandbox":
-        message = f"RUN --security={shown(security.text)} is not supported"
+        message = f"RUN --security={security.text} is not supported"
         raise MistakeError(security.span, message, "remove it: a build step gets no further privileges")
     arguments.require("RUN make")
     command = arguments.command(arguments.rest)
@@ -384,7 +384,7 @@ def _duration(word: Word | None) -> int:
     nanoseconds = parse_duration(word.text)
     if nanoseconds is None or 0 < nanoseconds < 1_000_000:
         message = f"{shown(word.text)} is not a duration of at least 1ms"
-        raise MistakeError(word.span, message, f"write {quote('30s')} or {quote('1m30s')} without quotes")
+        raise MistakeError(word.span, message, "write 30s or 1m30s, for example")
     return nanoseconds
 
 

@@ -157,26 +157,28 @@ def glob(pattern: str, names_in: Callable[[str], list[str]]) -> list[str]:
     """Return the paths that *pattern* matches, sorted, without leading slash; "" is the directory at the top.
 
     *names_in* returns the names in a directory, and nothing for other files; it is called for directories that have to be
-    searched only. A part without wildcards is not looked up: whether it exists is for the caller to find out.
+    searched only. Parts before the first wildcard are not looked up: the caller finds out whether a path without wildcards
+    exists.
 
     Raises:
         PatternError: the pattern is malformed.
     """
     found = [""]
-    for part in pattern.split("/"):
-        if not part:
+    searched = False
+    for part in filter(None, pattern.split("/")):
+        if not searched and not has_wildcards(part):
+            found = [_joined(parent, part) for parent in found]
             continue
-        if has_wildcards(part):
-            matcher = Pattern(part)
-            found = [
-                f"{parent}/{name}" if parent else name
-                for parent in found
-                for name in names_in(parent)
-                if matcher.matches(name)
-            ]
-        else:
-            found = [f"{parent}/{part}" if parent else part for parent in found]
+        searched = True
+        matcher = Pattern(part)
+        found = [
+            _joined(parent, name) for parent in found for name in names_in(parent) if matcher.matches(name)
+        ]
     return sorted(found)
+
+
+def _joined(parent: str, name: str) -> str:
+    return f"{parent}/{name}" if parent else name
 
 
 def _tokens(text: str, *, double_star: bool) -> Iterator[Class]:

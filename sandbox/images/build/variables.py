@@ -31,6 +31,7 @@ _SPECIAL = (
     "@*#?-$!"  # the special parameters of POSIX, XCU 2.5.2; they have no value here, and "0" is a digit
 )
 _REMOVALS = "#%/"
+_OPERATORS = ":-+?=^,@" + _REMOVALS  # those of shells; most are not supported
 
 
 class ExpansionError(Exception):
@@ -203,6 +204,8 @@ class _Scanner:
             raise self._not_closed(start)
         if not name:
             raise ExpansionError("${ without the name of a variable", "write ${NAME}", start, self._at + 1)
+        if operator != "}" and operator not in _OPERATORS:
+            raise self._not_closed(start)
         self._at += 1
         if operator == "}":
             return self._variables.get(name, "")
