@@ -20,7 +20,7 @@ LONG_PACKAGES=(qemu-user clang-19 lld-19 llvm-19 stress-ng xfsprogs)
 # Tests that scripts/check leaves to scripts/test, because they take as long as all others: failures and kills at every
 # step, long histories, the cost of renames and of large files, archive bombs, and the longest searches for counterexamples.
 # shellcheck disable=SC2034  # of check and test
-UNCHECKED=(tests/unit/unionfs/{test_{atomicity,histories,redirects,skeleton},vfs/test_rename_cost,changes/test_{comparison_histories,layer_histories,layer,stream,umoci}}.py tests/unit/sandbox/{images/test_{tar_compression,tar_properties,unpack_properties,bombs},images/registry/test_{authorization,docker_registry,download,upload},spec/test_cost,changes/test_{apply_histories,extract,apply_conflicts,host_tree,render}}.py
+UNCHECKED=(tests/unit/unionfs/{test_{atomicity,histories,redirects,skeleton},vfs/test_rename_cost,changes/test_{comparison_histories,layer_histories,layer,stream,umoci}}.py tests/unit/sandbox/{images/test_{tar_compression,tar_properties,unpack_properties,bombs},images/registry/test_{authorization,docker_registry,download,upload},images/build/test_buildah,spec/test_cost,changes/test_{apply_histories,extract,apply_conflicts,host_tree,render}}.py
     tests/property/test_{editing,locate,spec_fuzz}.py tests/architecture/test_harness.py)
 
 say() { printf '%s\n' "$*" >&2; }

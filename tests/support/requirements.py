@@ -326,6 +326,15 @@ def probe_podman() -> Missing | None:
     return probe_newuidmap() or probe_fuse()
 
 
+def probe_buildah() -> Missing | None:
+    """Buildah for an ordinary user. It builds from scratch, without a network."""
+    if os.geteuid() == 0:
+        return Missing("an ordinary account", "buildah is tested rootless", removable=False)
+    if shutil.which("buildah") is None:
+        return Missing("buildah", "apt-get install buildah")
+    return probe_newuidmap()
+
+
 def probe_pjdfstest() -> Missing | None:
     """A built checkout of pjdfstest in $PJDFSTEST, a suite of POSIX semantics."""
     given = os.environ.get("PJDFSTEST")
@@ -416,6 +425,7 @@ PROBES: dict[str, Probe] = {
     "runc": probe_runc,
     "crun": probe_crun,
     "podman": probe_podman,
+    "buildah": probe_buildah,
     "umoci": _program("umoci", "umoci"),
     "skopeo": _program("skopeo", "skopeo"),
     "docker_registry": _program("docker-registry", "docker-registry"),

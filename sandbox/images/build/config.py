@@ -16,8 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""What an image made from scratch has in its environment, as those of BuildKit and buildah."""
+DEFAULT_PATH = ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+"""The variable that a base image gets if it has none."""
 
 DEFAULT_SHELL = ("/bin/sh", "-c")
 
@@ -65,6 +65,14 @@ class ImageConfig:
         """Return the environment variables by name."""
         return dict(_name_and_value(item) for item in self.env)
 
+    def as_base(self) -> ImageConfig:
+        """Return the configuration with which a build from this image begins.
+
+        It has a PATH, as BuildKit and buildah give it one. It has no triggers: they are run now, and are not inherited.
+        """
+        config = self if "PATH" in self.variables() else self.with_env([DEFAULT_PATH])
+        return replace(config, triggers=())
+
     def command_env(self, arguments: Mapping[str, str]) -> tuple[str, ...]:
         """Return the environment of a command of the build: that of the image, and *arguments* that it does not have."""
         known = self.variables()
@@ -101,7 +109,7 @@ class ImageConfig:
         return (*(self.shell or DEFAULT_SHELL), text)
 
 
-SCRATCH = ImageConfig(env=(DEFAULT_PATH,))
+SCRATCH = ImageConfig().as_base()
 """The configuration of an image without a base."""
 
 

@@ -10,7 +10,7 @@ from sandbox.images.build.config import SCRATCH, ImageConfig
 from sandbox.images.build.containerfile import Containerfile, parse_trigger
 from sandbox.images.build.evaluate import StageState, expansion_mistake
 from sandbox.images.build.instruction_parsers import MistakeError
-from sandbox.images.build.instructions import Arg, Copy, From, Instruction, Word
+from sandbox.images.build.instructions import Arg, Copy, From, Instruction, Onbuild, Word
 from sandbox.images.build.options import PROXY_ARGUMENTS, BuildOptions
 from sandbox.images.build.plan import BuildPlan, Origin, Sources, Stage, StageRef
 from sandbox.images.build.platforms import PLATFORM_RULE, is_platform, platform_arguments
@@ -20,7 +20,7 @@ from sandbox.images.build.variables import Expander, ExpansionError
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.notation import nearest, shown
 from sandbox.spec.origin import MAX_DIAGNOSTICS
-from unionfs._stdlib.dataclasses import dataclass, replace
+from unionfs._stdlib.dataclasses import dataclass
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -52,7 +52,7 @@ class _Section:
 
 @dataclass(frozen=True, slots=True)
 class _Base:
-    """What a stage starts from. `triggers` are the parsed ONBUILD instructions of the image."""
+    """What a stage starts from. `triggers` are the parsed ONBUILD instructions of the image or stage. `config` is for an image."""
 
     origin: Origin
     platform: str
@@ -190,11 +190,13 @@ class _Planner:
             return _Base(Sources(), platform, SCRATCH)
         index = self._by_name.get(name.lower())
         if index is not None and index < section.index:
-            return _Base(StageRef(index), platform, ImageConfig())
+            recorded = (item for item in self._sections[index].items if isinstance(item, Onbuild))
+            triggers = tuple(parse_trigger(item.trigger, f"the stage {name}") for item in recorded)
+            return _Base(StageRef(index), platform, ImageConfig(), triggers)
         source = self._image(name, start.image, section)
         config = self._options.read_config(source, platform)
         triggers = tuple(parse_trigger(text, source) for text in config.triggers)
-        return _Base(Sources((source,)), platform, replace(config, triggers=()), triggers)
+        return _Base(Sources((source,)), platform, config.as_base(), triggers)
 
     def _image(self, name: str, word: Word, section: _Section) -> str:
         try:
@@ -224,7 +226,7 @@ class _Planner:
             if isinstance(origin, StageRef):
                 inherited = arguments[origin.index]
                 origin = StageRef(position[origin.index])
-                config = stages[origin.index].config
+                config = stages[origin.index].config.as_base()
                 if section.start.platform is None:
                     platform = stages[origin.index].platform
             state = StageState(

@@ -87,7 +87,15 @@ class _Planner:
             elif layer.kind not in _WITHOUT_CONFIG:
                 topmost = source
         self._raise_mistakes()
-        self._config = self._options.read_config(topmost, self._options.platform) if topmost else SCRATCH
+        config = self._options.read_config(topmost, self._options.platform) if topmost else SCRATCH
+        if config.triggers:
+            hint = f"build it from a Containerfile that begins with FROM {topmost}"
+            self._report(
+                "root.layers",
+                f"{topmost} has ONBUILD instructions, which steps of [[build]] do not run",
+                hint,
+            )
+        self._config = config.as_base()
         return Sources(tuple(sources))
 
     def _add(self, step: BuildStep, index: int) -> None:

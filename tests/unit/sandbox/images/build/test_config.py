@@ -121,6 +121,8 @@ def test_an_entrypoint_drops_the_command_of_the_base(
 def test_an_image_without_base_has_a_path() -> None:
     assert plan("FROM scratch").result.config == SCRATCH
     assert SCRATCH.env[0].startswith("PATH=/usr/local/sbin:")
+    assert ImageConfig(env=("A=1",)).as_base().env == ("A=1", *SCRATCH.env)
+    assert ImageConfig(env=("PATH=",)).as_base().env == ("PATH=",)
 
 
 @pytest.mark.parametrize(

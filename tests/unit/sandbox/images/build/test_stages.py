@@ -199,6 +199,18 @@ def test_a_trigger_can_copy_from_a_stage_that_nothing_else_needs() -> None:
     assert found.result.config.triggers == ()
 
 
+def test_a_stage_runs_the_triggers_of_the_stage_that_it_starts_from() -> None:
+    found = plan("FROM scratch AS a\nENV A=1\nONBUILD RUN echo $A\nONBUILD LABEL l=$A\nFROM a AS b\nFROM b\n")
+    assert [[step.text for step in stage.steps] for stage in found.stages] == [
+        ["ENV A=1", "ONBUILD RUN echo $A", "ONBUILD LABEL l=$A"],
+        ["RUN echo $A", "LABEL l=$A"],
+        [],
+    ]
+    assert found.stages[0].config.triggers == ("RUN echo $A", "LABEL l=$A")
+    assert found.stages[1].config.triggers == ()
+    assert dict(found.result.config.labels) == {"l": "1"}
+
+
 def test_values_that_double_do_not_exhaust_memory() -> None:
     text = "FROM scratch\nENV A=xxxxxxxx\n" + "ENV A=$A$A\n" * 60
     with pytest.raises(SpecError, match="longer than 131072 characters"):

@@ -134,6 +134,7 @@ def test_a_command_drops_the_entrypoint_of_the_image() -> None:
             '[root]\nlayers = ["dir:/srv"]\n',
             "f.toml:2:11: root.layers[0]: a directory is no layer of an image",
         ),
+        ('[root]\nlayers = ["image:onbuild"]\n', "image:onbuild has ONBUILD instructions"),
         (
             ROOT + '[[build]]\ncopy = { source = "a", target = "/a", from = "busybox" }\n',
             'build[0].copy.from: "busybox" does not name a registry',
