@@ -21,6 +21,12 @@ DEFAULT_PATH = ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 
 DEFAULT_SHELL = ("/bin/sh", "-c")
 
+MAX_ENTRIES = 1000
+"""The most variables, labels, volumes, triggers or words of a command of an image. It bounds time and memory of a build."""
+
+MAX_PORTS = 1 << 14
+"""The most ports of an image. A server for telephony exposes 10,000."""
+
 _REPAIR = "build or pull that image again"
 _TIMES = (
     ("interval", "Interval"),
@@ -90,7 +96,8 @@ class ImageConfig:
 
     def with_ports(self, ports: Iterable[str]) -> ImageConfig:
         """Return the configuration with *ports* added, such as "80/tcp"."""
-        return replace(self, ports=tuple(sorted({*self.ports, *ports})))
+        changed = {*self.ports, *ports}
+        return self if len(changed) == len(self.ports) else replace(self, ports=tuple(sorted(changed)))
 
     def with_volumes(self, paths: Iterable[str]) -> ImageConfig:
         """Return the configuration with the mount points *paths* added."""
@@ -180,14 +187,18 @@ class _Reader:
             return None
         if not isinstance(value, list):
             raise self._wrong(key)
+        self._check_length(key, len(value), MAX_ENTRIES)
         # An empty array and none are the same: neither has a program.
         return tuple(self._text(item, key) for item in value) or None
 
     def keys(self, key: str) -> tuple[str, ...]:
-        return tuple(sorted(self._text(item, key) for item in self._object(self._config.get(key), key)))
+        found = self._object(self._config.get(key), key)
+        self._check_length(key, len(found), MAX_PORTS if key == "ExposedPorts" else MAX_ENTRIES)
+        return tuple(sorted(self._text(item, key) for item in found))
 
     def labels(self) -> tuple[tuple[str, str], ...]:
         found = self._object(self._config.get("Labels"), "Labels")
+        self._check_length("Labels", len(found), MAX_ENTRIES)
         return tuple((self._text(key, "Labels"), self._text(value, "Labels")) for key, value in found.items())
 
     def health(self) -> Health | None:
@@ -202,6 +213,11 @@ class _Reader:
                 raise self._wrong(f"Healthcheck.{key}")
             numbers[name] = int(number)
         return Health(test, HealthTimes(**numbers))
+
+    def _check_length(self, key: str, length: int, most: int) -> None:
+        if length > most:
+            message = f"{self._image}: its configuration has more than {most} entries in {key}"
+            raise ImageError(message, hint=_REPAIR)
 
     def _object(self, value: object, key: str) -> dict[str, object]:
         if value is None:

@@ -97,8 +97,9 @@ def _check_beginning(found: Containerfile) -> None:
 def _can_have_heredoc(text: str) -> bool:
     name, arguments = keyword(text)
     word = name.text.upper()
-    if word == "ONBUILD":
-        return arguments.text != "" and _can_have_heredoc(arguments.text)
+    if word == "ONBUILD" and arguments.text:
+        name, arguments = keyword(arguments.text)
+        word = name.text.upper()
     # In the exec form, "<<" is a part of a string.
     return word in _WITH_HEREDOC and "<<" in arguments.text and not _is_array(arguments.text)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import ChainMap
 
 from sandbox.images.build import copy_paths, instructions
-from sandbox.images.build.config import Health, ImageConfig
+from sandbox.images.build.config import MAX_ENTRIES, MAX_PORTS, Health, ImageConfig
 from sandbox.images.build.copy_paths import PathError
 from sandbox.images.build.here_documents import Heredoc, opening_of
 from sandbox.images.build.instruction_parsers import MistakeError, is_remote, remote_source
@@ -68,10 +68,16 @@ class StageState:
             MistakeError: the instruction is wrong now that the values of its variables are known.
         """
         action: Action | None
-        try:
-            action = _EVALUATORS[type(item)](self, item)
-        except PathError as error:
-            raise MistakeError(item.span, error.message, error.hint) from None
+        action = _EVALUATORS[type(item)](self, item)
+        for what, entries in (
+            ("environment variables", self.config.env),
+            ("arguments", self.arguments),
+            ("labels", self.config.labels),
+            ("volumes", self.config.volumes),
+        ):
+            if len(entries) > MAX_ENTRIES:
+                message = f"more than {MAX_ENTRIES} {what}"
+                raise MistakeError(item.span, message, "put long lists into a file and COPY it")
         if isinstance(item, instructions.Arg):
             return None
         return Step(action=action, config=self.config, text=item.text, place=source.place(item.span))
@@ -221,6 +227,9 @@ class StageState:
                     hint = "write PORT or FIRST-LAST from 1 to 65535, with /tcp or /udp: `up` maps ports to the host"
                     raise MistakeError(word.span, f"{shown(text)} is not a port", hint)
                 ports += found
+                if len(ports) > MAX_PORTS or len(self.config.ports) > MAX_PORTS:
+                    message = f"more than {MAX_PORTS} ports"
+                    raise MistakeError(word.span, message, "expose the ports that clients know")
         self.config = self.config.with_ports(ports)
 
     def _volume(self, item: instructions.Volume) -> None:

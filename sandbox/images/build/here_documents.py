@@ -66,8 +66,10 @@ def opening_of(word: str, start: int = 0) -> Opening | None:
     match = _OPENING.fullmatch(word)
     if match is None:
         return None
+    if len(_words(match[2]) or ()) != 1:
+        return None
     name = _unquoted(match[2])
-    if not name or any(char in " \t" for char in match[2].strip(" \t")):
+    if not name:
         return None
     quoted = any(char in match[2] for char in "'\"")
     return Opening(name, match[1] == "-", not quoted, start, start + len(word))

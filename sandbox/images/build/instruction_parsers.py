@@ -283,7 +283,7 @@ def _arg(arguments: Arguments) -> Instruction:
     pairs: list[tuple[str, Word | None]] = []
     for piece in words(arguments.line.text, arguments.rest, arguments.escape):
         name, equals, value = piece.text.partition("=")
-        if not name or any(char in name for char in "'\"$"):
+        if not name or any(char in name for char in "'\"$\\`"):
             arguments.refuse(piece, f"{shown(name)} cannot name an argument", 'write ARG NAME="DEFAULT"')
         start = piece.start + len(name) + 1
         pairs.append((name, arguments.word(Piece(value, start, piece.end)) if equals else None))

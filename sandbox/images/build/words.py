@@ -45,26 +45,25 @@ def flags(line: str, arguments: Piece, escape: str) -> tuple[list[Piece], Piece]
     The word "--" ends the flags.
     """
     found: list[Piece] = []
-    rest = arguments
-    while rest.text.startswith("--"):
-        end = _end_of_word(line, rest.start, rest.end, escape)
-        word = line[rest.start : end]
-        following = stripped(line, end, rest.end)
+    at, end = arguments.start, arguments.end
+    while line.startswith("--", at, end):
+        word_end = _end_of_word(line, at, end, escape)
+        word = line[at:word_end]
+        start, at = at, _next_word(line, word_end, end)
         if word == "--":
-            return found, following
-        found.append(Piece(_unquoted(word, escape), rest.start, end))
-        rest = following
-    return found, rest
+            break
+        found.append(Piece(_unquoted(word, escape), start, word_end))
+    return found, Piece(line[at:end], at, end)
 
 
 def words(line: str, part: Piece, escape: str) -> list[Piece]:
     """Return the words of *part*. Blanks in quotes, and those behind an escape character, do not separate words."""
-    found = []
-    rest = part
-    while rest.text:
-        end = _end_of_word(line, rest.start, rest.end, escape)
-        found.append(Piece(line[rest.start : end], rest.start, end))
-        rest = stripped(line, end, rest.end)
+    found: list[Piece] = []
+    at = part.start
+    while at < part.end:
+        word_end = _end_of_word(line, at, part.end, escape)
+        found.append(Piece(line[at:word_end], at, word_end))
+        at = _next_word(line, word_end, part.end)
     return found
 
 
@@ -99,6 +98,12 @@ def json_array(text: str) -> tuple[str, ...] | None:
         raise NotStringsError
     # A lone surrogate ("\ud800") is no character and cannot be encoded; encoding/json of Go replaces it, too.
     return tuple(item.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for item in found)
+
+
+def _next_word(line: str, at: int, end: int) -> int:
+    """Return where the blanks at *at* end, at most *end*."""
+    match = _BLANKS.match(line, at, end)
+    return match.end() if match else at
 
 
 def _end_of_word(line: str, start: int, end: int, escape: str) -> int:

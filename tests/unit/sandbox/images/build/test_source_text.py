@@ -61,7 +61,7 @@ def test_directives_are_at_the_beginning_only(text: str, escape: str, expected: 
     ("line", "expected"),
     [
         ("cat <<EOF", [("EOF", False, True)]),
-        ("cat <<-EOF 3<<'B C'", [("EOF", True, True)]),
+        ("cat <<-EOF 3<<'B C'", [("EOF", True, True), ("B C", False, False)]),
         ("cat << EOF <<- 'X'", [("EOF", False, True), ("X", True, False)]),
         ('<<"A"B <<\\C', [("AB", False, False), ("C", False, True)]),
         ("a<<EOF", []),
