@@ -183,33 +183,27 @@ def _joined(parent: str, name: str) -> str:
 
 def _tokens(text: str, *, double_star: bool) -> Iterator[Class]:
     at = 0
-    before: Class | None = None
     while at < len(text):
         char = text[at]
         if char == "*" and double_star and text.startswith("**", at):
             at += 3 if text.startswith("**/", at) else 2
-            token = EVERYTHING if at == len(text) else DIRECTORIES
-            if token is DIRECTORIES and before is DIRECTORIES:
-                continue  # one is as good as several, and a chain of them would cost time for each character
+            yield EVERYTHING if at == len(text) else DIRECTORIES
         elif char == "*":
-            token = ANY
             at += 1
+            yield ANY
         elif char == "?":
-            token = NOT_SLASH
             at += 1
+            yield NOT_SLASH
         elif char == "[":
-            token, at = _class(text, at + 1)
+            found, at = _class(text, at + 1)
+            yield found
         else:
             if char == "\\":
                 at += 1
                 if at == len(text):
                     raise PatternError('it ends with "\\"')
-            token = Class(((text[at], text[at]),))
+            yield Class(((text[at], text[at]),))
             at += 1
-        if token is ANY and before is ANY:
-            continue
-        before = token
-        yield token
 
 
 def _class(text: str, at: int) -> tuple[Class, int]:

@@ -134,12 +134,15 @@ def test_the_last_pattern_that_matches_decides(rules: list[tuple[bool, str]], pa
     assert parse(text.encode(), "f").excludes(path) is expected
 
 
-def test_matching_takes_linear_time() -> None:
-    rules = parse(("**/a*" * 200 + "b\n" + "*a" * 1000 + "b\n").encode(), "f")
+@pytest.mark.parametrize(
+    "pattern", ["**/a*" * 200 + "b", "*a" * 1000 + "b", "**/" * 1300 + "?b", "[ab]**/" * 500 + "c?"]
+)
+def test_matching_takes_linear_time(pattern: str) -> None:
+    rules = parse(pattern.encode(), "f")
     path = "/".join(["a" * 50] * 80)
     start = time.process_time()
     assert not rules.excludes(path)
-    assert time.process_time() - start < 5
+    assert time.process_time() - start < 2
 
 
 def test_a_directory_that_is_excluded_excludes_what_is_below() -> None:

@@ -218,3 +218,10 @@ def test_a_short_name_is_refused_with_what_was_meant() -> None:
         image_source("debian:13", lambda _name: False)
     assert "docker://docker.io/library/debian:13" in caught.value.hint
     assert "image:debian:13" in caught.value.hint
+
+
+@pytest.mark.parametrize("pattern", ["*" * 4096, "*?" * 2048, "?*" * 2048, "[^b/]*" * 800])
+def test_many_wildcards_take_linear_time(pattern: str) -> None:
+    start = time.process_time()
+    assert not Pattern(pattern).matches("a" * 4000 + "/")
+    assert time.process_time() - start < 4

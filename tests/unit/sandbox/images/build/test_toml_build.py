@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from sandbox.errors import SpecError
-from sandbox.images.build.config import SCRATCH
+from sandbox.images.build.config import SCRATCH, ImageConfig
 from sandbox.images.build.plan import BuildPlan, CopyFiles, MakeDirectory, RunCommand, Sources, StageRef
 from sandbox.images.build.toml_build import plan_build
 from sandbox.spec.load import parse
 from tests.unit.sandbox.images.build.planning import BASE, options
 from tests.unit.sandbox.images.build.planning import plan as plan_containerfile
+from unionfs._stdlib.dataclasses import replace
 
 ROOT = '[root]\nlayers = ["tar:base.tar"]\n'
 
@@ -123,8 +124,16 @@ def test_process_gives_the_defaults_of_the_image(process: str, expected: dict[st
 
 
 def test_a_command_drops_the_entrypoint_of_the_image() -> None:
-    head = '[root]\nlayers = ["image:base"]\n'
-    assert plan(head + '[process]\ncommand = ["x"]\n').result.config.command == ("x",)
+    text = b'[process]\ncommand = ["x"]\n[root]\nlayers = ["image:base"]\n'
+    spec = parse(text, path="/p/f.toml", environ={}, unenforced="keep")
+    base = ImageConfig(entrypoint=("entry",), command=("base",))
+    given = replace(options(), read_config=lambda _source, _platform: base)
+    found = plan_build(spec, given).result
+    assert (found.start.entrypoint, found.config.entrypoint, found.config.command) == (
+        ("entry",),
+        None,
+        ("x",),
+    )
 
 
 @pytest.mark.parametrize(
