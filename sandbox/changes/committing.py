@@ -8,28 +8,23 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from threading import Event
 
 from sandbox.changes.reader import has_changes, start, state_directory
 from sandbox.changes.writable_layers import WritableLayer, find
 from sandbox.errors import ImageError, StateError
+from sandbox.images.archive_layer import add_archive
 from sandbox.images.blobs import BlobStore
 from sandbox.images.collection import importing
 from sandbox.images.importing import host_platform
 from sandbox.images.layer_store import recorded_digest
-from sandbox.images.layer_stream import LayerStream
 from sandbox.images.listing import config_of
 from sandbox.images.oci.digest import Digest
 from sandbox.images.oci.image_config import History, ImageConfig, timestamp
 from sandbox.images.oci.layer_writer import write_layer
-from sandbox.images.oci.media_types import OCI_LAYER
 from sandbox.images.oci.model import Descriptor
 from sandbox.images.places import archives_in, partial_in
 from sandbox.images.stored_content import add_image, now
 from sandbox.images.stored_images import StoredImages
-from sandbox.images.transports.files import Extent
-from sandbox.images.transports.layout import copy_extent
-from sandbox.kernel.files import open_regular
 from sandbox.state.location import Locations, locate
 from unionfs._stdlib.dataclasses import dataclass, field, replace
 
@@ -144,48 +139,17 @@ def _add_image(where: Locations, record: ImageRecord, image: _Image) -> None:
 
 def _add_archive(where: Locations, layer: RecordedLayer, image: _Image) -> None:
     """Add an archive as a layer: the file itself, which must be the one that was unpacked."""
-    expected = recorded_digest(os.path.join(archives_in(where.images), layer.place or ""))
-    blobs = BlobStore(where.images)
-    try:
-        fd = open_regular(layer.path, links=False)
-    except OSError as error:
-        reason = os.strerror(error.errno).lower() if error.errno else str(error)
-        raise ImageError(f"{layer.shown()}: {reason}", hint="restore the archive, or use --flatten") from None
-    with open(fd, "rb", buffering=0) as file:
-        with LayerStream(file, layer.shown()) as stream:
-            for _ in stream.open_archive():
-                pass
-            digests = stream.finish()
-        if digests is None:
-            raise ImageError(f"{layer.shown()}: too much data follows the end of the archive")
-        if expected and digests.digest != f"sha256:{expected}":
-            raise ImageError(
-                f"{layer.shown()} has changed since the sandbox began with it",
-                hint="restore the archive, or use --flatten",
-            )
-        digest, diff_id = Digest.parse(digests.digest), Digest.parse(digests.diff_id)
-        suffix = _suffix(fd, compressed=digest != diff_id)
-        if suffix is None:
-            raise ImageError(
-                f"{layer.shown()}: layers of images cannot have its compression",
-                hint="pack the archive again with gzip or zstd, or use --flatten",
-            )
-        described = Descriptor(media_type=OCI_LAYER + suffix, digest=digest, size=digests.size)
-        with blobs.receiving(digest) as target:
-            if target is not None:  # the digest is compared again, because the file may have changed since
-                extent = Extent(fd, 0, os.fstat(fd).st_size)
-                copy_extent(extent, described, target, lambda _: None, layer.shown(), Event())
-    image.layers.append(described)
+    descriptor, diff_id = add_archive(
+        where.images,
+        layer.path,
+        layer.shown(),
+        expected=recorded_digest(os.path.join(archives_in(where.images), layer.place or "")),
+        hint="restore the archive, or use --flatten",
+        repack="pack the archive again with gzip or zstd, or use --flatten",
+    )
+    image.layers.append(descriptor)
     image.diff_ids.append(diff_id)
     image.history.append(History(created=timestamp(now()), created_by=layer.shown()))
-
-
-def _suffix(fd: int, *, compressed: bool) -> str | None:
-    """Return the end of the media type for the compression of the archive *fd*; None if images cannot have it."""
-    if not compressed:
-        return ""
-    magic = os.pread(fd, 4, 0)
-    return "+gzip" if magic.startswith(b"\x1f\x8b") else "+zstd" if magic == b"\x28\xb5\x2f\xfd" else None
 
 
 def _add_stream(

@@ -31,6 +31,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "pull": "fetch an image, or the images of environment files",
         "push": "send an image to a registry",
         "image": "list, inspect, name, remove, verify and import images",
+        "build": "build an image from a Containerfile or an environment file",
         "commit": "make an image of a sandbox",
         "lock": "record the digests of the sources of a file",
         "login": "store a user and password for a registry of images",

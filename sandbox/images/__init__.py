@@ -49,6 +49,7 @@ Images:
     collection      removal of what no image and no sandbox uses; verification
     verification    every blob and layer compared with its digest
     listing         what the store knows about its images
+    archive_layer   a layer of an image made of an archive as it is
     stored_content  stored images for writers, and new images for the store
     pulling         images from and to registries
     adding          an image added under a name, and unpacked

@@ -56,6 +56,20 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "oci_runtime": frozenset(
         {"errors", "images", "kernel", "runtime"}
     ),  # bundles for runtimes of the OCI runtime specification
+    "builder": frozenset(
+        {
+            "as_container_root",
+            "changes",
+            "errors",
+            "host",
+            "images",
+            "kernel",
+            "plan",
+            "runtime",
+            "spec",
+            "state",
+        }
+    ),  # executes the plans of builds of images
     "reference": frozenset({"errors", "spec"}),  # documentation of the keys
     "completion": frozenset(
         {"editing", "errors", "lifecycle", "reference", "spec", "state"}
@@ -66,6 +80,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
         {
             "__init__",
             "as_container_root",
+            "builder",
             "changes",
             "completion",
             "doctor",

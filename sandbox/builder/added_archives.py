@@ -1,0 +1,131 @@
+"""Give the members of an archive of the build context, which ADD unpacks into its target."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import ExitStack
+
+from sandbox.builder.copied_members import target_of
+from sandbox.errors import ImageError
+from sandbox.images.destination import RefusedError, relative
+from sandbox.images.names import printable
+from sandbox.images.tar import Kind, open_archive
+from unionfs._stdlib.typing import Self
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from sandbox.builder.context import BuildContext
+    from sandbox.builder.inputs import InputTree
+    from sandbox.images.tar import Member, TarStream
+
+_WHITEOUT = b".wh."
+
+
+def archive_directories(context: BuildContext, tree: InputTree) -> tuple[str, ...] | None:
+    """Return the directories of the archive that the file *tree* is, parents first; None if it is no archive.
+
+    Raises:
+        ImageError: it is an archive, and damaged.
+    """
+    file = tree.files[0]
+    if not stat.S_ISREG(file.mode):
+        return None
+    with context.open(file) as fd, open(fd, "rb", closefd=False) as opened:
+        name = _name(tree)
+        try:
+            archive = open_archive(opened, name)
+            members = iter(archive)
+            first = next(members, None)
+        except ImageError:
+            return None
+        if first is None:
+            return None
+        found = {_relative(name, first)} if first.kind is Kind.DIRECTORY else set()
+        found |= {_relative(name, member) for member in members if member.kind is Kind.DIRECTORY}
+    found.discard(b"")
+    return tuple(os.fsdecode(path) for path in sorted(found, key=lambda path: path.split(b"/")))
+
+
+class AddedMembers:
+    """The members of one archive (implements `Archive`). It is a context manager, which opens and closes the file."""
+
+    def __init__(
+        self,
+        context: BuildContext,
+        tree: InputTree,
+        top: str,
+        moved: Mapping[str, str],
+        *,
+        owner: tuple[int, int] | None,
+        mode: int | None,
+    ) -> None:
+        """Give the members of the archive *tree* at *top*, or where *moved* has them.
+
+        Owners and modes are those of the archive, unless *owner* and *mode* are given.
+        """
+        self.name = _name(tree)
+        self._context = context
+        self._tree = tree
+        self._top = top
+        self._moved = moved
+        self._owner = owner
+        self._mode = mode
+        self._archive: TarStream
+        self._undo = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            fd = undo.enter_context(self._context.open(self._tree.files[0]))
+            file = undo.enter_context(open(fd, "rb", closefd=False))
+            self._archive = undo.enter_context(open_archive(file, self.name))
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._undo.close()
+
+    @property
+    def current(self) -> bytes:
+        return self._archive.current
+
+    def data(self) -> Iterator[tuple[int, memoryview]]:
+        return self._archive.data()
+
+    def __iter__(self) -> Iterator[Member]:
+        for member in self._archive:
+            path = _relative(self.name, member)
+            if not path:
+                continue  # the top: the files go into the target
+            if any(part.startswith(_WHITEOUT) for part in path.split(b"/")):
+                raise ImageError(
+                    f"{self.name}: {printable(path)}: layers use names that begin with .wh. as marks",
+                    hint="pack the archive without that file",
+                )
+            renamed = member._replace(name=target_of(os.fsdecode(path), self._top, self._moved))
+            if member.kind is Kind.HARD_LINK:
+                link = _checked(self.name, member.link)
+                renamed = renamed._replace(link=target_of(os.fsdecode(link), self._top, self._moved))
+            if self._owner is not None:
+                renamed = renamed._replace(uid=self._owner[0], gid=self._owner[1])
+            if self._mode is not None and member.kind is not Kind.SYMLINK:
+                renamed = renamed._replace(mode=self._mode)
+            yield renamed
+
+
+def _name(tree: InputTree) -> str:
+    return f"{printable(os.fsencode(tree.files[0].path))} of the build context"
+
+
+def _relative(name: str, member: Member) -> bytes:
+    return _checked(name, member.name)
+
+
+def _checked(name: str, path: bytes) -> bytes:
+    try:
+        return relative(path)
+    except RefusedError as error:
+        raise ImageError(f"{name}: {printable(path)}: {error}") from None

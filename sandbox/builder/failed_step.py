@@ -1,0 +1,101 @@
+"""Keep the state of a step that failed, for a shell in it, until the next build of the file.
+
+STATE/changes/ID/build.json     the layers below and the settings of the command, beside the writable layer
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from sandbox.builder.run_step import STACK_NAME, discard_kept
+from sandbox.changes.writable_layers import find, list_layers
+from sandbox.images.build.plan import RunCommand
+from sandbox.plan.image_values import ImageLayer
+from sandbox.state.trusted_files import read_json, replace_json
+from unionfs._stdlib.dataclasses import dataclass
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sandbox.changes.writable_layers import WritableLayer
+
+_NAME = "build.json"
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedStep:
+    """A step that failed: the id of the run whose changes are kept, the layers below, and the command. `text` is for messages."""
+
+    kept: str
+    layers: tuple[ImageLayer, ...]
+    command: RunCommand
+    text: str
+
+
+def keep(state: str, step: FailedStep) -> None:
+    """Record *step* beside its writable layer in the state directory *state*.
+
+    Raises:
+        StateError: there is no such layer.
+        OSError: the record cannot be written.
+    """
+    command = step.command
+    value = {
+        "version": _VERSION,
+        "text": step.text,
+        "env": list(command.env),
+        "user": command.user,
+        "cwd": command.cwd,
+        "network": command.network,
+        "layers": [[layer.diff_id, layer.digest, layer.size, layer.media_type] for layer in step.layers],
+    }
+    replace_json(os.path.join(find(state, step.kept).path, _NAME), value)
+
+
+def find_failed(state: str, file: str) -> FailedStep | None:
+    """Return the step of the build of *file* that failed last; None if none is kept."""
+    for layer in sorted(_of_file(state, file), key=lambda one: one.time, reverse=True):
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            value = read_json(os.path.join(layer.path, _NAME))
+            if value["version"] != _VERSION:
+                continue
+            command = RunCommand(
+                command=("/bin/sh",),
+                env=tuple(map(str, value["env"])),
+                user=str(value["user"]),
+                cwd=str(value["cwd"]),
+                network="host" if value["network"] == "host" else "default",
+            )
+            layers = tuple(
+                ImageLayer(
+                    diff_id=str(diff_id), digest=str(digest), size=int(size), media_type=str(media_type)
+                )
+                for diff_id, digest, size, media_type in value["layers"]
+            )
+            return FailedStep(kept=layer.id, layers=layers, command=command, text=str(value["text"]))
+    return None
+
+
+def discard_failed(state: str, file: str) -> None:
+    """Remove what earlier builds of *file* have left: of steps that failed, and of a command that was killed.
+
+    Raises:
+        SandboxError: a layer cannot be removed.
+    """
+    for layer in _of_file(state, file):
+        if not layer.in_use:
+            discard_kept(layer.id)
+
+
+def _of_file(state: str, file: str) -> Sequence[WritableLayer]:
+    return [
+        layer
+        for layer in list_layers(state)
+        if layer.kind == "kept"
+        and layer.file == file
+        and any(below.path.startswith(f"{STACK_NAME}@") for below in layer.stack.layers)
+    ]

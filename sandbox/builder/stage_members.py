@@ -1,0 +1,140 @@
+"""Give the files of a stage or of an image as members of an archive.
+
+`unionfs changes --archive=trees` writes them: it merges the layers, and knows the ids that the files have inside. Its writable
+layer is an empty one, made for the purpose.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, contextmanager
+
+from sandbox.as_container_root import chown_to_root
+from sandbox.builder.copied_members import target_of
+from sandbox.changes.reader import start
+from sandbox.changes.writable_layers import WritableLayer
+from sandbox.images.tar import Kind, open_archive
+from sandbox.state.stack_record import RecordedLayer, RecordedStack
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from sandbox.images.tar import Archive, Member, TarStream
+    from sandbox.images.unpacked_trees import StoredLayer
+    from sandbox.plan import IdPlan
+    from sandbox.state.directory import StateDirectory
+
+
+@contextmanager
+def empty_layer(state: StateDirectory, ids: IdPlan, layers: Sequence[StoredLayer]) -> Iterator[WritableLayer]:
+    """Give an empty writable layer over the open *layers*, bottom first. It is in the directory of a run, which is removed.
+
+    Raises:
+        SandboxError: it cannot be created.
+        OSError: it cannot be created.
+    """
+    run = state.new_run(ids, name="build", uses={"file": None, "layer": None, "volumes": [], "archives": []})
+    parts: list[int] = []
+    try:
+        parts += [run.subdirectory(name) for name in ("upper", "work")]
+        chown_to_root(ids, *run.unowned)
+        recorded = tuple(
+            RecordedLayer(kind="image", path="", place=os.path.basename(layer.place)) for layer in layers
+        )
+        yield WritableLayer(
+            name="build",
+            id="build",
+            kind="running",
+            path=run.path,
+            file=None,
+            ids=ids,
+            stack=RecordedStack(writable=run.layer_path, layers=recorded),
+            in_use=True,
+            time=0.0,
+        )
+    finally:
+        for fd in parts:
+            os.close(fd)
+        run.remove()
+
+
+@contextmanager
+def stage_members(
+    layer: WritableLayer,
+    path: str,
+    top: str,
+    moved: Mapping[str, str],
+    *,
+    owner: tuple[int, int] | None,
+    mode: int | None,
+) -> Iterator[Archive]:
+    """Give the object at *path*, which has no links, of the union of *layer*, and all below it, at *top* or where *moved* has it.
+
+    The owners and modes are those that the files have, unless *owner* and *mode* are given. The top of a directory is not
+    among the members: its files go into the target.
+
+    Raises:
+        ImageError: the archive is damaged.
+        SandboxError: the files cannot be read.
+    """
+    with ExitStack() as undo:
+        process = start(layer, ["--archive=trees"], [path], undo)
+        with process.explaining(), open(process.output_fd, "rb", closefd=False) as stream:
+            yield _Renamed(
+                open_archive(stream, "the files of the stage"), path, top, moved, owner=owner, mode=mode
+            )
+
+
+class _Renamed:
+    """The members of an archive under other names. It borrows the archive (implements `Archive`)."""
+
+    def __init__(
+        self,
+        archive: TarStream,
+        path: str,
+        top: str,
+        moved: Mapping[str, str],
+        *,
+        owner: tuple[int, int] | None,
+        mode: int | None,
+    ) -> None:
+        self.name = archive.name
+        self._archive = archive
+        self._path = os.fsencode(path).strip(b"/")
+        self._top = top
+        self._moved = moved
+        self._owner = owner
+        self._mode = mode
+
+    @property
+    def current(self) -> bytes:
+        return self._archive.current
+
+    def data(self) -> Iterator[tuple[int, memoryview]]:
+        return self._archive.data()
+
+    def __iter__(self) -> Iterator[Member]:
+        for member in self._archive:
+            below = self._below(member.name)
+            if not below and member.kind is Kind.DIRECTORY:
+                continue
+            renamed = member._replace(name=self._name(below))
+            if member.kind is Kind.HARD_LINK:
+                renamed = renamed._replace(link=self._name(self._below(member.link)))
+            if self._owner is not None:
+                renamed = renamed._replace(uid=self._owner[0], gid=self._owner[1])
+            if self._mode is not None and member.kind is not Kind.SYMLINK:
+                renamed = renamed._replace(mode=self._mode)
+            yield renamed
+
+    def _below(self, name: bytes) -> bytes:
+        name = name.strip(b"/")
+        name = b"" if name == b"." else name.removeprefix(b"./")
+        return name[len(self._path) :].lstrip(b"/")
+
+    def _name(self, below: bytes) -> bytes:
+        if not below:
+            return os.fsencode(self._top).strip(b"/")
+        return target_of(os.fsdecode(below), self._top, self._moved)
