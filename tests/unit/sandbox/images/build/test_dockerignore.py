@@ -6,7 +6,7 @@ import re
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.errors import SpecError
@@ -116,11 +116,13 @@ def _model(pattern: str, path: str) -> bool:
     return any(re.fullmatch(expression, "/".join(parts[:end])) for end in range(1, len(parts) + 1))
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(SEGMENT, min_size=1, max_size=4).map("/".join), PATH)
 def test_a_pattern_matches_as_a_regular_expression_does(pattern: str, path: str) -> None:
     assert (excluded(pattern, path) == path) is _model(pattern, path)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     st.lists(st.tuples(st.booleans(), st.lists(SEGMENT, min_size=1, max_size=3).map("/".join)), max_size=4),
     PATH,

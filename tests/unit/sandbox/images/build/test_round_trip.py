@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.errors import SpecError
@@ -23,7 +23,7 @@ NAME = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True).filter(
 PAIRS = st.dictionaries(NAME, TEXT, min_size=1, max_size=4)
 LINES = st.lists(st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=20), max_size=5)
 PATH = st.lists(
-    st.from_regex(r"[a-z0-9_.-]{1,8}", fullmatch=True).filter(lambda part: set(part) != {"."}),
+    st.from_regex(r"[a-z0-9_.][a-z0-9_.-]{0,7}", fullmatch=True).filter(lambda part: set(part) != {"."}),
     min_size=1,
     max_size=3,
 )
@@ -61,6 +61,7 @@ def config_after(text: str) -> ImageConfig:
     return plan(f"FROM docker.io/library/base\n{text}").result.config
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.data(), PAIRS, st.sampled_from(["ENV", "LABEL"]))
 def test_pairs(data: st.DataObject, pairs: dict[str, str], name: str) -> None:
     words = [f"{key}={data.draw(quoted(value))}" for key, value in pairs.items()]
@@ -69,6 +70,7 @@ def test_pairs(data: st.DataObject, pairs: dict[str, str], name: str) -> None:
     assert {key: found[key] for key in pairs} == pairs
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.data(), PAIRS)
 def test_arguments_reach_commands(data: st.DataObject, pairs: dict[str, str]) -> None:
     words = [f"{key}={data.draw(quoted(value))}" for key, value in pairs.items()]
@@ -78,12 +80,14 @@ def test_arguments_reach_commands(data: st.DataObject, pairs: dict[str, str]) ->
     assert step.action.env[2:] == tuple(f"{key}={value}" for key, value in pairs.items())
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.data(), ARGV, st.sampled_from(["CMD", "ENTRYPOINT", "SHELL"]))
 def test_arrays(data: st.DataObject, argv: tuple[str, ...], name: str) -> None:
     config = config_after(data.draw(written(name, [json_array(argv)])))
     assert {"CMD": config.command, "ENTRYPOINT": config.entrypoint, "SHELL": config.shell}[name] == argv
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.data(), ARGV)
 def test_a_command_in_the_exec_form(data: st.DataObject, argv: tuple[str, ...]) -> None:
     (step,) = plan(f"FROM scratch\n{data.draw(written('RUN', [json_array(argv)]))}").result.steps
@@ -91,6 +95,7 @@ def test_a_command_in_the_exec_form(data: st.DataObject, argv: tuple[str, ...]) 
     assert step.action.command == argv
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.data(), LINES, st.sampled_from(["EOF", "END-OF", "x_1", "é"]), st.booleans())
 def test_here_documents(data: st.DataObject, lines: list[str], name: str, tabs: bool) -> None:
     lines = [line for line in lines if line != name]
@@ -111,6 +116,7 @@ def test_here_documents(data: st.DataObject, lines: list[str], name: str, tabs: 
     assert last.config.user == "last"
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.data(), st.lists(PATH, min_size=1, max_size=3), PATH)
 def test_copies(data: st.DataObject, sources: list[list[str]], target: list[str]) -> None:
     words = [*("/".join(source) for source in sources), "/" + "/".join(target) + "/"]
@@ -121,6 +127,7 @@ def test_copies(data: st.DataObject, sources: list[list[str]], target: list[str]
     )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.data(), st.lists(PATH, min_size=1, max_size=4))
 def test_working_directories_follow_each_other(data: st.DataObject, paths: list[list[str]]) -> None:
     text = "".join(data.draw(written("WORKDIR", ["/".join(path)])) for path in paths)
@@ -130,6 +137,7 @@ def test_working_directories_follow_each_other(data: st.DataObject, paths: list[
     assert result.steps[-1].action == MakeDirectory(expected)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.text(st.sampled_from("RUN COPY <<E\nE\n\"'\\$[{]}=-#\tx`éFROM scratch\n"), max_size=80))
 def test_any_text_gives_a_plan_or_diagnostics_with_places_in_it(text: str) -> None:
     whole = f"FROM scratch\n{text}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.errors import SpecError
@@ -113,6 +113,7 @@ def test_a_file_with_too_many_instructions_is_refused() -> None:
 PART = st.sampled_from(["A", " ", "b", "\\\n", "\\ \n", "# c\n", "\n", "\t", "é", "\\", "\\\\\n", "<<X", "`"])
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(PART, max_size=30).map("".join))
 def test_every_character_has_its_place_in_the_file(text: str) -> None:
     source = decode(text.encode(), "f")
@@ -125,6 +126,7 @@ def test_every_character_has_its_place_in_the_file(text: str) -> None:
         assert source.text[whole.start : whole.end].endswith(line.text[-1:])
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.binary(max_size=60))
 def test_any_bytes_are_split_or_refused(data: bytes) -> None:
     try:

@@ -165,7 +165,7 @@ WORD = st.lists(st.one_of(QUOTED, DOUBLE, SINGLE, st.sampled_from(["\\a", "\\'",
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(WORD)
 def test_the_shell_expands_a_word_to_the_same(word: str) -> None:
     # An assignment does not split words.
