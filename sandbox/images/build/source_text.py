@@ -1,7 +1,8 @@
 """Divide the text of a Containerfile into instructions as lines, without comments and continuations.
 
 The rules are those of the Dockerfile reference ("Format", "Parser directives", "Here-documents"). Every character of a line
-keeps its place in the file, so that each mistake is reported with line and column.
+keeps its place in the file, so that each mistake is reported with line and column. The directives `syntax` and `check` are for
+other programs and have no effect.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class _Planner:
         self._raise_mistakes()
         given = self._options.arguments
         proxies = [name for name in PROXY_ARGUMENTS if name in given]
-        known = {*self._declared(), *platform_arguments("", ""), *PROXY_ARGUMENTS}
+        known = {*self._declared(bases), *platform_arguments("", ""), *PROXY_ARGUMENTS}
         return BuildPlan(
             stages=stages,
             proxy_env=tuple(f"{name}={given[name]}" for name in proxies),
@@ -280,8 +280,10 @@ class _Planner:
 
         return find
 
-    def _declared(self) -> set[str]:
-        found = [item for item in self._file.instructions if isinstance(item, Arg)]
+    def _declared(self, bases: Mapping[int, _Base]) -> set[str]:
+        """Return the names of all arguments that the file, or a trigger of a base, declares."""
+        files = [self._file, *(trigger for base in bases.values() for trigger in base.triggers)]
+        found = [item for file in files for item in file.instructions if isinstance(item, Arg)]
         return {name for item in found for name, _ in item.pairs}
 
     def _report(self, mistake: MistakeError, file: Containerfile | None = None) -> None:

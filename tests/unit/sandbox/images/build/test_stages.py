@@ -167,6 +167,13 @@ def test_arguments_that_nothing_declares_are_returned() -> None:
     assert found.proxy_env == ("no_proxy=x",)
 
 
+def test_a_trigger_can_declare_an_argument() -> None:
+    text = "FROM scratch AS a\nONBUILD ARG A\nFROM a\nRUN x\n"
+    found = plan(text, {"A": "given"})
+    assert environment(text, {"A": "given"}) == {"A": "given"}
+    assert found.unused_arguments == ()
+
+
 def test_a_trigger_with_a_mistake_names_the_image() -> None:
     def read_config(_source: str, _platform: str) -> ImageConfig:
         return ImageConfig(triggers=("COPY a",))
