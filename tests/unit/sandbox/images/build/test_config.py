@@ -139,7 +139,7 @@ def test_an_image_without_base_has_a_path() -> None:
         ),
     ],
 )
-def test_ports(text: str, expected: tuple[str, ...] | None) -> None:
+def test_ports_are_parsed_or_refused(text: str, expected: tuple[str, ...] | None) -> None:
     assert parse_ports(text) == expected
 
 
@@ -172,5 +172,5 @@ def test_ports(text: str, expected: tuple[str, ...] | None) -> None:
         ),
     ],
 )
-def test_durations(text: str, expected: int | None) -> None:
+def test_durations_are_parsed_or_refused(text: str, expected: int | None) -> None:
     assert parse_duration(text) == expected

@@ -63,7 +63,7 @@ def config_after(text: str) -> ImageConfig:
 
 @settings(deadline=None)  # the machine may be busy
 @given(st.data(), PAIRS, st.sampled_from(["ENV", "LABEL"]))
-def test_pairs(data: st.DataObject, pairs: dict[str, str], name: str) -> None:
+def test_variables_and_labels_are_read_back(data: st.DataObject, pairs: dict[str, str], name: str) -> None:
     words = [f"{key}={data.draw(quoted(value))}" for key, value in pairs.items()]
     config = config_after(data.draw(written(name, words)))
     found = config.variables() if name == "ENV" else dict(config.labels)
@@ -82,14 +82,14 @@ def test_arguments_reach_commands(data: st.DataObject, pairs: dict[str, str]) ->
 
 @settings(deadline=None)  # the machine may be busy
 @given(st.data(), ARGV, st.sampled_from(["CMD", "ENTRYPOINT", "SHELL"]))
-def test_arrays(data: st.DataObject, argv: tuple[str, ...], name: str) -> None:
+def test_arrays_are_read_back(data: st.DataObject, argv: tuple[str, ...], name: str) -> None:
     config = config_after(data.draw(written(name, [json_array(argv)])))
     assert {"CMD": config.command, "ENTRYPOINT": config.entrypoint, "SHELL": config.shell}[name] == argv
 
 
 @settings(deadline=None)  # the machine may be busy
 @given(st.data(), ARGV)
-def test_a_command_in_the_exec_form(data: st.DataObject, argv: tuple[str, ...]) -> None:
+def test_a_command_in_the_exec_form_is_read_back(data: st.DataObject, argv: tuple[str, ...]) -> None:
     (step,) = plan(f"FROM scratch\n{data.draw(written('RUN', [json_array(argv)]))}").result.steps
     assert isinstance(step.action, RunCommand)
     assert step.action.command == argv
@@ -97,7 +97,7 @@ def test_a_command_in_the_exec_form(data: st.DataObject, argv: tuple[str, ...]) 
 
 @settings(deadline=None)  # the machine may be busy
 @given(st.data(), LINES, st.sampled_from(["EOF", "END-OF", "x_1", "é"]), st.booleans())
-def test_here_documents(data: st.DataObject, lines: list[str], name: str, tabs: bool) -> None:
+def test_here_documents_are_read_back(data: st.DataObject, lines: list[str], name: str, tabs: bool) -> None:
     lines = [line for line in lines if line != name]
     content = "".join(f"{line}\n" for line in lines)
     body = "".join(f"\t{line}\n" for line in lines) + f"\t{name}\n" if tabs else f"{content}{name}\n"
@@ -118,7 +118,7 @@ def test_here_documents(data: st.DataObject, lines: list[str], name: str, tabs: 
 
 @settings(deadline=None)  # the machine may be busy
 @given(st.data(), st.lists(PATH, min_size=1, max_size=3), PATH)
-def test_copies(data: st.DataObject, sources: list[list[str]], target: list[str]) -> None:
+def test_a_copy_is_read_back(data: st.DataObject, sources: list[list[str]], target: list[str]) -> None:
     words = [*("/".join(source) for source in sources), "/" + "/".join(target) + "/"]
     words = [json_array(words)] if data.draw(st.booleans()) else words
     (step,) = plan(f"FROM scratch\n{data.draw(written('COPY', words))}").result.steps
