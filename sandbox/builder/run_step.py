@@ -171,6 +171,7 @@ def _spec(action: RunCommand, *, file: str, network: str, terminal: bool) -> Spe
     return Spec(
         file=file,
         directory=os.path.dirname(file),
+        read_from=(file,),
         sandbox=Sandbox(name="build"),
         root=Root(layers=(LAYERS,)),
         process=Process(
