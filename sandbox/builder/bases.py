@@ -10,6 +10,7 @@ from sandbox.images.build.cache_key import base_key
 from sandbox.images.build.config import read_config
 from sandbox.images.importing import import_image
 from sandbox.images.listing import config_of
+from sandbox.images.lock_file import drift, not_locked, read_lock, relative_source
 from sandbox.images.oci.image_config import History, timestamp
 from sandbox.images.oci.platforms import Platform
 from sandbox.images.places import partial_in
@@ -56,8 +57,20 @@ class Bases:
         *,
         always_pull: bool = False,
         progress: Callable[[], BlobProgress] | None = None,
+        lock: str | None = None,
     ) -> None:
-        """Use the image directory *images*. Paths are relative to *directory*. With *always_pull*, fetch images that are there, too."""
+        """Use the image directory *images*. Paths are relative to *directory*. With *always_pull*, fetch images that are there, too.
+
+        *lock* is the path of a lock file: then images of registries are those with the digests in it, and another digest of any
+        other source is an error.
+
+        Raises:
+            StateError: there is no such lock file, or it is damaged.
+        """
+        #: The digests of the sources that were used, by source.
+        self.digests: dict[str, str] = {}
+        self._lock = lock
+        self._locked = {} if lock is None else read_lock(lock)
         self._images = images
         self._directory = directory
         self._always_pull = always_pull
@@ -118,10 +131,29 @@ class Bases:
     def _record(self, source: str, platform: str) -> ImageRecord:
         known = self._records.get((source, platform))
         if known is None:
-            known = self._records[(source, platform)] = self._found(source, platform)
+            known, digest = self._found(source, platform)
+            self._note(source, digest)
+            self._records[(source, platform)] = known
         return known
 
-    def _found(self, source: str, platform: str) -> ImageRecord:
+    def _note(self, source: str, digest: str) -> None:
+        """Record that *source* has *digest*; compare it with the lock file.
+
+        Raises:
+            ImageError: the lock file has another digest, or none.
+        """
+        if self._lock is not None and (locked := self._locked_digest(source)) != digest:
+            raise drift(self._lock, source, locked, digest)
+        self.digests[relative_source(source, self._directory)] = digest
+
+    def _locked_digest(self, source: str) -> str:
+        name = relative_source(source, self._directory)
+        if name not in self._locked:
+            raise not_locked(self._lock or "", name)
+        return self._locked[name]
+
+    def _found(self, source: str, platform: str) -> tuple[ImageRecord, str]:
+        """Return the image *source* for *platform*, and its digest: of the index that it was chosen from, else of its manifest."""
         if source.startswith(_REGISTRY):
             return self._of_registry(source, platform)
         if source.startswith(_LAYOUTS):
@@ -130,29 +162,33 @@ class Bases:
         stored = StoredImages(self._images)
         found = stored.find(name)
         record = None if found is None else stored.record(found.digest)
-        if record is None:
+        if found is None or record is None:
             raise missing(name)
         if Platform.parse(record.platform) != Platform.parse(platform):
             raise ImageError(
                 f"the image {name} is for {record.platform}, not for {platform}",
                 hint=f"fetch it for that platform: sandbox pull --platform {platform} docker://... {name}",
             )
-        return record
+        return record, found.digest
 
-    def _of_registry(self, source: str, platform: str) -> ImageRecord:
+    def _of_registry(self, source: str, platform: str) -> tuple[ImageRecord, str]:
         from sandbox.images.pulling import pull
         from sandbox.images.registry.reference import parse_reference
 
-        reference = str(parse_reference(source))
+        parsed = parse_reference(source)
+        if self._lock is not None:
+            parsed = parsed.with_digest(self._locked_digest(source))
+        reference = str(parsed)
         name = reference.removeprefix(_REGISTRY)
         stored = StoredImages(self._images)
         found = None if self._always_pull else stored.find(name)
         record = None if found is None else stored.record(found.digest)
-        if record is not None and Platform.parse(record.platform) == Platform.parse(platform):
-            return record
-        return pull(self._images, reference, name, platform=platform, progress=self._made_progress())
+        if found is None or record is None or Platform.parse(record.platform) != Platform.parse(platform):
+            record = pull(self._images, reference, name, platform=platform, progress=self._made_progress())
+            found = stored.find(name)
+        return record, record.digest if found is None else found.index or found.digest
 
-    def _of_file(self, source: str, platform: str) -> ImageRecord:
+    def _of_file(self, source: str, platform: str) -> tuple[ImageRecord, str]:
         from sandbox.images.transports.opening import open_source, split_reference
 
         kind, _, rest = source.partition(":")
@@ -164,7 +200,8 @@ class Bases:
         opened = open_source(name, partial_in(self._images))
         try:
             # Without a name: the file may change, and the layers of the result are kept by its own name.
-            return import_image(self._images, opened, Platform.parse(platform), None, self._made_progress())
+            record = import_image(self._images, opened, Platform.parse(platform), None, self._made_progress())
+            return record, record.digest
         finally:
             opened.close()
 
@@ -180,6 +217,7 @@ class Bases:
             hint="check the path, which is relative to the file of the build",
             repack="pack the archive again with gzip or zstd",
         )
+        self._note(source, str(descriptor.digest))
         layer = ImageLayer(
             diff_id=str(diff_id),
             digest=str(descriptor.digest),

@@ -58,6 +58,21 @@ def load_plan(
     return plan_build(parse(_read(file), file), options)
 
 
+def fetch_sources(plan: BuildPlan, bases: Bases) -> None:
+    """Fetch every image that *plan* starts from or copies from, so that *bases* has the digests of all.
+
+    Raises:
+        ImageError: one cannot be found or fetched.
+    """
+    from sandbox.images.build.plan import CopyFiles, Sources
+
+    for stage in plan.stages:
+        copied = [step.action.origin for step in stage.steps if isinstance(step.action, CopyFiles)]
+        for origin in (stage.base, *copied):
+            if isinstance(origin, Sources):
+                bases.base(origin, stage.platform)
+
+
 def load_ignore_rules(file: str, context: str) -> IgnoreRules:
     """Return the rules which files of *context* a build of *file* leaves out.
 

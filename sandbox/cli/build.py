@@ -67,6 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="build this stage of a Containerfile; default: the last one",
     )
     add_platform(parser)
+    parser.add_argument(
+        "--locked",
+        action="store_true",
+        help="use the images of FILE.lock.toml, which `sandbox lock` writes, and refuse sources with other digests",
+    )
     parser.add_argument("--no-cache", action="store_true", help="execute every step again")
     parser.add_argument("--pull", action="store_true", help="fetch base images although the store has them")
     parser.add_argument(
@@ -124,13 +129,15 @@ def _build(
     from sandbox.builder.load import load_ignore_rules, load_plan
     from sandbox.cli.progress import ImageProgress
     from sandbox.images.collection import importing
+    from sandbox.images.lock_file import lock_path
 
     file = os.path.realpath(arguments.file)
     directory = os.path.dirname(file)
     context = os.path.abspath(arguments.context or os.path.dirname(arguments.file) or ".")
     rules = load_ignore_rules(arguments.file, context)
     images = machine.where.images
-    bases = Bases(images, directory, always_pull=arguments.pull, progress=ImageProgress)
+    lock = lock_path(file) if arguments.locked else None
+    bases = Bases(images, directory, always_pull=arguments.pull, progress=ImageProgress, lock=lock)
     discard_failed(machine.state.path, file)
     with importing(images):
         plan = load_plan(

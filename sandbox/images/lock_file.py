@@ -36,12 +36,14 @@ def lock_path(file: str) -> str:
 
 def source_of(layer: Layer, directory: str) -> str:
     """Return *layer* as a lock file in *directory* names it."""
-    if layer.kind in ("image", "docker"):
-        return layer.shown()
-    path = layer.path
-    if path.startswith(directory.rstrip("/") + "/"):
-        path = os.path.relpath(path, directory)
-    return f"{layer.kind}:{path}" + (f":{layer.reference}" if layer.reference else "")
+    return relative_source(layer.shown(), directory)
+
+
+def relative_source(source: str, directory: str) -> str:
+    """Return *source*, KIND:PATH, with a path relative to *directory* if it is in that; other sources as they are."""
+    kind, _, path = source.partition(":")
+    inside = path.startswith(directory.rstrip("/") + "/")
+    return f"{kind}:{path.removeprefix(directory.rstrip('/') + '/')}" if inside else source
 
 
 def lockable(spec: Spec) -> list[tuple[int, Layer]]:

@@ -90,11 +90,16 @@ def digests_of(spec: Spec, images: str, fetch: Fetch) -> dict[str, str]:
             else:
                 name, _ = _Finder(images, "always", fetch=fetch, locked=None).find(layer)
                 assert name is not None
-                digest = name.index or name.digest
+                digest = lock_digest(layer, name)
         except ImageError as error:
             raise SpecError([spec.diagnose(f"root.layers[{number}]", error.message, error.hint)]) from error
         found[source_of(layer, spec.directory)] = digest
     return found
+
+
+def lock_digest(layer: Layer, name: ImageName) -> str:
+    """Return the digest of *layer*, stored as *name*, for a lock file: of the index if a registry has it for several platforms."""
+    return name.index or name.digest if layer.kind == "docker" else name.digest
 
 
 class _Lock:
@@ -119,7 +124,7 @@ class _Lock:
         return self._digests[source]
 
     def check(self, layer: Layer, name: ImageName) -> None:
-        self._compare(layer, name.index or name.digest)
+        self._compare(layer, lock_digest(layer, name))
 
     def check_archive(self, layer: Layer) -> None:
         from sandbox.images.lock_file import archive_digest
