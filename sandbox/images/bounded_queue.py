@@ -46,9 +46,10 @@ class BoundedQueue(Generic[T]):
             self._changed.notify()
 
     def end(self, error: BaseException | None = None) -> None:
-        """Add nothing more; *error* is raised to the consumer once it has taken all items."""
+        """Add nothing more; *error* is raised to the consumer once it has taken all items. Only the first call counts."""
         with self._changed:
-            self._ended, self._error = True, error
+            if not self._ended:
+                self._ended, self._error = True, error
             self._changed.notify()
 
     def get(self) -> T | None:

@@ -100,6 +100,7 @@ class LayerStream:
         self._tar_size = 0
         self._pieces: BoundedQueue[bytes] = BoundedQueue(_AHEAD)
         self._threads: list[threading.Thread] = []
+        self._error: BaseException | None = None  # of a thread
         self._rest: Iterator[bytes] = iter(())
 
     def __enter__(self) -> Self:
@@ -149,6 +150,8 @@ class LayerStream:
                 )
         for thread in self._threads:
             thread.join()
+        if self._error is not None:
+            raise self._error
         digest = f"sha256:{self._blob.sha256.hexdigest()}"
         compressed = self._plain.compressed
         found = LayerDigests(
@@ -193,12 +196,13 @@ class LayerStream:
             yield piece
 
     def _guard(self, work: Callable[[], None]) -> None:
-        """Run *work* in a thread; the consumer of the pieces raises its error."""
+        """Run *work* in a thread; the consumer of the pieces raises its error, or `finish` if it has got all pieces."""
         try:
             work()
         except ConsumerGoneError:
             self._pieces.end()
         except BaseException as error:  # noqa: BLE001 - without an end, the consumer would wait for ever
+            self._error = error
             self._pieces.end(error)
             self._to_digest.close()
 

@@ -86,3 +86,15 @@ def test_an_error_of_the_producer_comes_after_its_items_and_stays() -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match="reason"):
             queue.get()
+
+
+def test_only_the_first_end_counts() -> None:
+    queue: BoundedQueue[str] = BoundedQueue(10)
+    queue.end(ValueError("reason"))
+    queue.end()
+    with pytest.raises(ValueError, match="reason"):
+        queue.get()
+    other: BoundedQueue[str] = BoundedQueue(10)
+    other.end()
+    other.end(ValueError("late"))
+    assert other.get() is None
