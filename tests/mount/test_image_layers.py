@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import subprocess
+from collections.abc import Sequence
+from hashlib import sha256
 
 import pytest
 
 from tests.mount.support import Union, now_and_remounted
 from tests.support.tree import snapshot
-from tests.unit.sandbox.images.tars import directory, extract, file, hard_link, tar
+from tests.unit.sandbox.images.tars import directory, extract, file, hard_link, symlink, tar
 
 pytestmark = pytest.mark.fusermount
 
@@ -89,3 +93,67 @@ def test_a_hard_link_over_three_layers_ends_at_the_copy_of_the_middle_one(base: 
     with union_of(base, *archives, writable=False) as union:
         assert len({os.stat(f"{union.path}/{name}").st_ino for name in ("again", "h")}) == 1
         assert snapshot(union.path)[b"again"].data == b"lower"
+
+
+def write_layout(place: str, archives: Sequence[bytes]) -> None:
+    """Write an image of *archives*, bottom first, as an OCI layout with the tag `test`; see image-layout.md of the image-spec."""
+    blobs = os.path.join(place, "blobs/sha256")
+    os.makedirs(blobs)
+
+    def add(content: bytes, kind: str) -> dict[str, object]:
+        digest = sha256(content).hexdigest()
+        with open(os.path.join(blobs, digest), "wb") as blob:
+            blob.write(content)
+        media_type = f"application/vnd.oci.image.{kind}"
+        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
+
+    diff_ids = [f"sha256:{sha256(archive).hexdigest()}" for archive in archives]
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        "history": [{"created_by": "test"} for _ in archives],
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": add(json.dumps(config).encode(), "config.v1+json"),
+        "layers": [add(archive, "layer.v1.tar") for archive in archives],
+    }
+    described = add(json.dumps(manifest).encode(), "manifest.v1+json")
+    described["annotations"] = {"org.opencontainers.image.ref.name": "test"}
+    for name, value in (
+        ("oci-layout", {"imageLayoutVersion": "1.0.0"}),
+        ("index.json", {"schemaVersion": 2, "manifests": [described]}),
+    ):
+        with open(os.path.join(place, name), "w", encoding="utf-8") as file:
+            json.dump(value, file)
+
+
+#: Layers above BASE.
+CHANGES = {
+    "a link to a lower file": tar(hard_link(b"h", b"d/sub/deep"), hard_link(b"d/i", b"f")),
+    "a directory that only the lower layer lists": tar(file(b"d/new", b"new"), file(b"d/sub/x/y", b"y")),
+    "a whiteout after its sibling": tar(directory(b"d"), file(b"d/own", b"own"), file(b"d/.wh.lower")),
+    "an opaque directory": tar(directory(b"d/sub"), file(b"d/sub/.wh..wh..opq"), file(b"d/sub/own", b"own")),
+    "a file that becomes a directory": tar(directory(b"f"), file(b"f/in", b"in")),
+    "a directory that becomes a link": tar(symlink(b"d", b"f")),
+    "a replaced file with another name": tar(file(b"f", b"new", mode=0o600)),
+}
+
+
+@pytest.mark.umoci
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_union_of_the_layers_is_the_tree_that_umoci_unpacks(base: str, change: str) -> None:
+    archives = [BASE, CHANGES[change]]
+    write_layout(f"{base}/image", archives)
+    rootless = ["--rootless"] if os.geteuid() else []
+    command = ["umoci", "unpack", *rootless, "--image", f"{base}/image:test", f"{base}/bundle"]
+    subprocess.run(command, check=True, stderr=subprocess.PIPE)
+    expected = snapshot(f"{base}/bundle/rootfs", ids=not rootless)
+    with union_of(base, *archives) as union:
+        seen = snapshot(union.path, ids=not rootless)
+    # The mode of the root is not in the layers.
+    del seen[b"."], expected[b"."]
+    assert seen == expected
