@@ -254,7 +254,7 @@ def measure_growth(arguments: argparse.Namespace, systems: Sequence[System], lef
                 {"name": curve.name, "unit": curve.unit, "lines": {x.system: x.points for x in lines}}
             )
             print(f"\n{curve.name}, by {curve.unit}")
-            print("\n".join(report.table(rows)))
+            print("\n".join(report.table(rows, milliseconds=curve.milliseconds)))
     print("\n".join(f"left out: {reason}" for reason in left_out))
     if arguments.json:
         write_json(arguments.json, {"about": about(arguments), "curves": data, "problems": problems})

@@ -1,4 +1,4 @@
-"""Measure how time grows with layers, directory entries, file sizes and sandboxes started at once."""
+"""Measure how time grows with layers, directory entries, file sizes, sandboxes started at once, and changes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks import changes, layers, start
+from benchmarks import changes, layers, snapshots, start
 from benchmarks.measuring import Row, Trial, trial_of
 from benchmarks.systems import Stack, System
 from benchmarks.workload import Corpus, Work, Workload
@@ -24,6 +24,8 @@ class Curve:
     name: str
     unit: str
     points: Sequence[tuple[int, Trial]]
+    #: Whether the table is in milliseconds.
+    milliseconds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,4 +173,8 @@ def make_curves(
         ]
         curves.append(Curve("start true", "sandboxes at once", points))
     by_changes = changes.make_trials(corpus.python, os.path.join(directory, "changes"), corpus.scale)
-    return curves + [Curve(*curve) for curve in by_changes]
+    curves += [Curve(*curve) for curve in by_changes]
+    if any(starter.name == start.SUBJECT for starter in starters):
+        stops = snapshots.make_trials(corpus.python, os.path.join(directory, "snapshots"), corpus.scale)
+        curves += [Curve(*curve, milliseconds=True) for curve in stops]
+    return curves

@@ -58,18 +58,19 @@ def groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def table(rows: Sequence[Row]) -> list[str]:
-    """Return the lines of a table of median seconds, with the ratio to the baseline if that ran."""
+def table(rows: Sequence[Row], *, milliseconds: bool = False) -> list[str]:
+    """Return the lines of a table of median seconds or *milliseconds*, with the ratio to the baseline if that ran."""
+    heading = f"median {'milliseconds' if milliseconds else 'seconds'} (ratio)"
     columns = list(dict.fromkeys(name for row in rows for name in row.seconds))
-    width = max(26, *(len(row.name) + 2 for row in rows))
-    lines = [f"{'median seconds (ratio)':{width}}" + "".join(f"{name:>18}" for name in columns)]
+    width = max(len(heading) + 2, 26, *(len(row.name) + 2 for row in rows))
+    lines = [f"{heading:{width}}" + "".join(f"{name:>18}" for name in columns)]
     for row in rows:
         compared, cells = ratios(row), []
         for name in columns:
             seconds = row.seconds.get(name)
-            text = (
-                f"{statistics.median(seconds):.3f}" if seconds else "failed" if name in row.seconds else "-"
-            )
+            median = statistics.median(seconds) if seconds else 0
+            number = f"{median * 1000:.1f}" if milliseconds else f"{median:.3f}"
+            text = number if seconds else "failed" if name in row.seconds else "-"
             cells.append(text + (f" ({compared[name]:5.2f})" if name in compared else " " * 8))
         lines.append(f"{row.name:{width}}" + "".join(f"{cell:>18}" for cell in cells))
     means = geometric_means(rows)
