@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from sandbox.images.blobs import BlobStore
 from sandbox.images.image_layers import ImageLayers
 from sandbox.images.importing import host_platform, import_image
 from sandbox.images.oci.platforms import Platform
 from sandbox.images.places import scratch_in
-from sandbox.images.stored_images import check_new_name, normalized
+from sandbox.images.stored_images import StoredImages, check_new_name, normalized
 from sandbox.images.transports.opening import open_source
+from sandbox.images.verification import check_layer
 from sandbox.state.directory import make_image_directory
 from unionfs._stdlib.dataclasses import dataclass
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-    from sandbox.images.importing import BlobProgress
+    from sandbox.images.importing import BlobProgress, Prepare
     from sandbox.images.reading import Progress
     from sandbox.images.stored_images import ImageRecord
+    from sandbox.images.unpacked_trees import StoredLayer
     from sandbox.plan import IdPlan
     from sandbox.state.location import Locations
 
@@ -75,7 +78,7 @@ def unpacker(
     ids: IdPlan,
     warn: Callable[[str], None],
     progress: Callable[[], Progress] | None = None,
-) -> Callable[[ImageRecord], None]:
+) -> Prepare:
     """Return :func:`unpack` with these arguments, as `import_image` takes it."""
     return lambda record: unpack(images, record, ids, warn, progress)
 
@@ -87,7 +90,7 @@ def unpack(
     warn: Callable[[str], None],
     progress: Callable[[], Progress] | None = None,
 ) -> None:
-    """Unpack the layers of the image *record* under *ids*. *warn* gets messages about objects that are left out.
+    """Unpack and verify the layers of the image *record* under *ids*. *warn* gets messages about objects that are left out.
 
     *progress* creates the receiver of reports if layers have to be unpacked. After an error, the layers that were unpacked are
     removed again.
@@ -96,12 +99,25 @@ def unpack(
         ImageError: a layer is damaged, or cannot be unpacked.
     """
     layers = ImageLayers(images, progress)
+    opened: list[StoredLayer] = []
     try:
         opened = layers.open(record.layers, ids)
+        # Unpacking verifies a layer. One whose diff id was unpacked before, from another blob, is verified here.
+        known = set(layers.made.values())
+        known.update(layer for one in StoredImages(images).records() for layer in one.layers)
+        for layer in record.layers:
+            if layer not in known:
+                check_layer(BlobStore(images), "layer", layer)
     except BaseException:
+        _close(opened)
         layers.discard_made()
         raise
+    _close(opened)
     for stored in opened:
         for notice in stored.notices:
             warn(notice)
-        stored.close()
+
+
+def _close(layers: Iterable[StoredLayer]) -> None:
+    for layer in layers:
+        layer.close()

@@ -42,8 +42,8 @@ class ImageLayers:
         self._images = images
         self.trees = UnpackedTrees(layers_in(images))
         self._progress = progress
-        #: The keys of the layers that this object has unpacked.
-        self.made: list[str] = []
+        #: The layers that this object has unpacked, and so verified, by their keys.
+        self.made: dict[str, ImageLayer] = {}
 
     def open(self, image: Sequence[ImageLayer], ids: IdPlan) -> list[StoredLayer]:
         """Return the layers of *image*, bottom first, unpacked under *ids*; unpack those that are missing. The caller closes them.
@@ -103,7 +103,7 @@ class ImageLayers:
             try:
                 return unpacking.run()
             finally:
-                self.made += unpacking.published
+                self.made |= unpacking.published
 
     def discard_made(self) -> None:
         """Remove the layers that this object has unpacked, unless another process uses them."""
@@ -131,8 +131,8 @@ class _Unpacking:
         self._blobs: dict[int, int] = {}  # descriptors, whose offsets show the progress
         self._ended: dict[int, int] = {}  # the ends of pipes that reach their end when the process has ended
         self._running: dict[int, Child] = {}
-        #: The keys of the layers that are unpacked.
-        self.published: list[str] = []
+        #: The layers that are unpacked, by their keys.
+        self.published: dict[str, ImageLayer] = {}
 
     def add_complete(self, stored: StoredLayer) -> None:
         """Add the next layer, which is unpacked."""
@@ -144,8 +144,9 @@ class _Unpacking:
         self._new[number] = tree
 
     def add_equal(self, number: int) -> None:
-        """Add the next layer, which is equal to one below it that is missing."""
-        below = self._image.index(self._image[number])
+        """Add the next layer, which has the diff id of one below it that is missing."""
+        wanted = self._image[number].diff_id
+        below = next(index for index, layer in enumerate(self._image) if layer.diff_id == wanted)
         self._trees.append(self._trees[below])
 
     def run(self) -> dict[int, tuple[str, ...]]:
@@ -223,7 +224,7 @@ class _Unpacking:
         below = self._image[:number] if first == _USED_BELOW else None
         key = _key(layer, self._ids, below)
         self._new[number].publish(key)
-        self.published.append(key)
+        self.published[key] = layer
         return {number: tuple(lines.splitlines())}
 
     def _end(self) -> None:

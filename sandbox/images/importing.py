@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from sandbox.images.oci.platforms import Platform
     from sandbox.images.transports.image_source import FoundImage, ImageSource
 
+    Prepare = Callable[[ImageRecord], None]
+
 
 class BlobProgress(Protocol):
     """Receives reports while blobs are copied. Its methods may be called by several threads, and must not raise."""
@@ -61,7 +63,7 @@ def import_image(
     progress: BlobProgress | None = None,
     *,
     version: tuple[int, ...] = (),
-    prepare: Callable[[ImageRecord], None] | None = None,
+    prepare: Prepare | None = None,
     resumable: bool = True,
 ) -> ImageRecord:
     """Copy the image of *source* for *platform* into the image directory *images*, and give it *name*, unless that is None; return its record.
@@ -104,7 +106,7 @@ def import_image(
     return record
 
 
-def _prepare(prepare: Callable[[ImageRecord], None], record: ImageRecord, source: str) -> None:
+def _prepare(prepare: Prepare, record: ImageRecord, source: str) -> None:
     try:
         prepare(record)
     except StateError:

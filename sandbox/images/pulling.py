@@ -19,9 +19,7 @@ from sandbox.images.transports.registry_image import RegistryImage
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from sandbox.images.importing import BlobProgress
+    from sandbox.images.importing import BlobProgress, Prepare
     from sandbox.images.registry.settings import TlsSettings
     from sandbox.images.stored_images import ImageRecord
 
@@ -33,7 +31,7 @@ def pull(
     *,
     platform: str | None = None,
     progress: BlobProgress | None = None,
-    prepare: Callable[[ImageRecord], None] | None = None,
+    prepare: Prepare | None = None,
     authfile: str | None = None,
     tls: TlsSettings | None = None,
 ) -> ImageRecord:

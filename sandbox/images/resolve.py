@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sandbox.images.importing import BlobProgress
+    from sandbox.images.importing import BlobProgress, Prepare
     from sandbox.images.stored_images import ImageName, ImageRecord
     from sandbox.plan.image_values import StoredImage
     from sandbox.spec.model import Spec
@@ -31,7 +31,7 @@ class Fetch:
     #: Creates the receiver of reports on blobs.
     progress: Callable[[], BlobProgress]
     #: Unpacks the layers, before the image gets its name.
-    unpack: Callable[[ImageRecord], None]
+    unpack: Prepare
 
 
 def find_images(

@@ -16,6 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sandbox.plan.image_values import ImageLayer
+
 
 def verify(images: str) -> list[str]:
     """Return the problems of the store as text: blobs that are missing or differ from their digest, and damaged records.
@@ -45,26 +47,29 @@ def _problems(images: str) -> Iterator[str]:
                 yield f"image {record.digest}: the blob {digest} is missing"
         for layer in record.layers:
             checked.add(layer.digest)
-            expected = Expected(digest=layer.digest, size=layer.size, diff_id=layer.diff_id)
-            if (problem := _problem_of_layer(blobs, f"image {record.digest}", expected)) is not None:
-                yield problem
+            try:
+                check_layer(blobs, f"image {record.digest}", layer)
+            except SandboxError as error:
+                yield error.message
     for blob in blobs.digests():
         if str(blob) not in checked and not _is_whole(blobs, blob):
             yield f"the content of the blob {blob} has another digest"
 
 
-def _problem_of_layer(blobs: BlobStore, image: str, expected: Expected) -> str | None:
-    try:
-        with (
-            open(blobs.open(Digest.parse(expected.digest)), "rb", buffering=0) as blob,
-            LayerStream(blob, image, expected) as stream,
-        ):
-            for _ in stream.open_archive():
-                pass
-            stream.finish()
-    except SandboxError as error:
-        return error.message
-    return None
+def check_layer(blobs: BlobStore, name: str, layer: ImageLayer) -> None:
+    """Compare the blob of *layer* with its size, digest and diff id; *name* is for messages.
+
+    Raises:
+        ImageError: it is missing or damaged, or one of them differs.
+    """
+    expected = Expected(digest=layer.digest, size=layer.size, diff_id=layer.diff_id)
+    with (
+        open(blobs.open(Digest.parse(layer.digest)), "rb", buffering=0) as blob,
+        LayerStream(blob, name, expected) as stream,
+    ):
+        for _ in stream.open_archive():
+            pass
+        stream.finish()
 
 
 def _is_whole(blobs: BlobStore, digest: Digest) -> bool:

@@ -88,7 +88,7 @@ def test_a_layer_with_another_diff_id_is_refused_and_not_kept(layers: ImageLayer
     with pytest.raises(ImageError, match=rf"{layer.digest}: its content has the diff id {digest_of(OWN)}"):
         layers.open([layer], IDS)
     assert os.listdir(layers.trees.base) == []
-    assert layers.made == []
+    assert layers.made == {}
 
 
 def test_a_layer_without_a_blob_is_refused(layers: ImageLayers) -> None:
