@@ -18,7 +18,7 @@ from sandbox.changes.host_attributes import Owners
 from sandbox.changes.host_tree import HostTree
 from sandbox.changes.reader import Process, changes_of, start, state_directory
 from sandbox.changes.writable_layers import WritableLayer, find
-from sandbox.errors import SandboxError
+from sandbox.errors import ImageError, SandboxError
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -126,16 +126,23 @@ def export_image(argument: str, kind: str, target: str, *, flatten: bool) -> str
         SandboxError: there is no such sandbox or image, it cannot be an image, or *target* cannot be written.
     """
     from sandbox.changes.committing import commit
-    from sandbox.images.collection import collect
+    from sandbox.images.collection import collect, importing
     from sandbox.images.stored_content import content_of, content_of_record
     from sandbox.state.location import locate
 
     where = locate(os.environ, os.geteuid())
     if argument.startswith("image:"):
-        return write_image(content_of(where.images, argument.removeprefix("image:")), kind, target)
-    record = commit(argument, None, flatten=flatten)
+        if flatten:
+            raise ImageError(
+                f"--flatten makes an image of a sandbox, and {argument} is one", hint="leave it out"
+            )
+        with importing(where.images):
+            return write_image(content_of(where.images, argument.removeprefix("image:")), kind, target)
     try:
-        return write_image(content_of_record(where.images, record, argument), kind, target)
+        # Another process that removes images must not remove this one, which has no name, before it is written.
+        with importing(where.images):
+            record = commit(argument, None, flatten=flatten)
+            return write_image(content_of_record(where.images, record, argument), kind, target)
     finally:
         collect(where)
 
