@@ -16,7 +16,8 @@ from sandbox.errors import SandboxError
 from sandbox.images.build.cache_key import step_key
 from sandbox.images.build.plan import CopyFiles, MakeDirectory, RunCommand, StageRef
 from sandbox.images.stored_content import add_image
-from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.dataclasses import dataclass, replace
+from unionfs._stdlib.typing import Literal
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -46,7 +47,7 @@ class Settings:
     file: str
     context: str
     rules: IgnoreRules
-    network: str
+    network: Literal["none", "host"]
     compression: str
     use_cache: bool
     report: Callable[[str], None]
@@ -139,11 +140,18 @@ class _Build:
         else:
             base = self._bases.base(stage.base, stage.platform)
             state = StageState(layers=base.layers, history=base.history, key=base.key, document=base.document)
-        for position, step in enumerate(stage.steps):
+        for position, planned in enumerate(stage.steps):
             self._number += 1
+            step = self._with_network(planned)
             with _at(step):
                 state = self._step(state, stage, step, self._inputs.get((number, position)))
         return state
+
+    def _with_network(self, step: Step) -> Step:
+        """Return *step* with the network of the build if it leaves that open: its files may depend on it, so the key has to."""
+        if not isinstance(step.action, RunCommand) or step.action.network != "default":
+            return step
+        return replace(step, action=replace(step.action, network=self._settings.network))
 
     def _step(self, state: StageState, stage: Stage, step: Step, inputs: Inputs | None) -> StageState:
         latest = self._output.latest
@@ -189,7 +197,6 @@ class _Build:
             state.layers,
             action,
             file=settings.file,
-            network=settings.network,
             more_env=self._plan.proxy_env,
             debug=settings.debug,
         )

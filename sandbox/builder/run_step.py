@@ -62,15 +62,14 @@ def run_command(
     action: RunCommand,
     *,
     file: str,
-    network: str,
     more_env: Sequence[str] = (),
     debug: bool = False,
     terminal: bool = False,
 ) -> Ended:
     """Run the command of *action* over *layers*, and keep its changes.
 
-    *file* is recorded as the file of the sandbox. *network* is "none" or "host", for a step that leaves it open. *more_env* are
-    NAME=VALUE strings, which those of the step precede. With *terminal* the command is interactive.
+    *file* is recorded as the file of the sandbox. A step that leaves its network open has none. *more_env* are NAME=VALUE strings,
+    which those of the step precede. With *terminal* the command is interactive.
 
     Raises:
         SandboxError: there are no layers, or this machine cannot run the command. A command that cannot be executed, or a sandbox
@@ -83,7 +82,7 @@ def run_command(
         raise SandboxError(
             "there are no files to run a command from", hint="begin with an image, or copy a program first"
         )
-    spec = _spec(action, file=file, network=network, terminal=terminal)
+    spec = _spec(action, file=file, terminal=terminal)
     plan = machine.plan(spec, StoredImage(name=STACK_NAME, digest=chain_of(layers), layers=tuple(layers)))
     variables = (text.partition("=") for text in (*more_env, *action.env))
     env = {name: value for name, _, value in variables}
@@ -158,13 +157,13 @@ def chain_of(layers: Sequence[ImageLayer]) -> str:
     return f"sha256:{sha256(' '.join(layer.diff_id for layer in layers).encode()).hexdigest()}"
 
 
-def _spec(action: RunCommand, *, file: str, network: str, terminal: bool) -> Spec:
+def _spec(action: RunCommand, *, file: str, terminal: bool) -> Spec:
     command = action.command
     volumes: tuple[Volume, ...] = ()
     if action.script is not None:
         command = tuple(_SCRIPT if word == SCRIPT_PATH else word for word in command)
         volumes = (Volume(type="file", target=_SCRIPT, content=action.script, mode=0o755),)
-    mode = network if action.network == "default" else action.network
+    mode = "none" if action.network == "default" else action.network
     if mode == "host" and os.path.isfile(_RESOLVER):
         source = os.path.realpath(_RESOLVER)
         volumes += (Volume(type="bind", source=source, target=_RESOLVER, read_only=True),)

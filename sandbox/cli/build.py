@@ -176,9 +176,7 @@ def _shell(arguments: argparse.Namespace, machine: Machine) -> int:
     with importing(machine.where.images):
         layer = layer_of(machine, failed.kept, Output(compression="", latest=0))
         layers = failed.layers if layer is None else (*failed.layers, layer)
-        ended = run_command(
-            machine, layers, failed.command, file=file, network=arguments.network, terminal=True
-        )
+        ended = run_command(machine, layers, failed.command, file=file, terminal=True)
     discard_kept(ended.kept)
     if ended.error is not None:
         raise ended.error
