@@ -32,7 +32,7 @@ EPILOG = """\
 examples:
   sandbox build Containerfile -t web:1
   sandbox build web.toml -t web:1 --context src
-  sandbox build Containerfile --shell       # after a command failed: a shell in the state that it left
+  sandbox build Containerfile --shell
 
 exit status: that of the command that failed, 125 for any other failure"""
 USAGE = "sandbox build [OPTION ...] FILE"

@@ -57,18 +57,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
         {"errors", "images", "kernel", "runtime"}
     ),  # bundles for runtimes of the OCI runtime specification
     "builder": frozenset(
-        {
-            "as_container_root",
-            "changes",
-            "errors",
-            "host",
-            "images",
-            "kernel",
-            "plan",
-            "runtime",
-            "spec",
-            "state",
-        }
+        ("as_container_root changes errors host images kernel plan runtime spec state").split()
     ),  # executes the plans of builds of images
     "reference": frozenset({"errors", "spec"}),  # documentation of the keys
     "completion": frozenset(
@@ -77,27 +66,10 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "manual": frozenset({"reference"}),  # receives the parser of the command line, too
     "doctor": frozenset({"errors", "host", "images", "kernel", "plan", "spec", "state"}),
     "cli": frozenset(
-        {
-            "__init__",
-            "as_container_root",
-            "builder",
-            "changes",
-            "completion",
-            "doctor",
-            "editing",
-            "errors",
-            "explain",
-            "host",
-            "images",
-            "lifecycle",
-            "manual",
-            "plan",
-            "reference",
-            "runtime",
-            "sizes",
-            "spec",
-            "state",
-        }
+        (
+            "__init__ as_container_root builder changes completion doctor editing errors explain host "
+            "images lifecycle manual plan reference runtime sizes spec state"
+        ).split()
     ),
     "__main__": frozenset({"cli"}),
 }
