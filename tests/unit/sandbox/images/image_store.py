@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from sandbox.images import image_layers, unpacked_trees
+from sandbox.images import bounded, image_layers, unpacked_trees
 from sandbox.images.adding import unpacker
 from sandbox.images.importing import host_platform, import_image
 from sandbox.images.places import scratch_in
@@ -37,6 +38,8 @@ def unpack_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let layers be unpacked in this process."""
     monkeypatch.setattr(image_layers, "start_with_ids", lambda _ids, action: _Done(action))
     monkeypatch.setattr(unpacked_trees, "chown_to_root", lambda _ids, *_fds: None)
+    # The limit would apply to the whole process of the tests, which has more memory already.
+    monkeypatch.setattr(bounded, "memory_limit", lambda _memory: nullcontext())
 
 
 def imported(

@@ -12,6 +12,7 @@ import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 
 from sandbox.errors import SetupError, StateError
-from sandbox.images import layer_store, unpacked_trees
+from sandbox.images import bounded, layer_store, unpacked_trees
 from sandbox.images.import_lock import import_lock
 from sandbox.images.layer_store import LayerStore
 from sandbox.kernel.idmaps import single_map
@@ -36,6 +37,8 @@ def layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LayerSto
     """Return a store that unpacks in this process, without a user namespace."""
     monkeypatch.setattr(layer_store, "run_with_ids", lambda _ids, action, _meanwhile: action())
     monkeypatch.setattr(unpacked_trees, "chown_to_root", lambda _ids, *_fds: None)
+    # The limit would apply to the whole process of the tests, which has more memory already.
+    monkeypatch.setattr(bounded, "memory_limit", lambda _memory: nullcontext())
     state = StateDirectory(str(tmp_path / "state"))
     yield LayerStore(state)
     state.close()
