@@ -42,6 +42,8 @@ from unionfs.launch.protocol import MOST_PATHS, sealed_memfd
 _TRIES = 10
 #: Seconds before the next try.
 _PAUSE = 0.05
+#: The most requests to remove copies from the link index. The freeze removes the rest.
+_MOST_REQUESTS = 10_000
 #: The prefix of the attributes in which unionfs records facts about a layer.
 _OWN_ATTRIBUTES = "user.unionfs."
 
@@ -176,13 +178,21 @@ def remaining_names(layer: WritableLayer) -> list[bytes]:
 
 
 def _link(control: ControlClient, names: Sequence[bytes]) -> None:
-    """Let the server link *names*, a few at a time, because programs wait meanwhile."""
+    """Let the server link *names*, and remove copies from its link index, a few at a time, because programs wait meanwhile."""
     for start in range(0, len(names), MOST_PATHS):
-        fd = sealed_memfd(b"".join(name + b"\0" for name in names[start : start + MOST_PATHS]))
-        try:
-            control.ask("link", [fd])
-        finally:
-            os.close(fd)
+        _link_some(control, names[start : start + MOST_PATHS])
+    for _ in range(_MOST_REQUESTS):
+        if not _link_some(control, ()):
+            break
+
+
+def _link_some(control: ControlClient, names: Sequence[bytes]) -> bool:
+    """Return whether there are more copies to remove. A server of an earlier version removes none."""
+    fd = sealed_memfd(b"".join(name + b"\0" for name in names))
+    try:
+        return bool(control.ask("link", [fd]).get("more"))
+    finally:
+        os.close(fd)
 
 
 # -- a sandbox that is not running ----------------------------------------------------------------------

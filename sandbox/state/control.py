@@ -5,7 +5,7 @@
 A request is one packet of JSON, with descriptors (SCM_RIGHTS); so is the answer, without descriptors::
 
     {"version": 1, "request": "stamp"}                                                  -> {"stamp": N}
-    {"version": 1, "request": "link"} and a memfd                                       -> {"linked": N}
+    {"version": 1, "request": "link"} and a memfd                                       -> {"linked": N, "more": BOOL}
     {"version": 1, "request": "freeze", "searched": N, "directory": D} and upper, work  -> {"layers": [DIRECTORY, ...]}
 
 Every answer has ``version``. One that has ``error``, a text, means that the request failed; it may have ``errno``, a name. The

@@ -234,16 +234,17 @@ class InodeTable:
         assert self.index is not None
         if self.index.is_about(ino, lambda: birth_time_ns(ref)):
             return
-        self._remove_entry(ino, self.index.drop)
+        self.leave_index(ino, self.index.drop)
 
-    def _remove_entry(self, ino: Ino, remove: Callable[[Ino], None]) -> None:
-        """Call *remove* to remove the copy *ino* from the link index, and reach the copy by a name instead."""
+    def leave_index(self, ino: Ino, remove: Callable[[Ino], None]) -> None:
+        """Call *remove* to remove the copy *ino* from the link index, and reach the copy by a name instead.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
         assert self.index is not None
-        copied = self.index.find(ino)
-        info = copied.stat() if copied is not None else None
-        inode = (
-            self._of_identity(self.numbers.number((info.st_dev, info.st_ino))) if info is not None else None
-        )
+        copied, identity = self.index.find(ino), self.index.identity(ino)
+        inode = None if identity is None else self._of_identity(self.numbers.number(identity))
         if inode is None or copied is None:
             remove(ino)
             return
@@ -258,16 +259,6 @@ class InodeTable:
             raise
         inode.ref, inode.indexed = ref, False
         inode.touch()
-
-    def leave_index(self) -> None:
-        """Remove all copies from the link index, because their layer is going to be a lower one.
-
-        Raises:
-            OSError: one cannot be removed. Those before it are in the writable layer all the same.
-        """
-        assert self.index is not None
-        for ino in [ino for ino, _, _ in self.index.copies()]:
-            self._remove_entry(ino, self.index.unlink_copy)
 
     def lower_path(self, directory: DirectoryInode) -> bytes:
         """Return the path of *directory* in the layers below the writable one, in the form of a redirect: with a leading slash,

@@ -79,7 +79,10 @@ class Control:
                 paths = file.read().split(b"\0")[:-1]
             if len(paths) > MOST_PATHS:
                 raise ValueError(f"{len(paths)} paths at once")
-            return {"linked": self._fs.link_remaining_names(paths)}
+            return {
+                "linked": self._fs.link_remaining_names(paths),
+                "more": self._fs.leave_index(MOST_PATHS - len(paths)),
+            }
         if action == "freeze":
             upper_fd, work_fd = fds
             searched = request["searched"]

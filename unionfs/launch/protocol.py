@@ -43,7 +43,8 @@ Meanwhile the launcher may send requests, each one packet of JSON with descripto
 ``done {...}``, which contains ``errno`` (a name) and ``error`` (a text) if the request failed::
 
     {"do": "stamp"}                                       -> {"stamp": N}     UnionFs.search_stamp
-    {"do": "link"} and a memfd                            -> {"linked": N}    UnionFs.link_remaining_names
+    {"do": "link"} and a memfd                            -> {"linked": N, "more": BOOL}
+                                                             UnionFs.link_remaining_names, UnionFs.leave_index
     {"do": "freeze", "searched": N} and upper, work       -> {}               UnionFs.freeze
 
 The memfd has the paths, each ended by a zero byte, at most MOST_PATHS. Programs wait for the server meanwhile.
@@ -68,8 +69,8 @@ BEGUN = "unionfs/stack"
 """A file in the work directory that a freeze has begun. If it is missing, the former layer is still the writable one."""
 MAX_CONTROL = 4096
 """The most bytes of such a request."""
-MOST_PATHS = 100
-"""The most paths of a "link" request. A link takes some 0.1 ms, so programs wait for at most some 10 ms."""
+MOST_PATHS = 25
+"""The most paths of a "link" request. A link takes some 0.1 ms. Each request of a program may wait for one "link" request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

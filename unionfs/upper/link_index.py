@@ -84,6 +84,8 @@ class LinkIndex(LinkRecords):
         self.lasts = recurs(fingerprint)
         #: The numbers in the records of objects of the running mount that have another number there.
         self._recorded: dict[Ino, Ino] = {}
+        #: Copies that do not record their inode numbers, as far as :meth:`complete_copies` has seen them.
+        self._need_entries: set[Ino] = set()
         #: Changes when a search for the lower names that are not yet links of their copies may have missed one.
         self.search_stamp = 0
         try:
@@ -306,6 +308,27 @@ class LinkIndex(LinkRecords):
             return bool(counted)
         # Another process does not search for numbers that are valid for this mount only.
         return any(entry.startswith(PASSING) for entry in counted)
+
+    def complete_copies(self, most: int) -> list[Ino]:
+        """Return up to *most* copies that need no entry: no lower name leads to them, and they record their inode numbers."""
+        found: list[Ino] = []
+        for ino, entry in self._copies.items():
+            if len(found) == most:
+                break
+            if ino in self._need_entries or count_in(COPY, entry):
+                continue
+            if self._records_origin(PathRef(self._directory, entry)):
+                found.append(ino)
+            else:
+                self._need_entries.add(ino)
+        return found
+
+    @staticmethod
+    def _records_origin(ref: PathRef) -> bool:
+        try:
+            return bool(os.getxattr(ref.proc_path(), ORIGIN_XATTR, follow_symlinks=False))
+        except OSError:
+            return False
 
     def unlink_copy(self, ino: Ino) -> None:
         """Remove the entry of the copy *ino*, whose layer is going to be a lower one. The inode number stays known.

@@ -12,6 +12,7 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 
+from unionfs.inode.numbers import Identity
 from unionfs.layer.directory import Layer, LayerDir
 from unionfs.layer.objects import NO_XATTR, PathRef, follows
 from unionfs.types import Ino
@@ -125,6 +126,11 @@ class LinkRecords:
         """Return a reference to the copy of the object with inode number *ino*; None if the index has none."""
         name = self._copies.get(ino)
         return PathRef(self._directory, name) if name is not None else None
+
+    def identity(self, ino: Ino) -> Identity | None:
+        """Return device and inode number on disk of the copy of the object with inode number *ino*; None if the index has none."""
+        inode = self._inodes.get(ino)
+        return None if inode is None else (self._directory.layer.device, inode)
 
     def lower_names(self, ino: Ino) -> int:
         """Return how many lower names of the copy *ino* are not yet links of it."""

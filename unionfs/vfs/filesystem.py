@@ -28,7 +28,7 @@ from unionfs.upper.upper import Upper
 from unionfs.vfs.attributes import FileAttributes
 from unionfs.vfs.directories import Directories
 from unionfs.vfs.files import Files
-from unionfs.vfs.freezing import freeze, link_remaining_names
+from unionfs.vfs.freezing import freeze, leave_index, link_remaining_names
 from unionfs.vfs.names import Names
 from unionfs.vfs.xattrs import Xattrs
 
@@ -132,6 +132,17 @@ class UnionFs:
             OSError: EROFS, or a link cannot be made. The links before it stay.
         """
         return link_remaining_names(self, paths)
+
+    def leave_index(self, most: int) -> bool:
+        """Remove up to *most* copies from the link index that need no entry in it, and return whether there are more.
+
+        :meth:`freeze` removes all, which takes longer the more there are. A copy needs no entry if all of its names are links of it,
+        and if it records its inode number. If the layer is not frozen then, no name and no number changes.
+
+        Raises:
+            OSError: EROFS, or an entry cannot be removed.
+        """
+        return leave_index(self, most)
 
     def freeze(self, upper_fd: int, work_fd: int, *, searched: int | None = None) -> None:
         """Make the writable layer the topmost lower layer, which never changes again, and continue with an empty one.

@@ -39,6 +39,14 @@ def link_remaining_names(fs: UnionFs, paths: Iterable[bytes]) -> int:
     return linked
 
 
+def leave_index(fs: UnionFs, most: int) -> bool:
+    """Do what :meth:`unionfs.vfs.filesystem.UnionFs.leave_index` describes."""
+    index = fs.parts().index
+    for ino in index.complete_copies(most):
+        fs.inode_table.leave_index(ino, index.remove)
+    return bool(index.complete_copies(1))
+
+
 def _parent_of(fs: UnionFs, path: bytes) -> tuple[DirectoryInode, bytes]:
     """Return the directory that *path* leads to, and the name in it. No symbolic link is followed."""
     at = fs.inode_table.root
@@ -77,7 +85,8 @@ def freeze(fs: UnionFs, upper_fd: int, work_fd: int, searched: int | None) -> No
             successor = parts.upper.successor(layer, work_fd)
             undo.callback(successor.close)
             parts.copy_up.root(inode_table.root, layer.root)
-            inode_table.leave_index()
+            for ino in [ino for ino, _, _ in parts.index.copies()]:
+                inode_table.leave_index(ino, parts.index.unlink_copy)
             nameless = inode_table.nameless_inodes()
             parts.index.move(parts.upper.workdir.home_fd, successor.workdir.home_fd, layer)
             undo.pop_all()

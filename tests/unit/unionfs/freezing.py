@@ -101,6 +101,9 @@ class FreezingClient(Client):
         """Freeze the writable layer, and continue on a new one."""
         stamp = self.fs.search_stamp
         self.fs.link_remaining_names(self.remaining_names())
+        if self._layers % 2:
+            while self.fs.leave_index(2):
+                pass
         upper, work = self.new_layer()
         self.fs.freeze(os.open(upper, _OPEN_DIR), os.open(work, _OPEN_DIR), searched=stamp)
         self.lowers.insert(0, self.upper)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.calls import calls_of
 from tests.support.layers import age
-from tests.support.tree import Whiteout
+from tests.support.tree import HardLink, Symlink, Tree, Whiteout
 from tests.unit.unionfs.freezing import LOWER, FreezingClient, freeze, picture
 from tests.unit.unionfs.support import Union, owner
 from unionfs.formats import acl
@@ -299,6 +299,39 @@ def test_a_layer_is_not_frozen_while_a_name_is_not_a_link_of_its_copy(client: Fr
     client.frozen[before] = picture(before)
     assert [client.read(path)[:3] for path in ("hard1", "d/hard2")] == [b"TWO", b"TWO"]
     assert [client.stat(path).nlink for path in ("hard1", "d/hard2")] == [2, 2]
+
+
+def test_copies_leave_the_index_a_few_at_a_time_before_the_layer_is_frozen(
+    make_client: Callable[..., FreezingClient],
+) -> None:
+    tree: Tree = {"link": Symlink(b"a")}
+    for number in range(5):
+        tree |= {f"f{number}": b"old", f"n{number}": HardLink(f"f{number}")}
+    client = make_client(tree)
+    for number in range(5):
+        client.write(f"f{number}", b"new")
+    client.chown("link", *owner())
+    numbers = {name: client.inode(name).ino for name in client.names("")}
+    assert len(client.index()) == 6
+    assert not client.fs.leave_index(10), "names that are not links of their copies need the entries"
+    stamp = client.fs.search_stamp
+    client.fs.link_remaining_names(client.remaining_names())
+    assert [client.fs.leave_index(2) for _ in range(3)] == [True, True, False]
+    assert len(client.index()) == 1, "a symbolic link cannot record its number"
+    for forgets in (False, True):
+        if forgets:
+            client.forget_everything()
+        assert {name: client.inode(name).ino for name in client.names("")} == numbers
+        assert [client.stat(f"f{number}").nlink for number in range(5)] == [2] * 5
+    client.unlink("f0")
+    client.write("n1", b"again")
+    upper, work = client.upper, client.work
+    client.upper, client.work = freeze(client, stamp)
+    client.lowers.insert(0, upper)
+    assert sorted(os.listdir(work / "unionfs" / "index")) == []
+    assert (client.stat("n0").nlink, client.read("f1")) == (1, b"again")
+    del numbers["f0"]
+    assert {name: client.inode(name).ino for name in client.names("")} == numbers
 
 
 def test_a_name_that_the_union_does_not_show_is_no_obstacle_after_a_search(
