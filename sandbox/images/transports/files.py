@@ -31,6 +31,7 @@ _MEMBERS = 1 << 16
 """The most members of an archive of images; each layer is one."""
 _NAMES = 1 << 23
 """The most bytes of the names of all members, and of the targets of links."""
+_PATH = "write the path of a layout or an archive that you can read"
 _LINKS = 8
 """The most symbolic links from one member to the next."""
 
@@ -74,9 +75,9 @@ def open_files(path: str, name: str, scratch: str) -> ImageFiles:
             )
         fd = open_regular(found.real, links=False)
     except NotRegularError:
-        raise ImageError(f"{name}: neither a directory nor an archive") from None
+        raise ImageError(f"{name}: neither a directory nor an archive", hint=_PATH) from None
     except OSError as error:
-        raise ImageError(f"{name}: {(error.strerror or str(error)).lower()}") from None
+        raise ImageError(f"{name}: {(error.strerror or str(error)).lower()}", hint=_PATH) from None
     try:
         return _Archive(fd, name, scratch)
     except BaseException:
@@ -211,6 +212,7 @@ class _Archive:
                         rest = memoryview(piece)
                         while rest:
                             rest = rest[target.write(rest) :]
+                target.seek(0)
                 return os.dup(target.fileno())
         except OSError as error:
             raise StateError(
