@@ -40,10 +40,11 @@ def with_image_defaults(spec: Spec, images: Mapping[int, StoredImage]) -> Spec:
             changes["command"] = given.entrypoint
         else:
             changes["command"], changes["args"] = process.args, ()
-    if given.user and not spec.is_set("process.user"):
+    # With "keep-id" the program runs as the user who starts the sandbox (sandbox/plan/ids.py), as with podman.
+    if given.user and not spec.is_set("process.user") and spec.ids.map != "keep-id":
         changes["user"] = _user(image)
     if given.cwd and not spec.is_set("process.cwd"):
-        changes["cwd"] = posixpath.normpath(posixpath.join("/", given.cwd))
+        changes["cwd"] = "/" + posixpath.normpath(posixpath.join("/", given.cwd)).lstrip("/")
     if given.stop_signal and not spec.is_set("process.stop_signal"):
         changes["stop_signal"] = _stop_signal(image)
     return replace(
@@ -66,15 +67,23 @@ def _user(image: StoredImage) -> User:
 def _stop_signal(image: StoredImage) -> str:
     text = image.defaults.stop_signal
     try:
-        if text.isdecimal() and len(text) < 3:
-            import signal  # few images have a number
-
-            return parse_signal(signal.Signals(int(text)).name)
-        return parse_signal(text)
+        name = parse_signal(_signal_name(int(text)) if text.isdecimal() and len(text) < 3 else text)
     except ValueError:
+        name = "SIGCHLD"
+    if name == "SIGCHLD":  # the end of any child would end the sandbox; a file is refused, too
         raise ImageError(
-            f"image {image.name}: its stop signal {shown(text)} is unknown", hint="set process.stop_signal"
-        ) from None
+            f"image {image.name}: its stop signal {shown(text)} is none that can end a program",
+            hint="set process.stop_signal",
+        )
+    return name
+
+
+def _signal_name(number: int) -> str:
+    import signal  # few images have a number
+
+    if signal.SIGRTMIN < number <= signal.SIGRTMAX:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
+    return signal.Signals(number).name
 
 
 def _variables(image: StoredImage) -> dict[str, str]:

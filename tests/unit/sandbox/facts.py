@@ -13,6 +13,8 @@ from sandbox.kernel.idmaps import IdMap, SubidRange
 from sandbox.kernel.namespaces import NamespaceFact
 from sandbox.kernel.rlimits import RESOURCES, UNLIMITED
 from sandbox.plan import Plan, host_details, host_paths, make_plan
+from sandbox.plan.image_values import NO_IMAGES, StoredImage
+from sandbox.plan.images import with_image_defaults
 from sandbox.spec.load import parse
 
 PRIVATE = PrivateFacts(
@@ -68,9 +70,14 @@ def plan(
     command: tuple[str, ...] | None = None,
     joined: Mapping[str, NamespaceFact] | None = None,
     private: PrivateFacts = PRIVATE,
+    images: Mapping[int, StoredImage] = NO_IMAGES,
 ) -> Plan:
-    """Plan the environment file *text*; host paths without a fact are directories that are there."""
+    """Plan the environment file *text*; host paths without a fact are directories that are there.
+
+    *images* are those of the store, by the number of their layer.
+    """
     spec = parse(text.encode(), path="/specs/test.toml", environ={"HOME": "/home/user", **(environ or {})})
+    spec = with_image_defaults(spec, images)
     known = {path: directory(path) for path in [*host_paths(spec), *host_details(spec)["disks"]]}
     return make_plan(
         spec,
@@ -81,4 +88,5 @@ def plan(
         private=private,
         joined=joined,
         command=command,
+        images=images,
     )
