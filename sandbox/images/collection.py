@@ -142,6 +142,8 @@ def tag(images: str, name: str, new: str) -> None:
     """
     stored = StoredImages(images)
     new = normalized(check_new_name(new))
+    if not os.path.isdir(images):
+        raise missing(name)
     with stored.changing() as known:
         found = stored.find(name)
         if found is None:
