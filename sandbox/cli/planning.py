@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sandbox.host.facts import HostFacts
     from sandbox.host.paths import PathFact
     from sandbox.host.private_directories import PrivateFacts
+    from sandbox.images.registry.settings import TlsSettings
     from sandbox.images.resolve import Fetch
     from sandbox.plan import Draft, IdPlan, PersistentState
     from sandbox.plan.image_values import StoredImage
@@ -186,14 +187,18 @@ def usual_ids() -> IdPlan:
     return plan_ids(spec, host.gather(), Findings.of(spec))
 
 
-def usual_fetch(images: str) -> Fetch:
-    """Return how to fetch images into the image directory *images* without a sandbox, whose ids would be known."""
+def usual_fetch(images: str, *, authfile: str | None = None, tls: TlsSettings | None = None) -> Fetch:
+    """Return how to fetch images into the image directory *images* without a sandbox, whose ids would be known.
+
+    *authfile* and *tls* are those of the command line.
+    """
     from sandbox.cli.output import warn
     from sandbox.cli.progress import ArchiveProgress, ImageProgress
     from sandbox.images.adding import unpacker
     from sandbox.images.resolve import Fetch
 
-    return Fetch(progress=ImageProgress, unpack=unpacker(images, usual_ids(), warn, ArchiveProgress))
+    unpack = unpacker(images, usual_ids(), warn, ArchiveProgress)
+    return Fetch(progress=ImageProgress, unpack=unpack, authfile=authfile, tls=tls)
 
 
 def private_directories(state: str, images: str, uid: int) -> PrivateFacts:

@@ -109,10 +109,15 @@ def _pull_files(arguments: argparse.Namespace, where: Locations, files: list[str
     from sandbox.images.stored_images import StoredImages
     from sandbox.spec.load import load
 
+    if arguments.platform is not None:
+        raise SandboxError(
+            "--platform does not apply to environment files: a sandbox runs images of this machine's platform",
+            hint="leave it out, or name one image",
+        )
     found = {}
     for file in files:
         spec = load(file, unenforced="keep")
-        fetch = usual_fetch(where.images)
+        fetch = usual_fetch(where.images, authfile=arguments.authfile, tls=tls_settings(arguments))
         images = find_images(spec, where.images, fetch=fetch)
         for image in images.values():
             record = StoredImages(where.images).record(image.digest)

@@ -14,14 +14,19 @@ from sandbox.images.oci.platforms import Platform
 from sandbox.images.registry.client import client_for
 from sandbox.images.registry.reference import SCHEME, parse_reference
 from sandbox.images.registry.transfers import run_transfers
+from sandbox.images.stored_images import StoredImages
 from sandbox.images.transports.registry_image import RegistryImage
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.images.importing import BlobProgress, Prepare
+    from sandbox.images.registry.reference import Reference
     from sandbox.images.registry.settings import TlsSettings
     from sandbox.images.stored_images import ImageRecord
+
+_MOUNTS = 2
+"""The most repositories that a blob is requested from; each is one request more if it is no longer there."""
 
 
 def pull(
@@ -65,19 +70,18 @@ def push(
 ) -> str:
     """Send the image *name* of the store to `docker://HOST/NAME[:TAG]`; return the digest of its manifest, which it keeps.
 
-    Blobs that the registry has already are not sent. Those that it has in the repository which the image came from are mounted.
+    Blobs that the registry has already are not sent. Those of images that were fetched from another repository there are mounted.
 
     Raises:
         ImageError: the store has no such image, *text* is no reference, or the registry refuses the image.
     """
-    found, record = find_record(images, name)
+    _, record = find_record(images, name)
     reference = parse_reference(text)
     blobs = BlobStore(images)
     manifest = blobs.read(Digest.parse(record.digest), DOCUMENT_LIMIT)
     sizes = {layer.digest: layer.size for layer in record.layers}
     sizes[record.config] = os.stat(blobs.path(Digest.parse(record.config))).st_size
-    other = parse_reference(found.source).repository if found.source.startswith(SCHEME) else None
-    mount_from = [other.path] if other is not None and other.registry == reference.repository.registry else []
+    mount_from = _repositories(images, reference)
     progress = progress or NoBlobProgress()
     progress.begin(text, list(sizes.values()))
     try:
@@ -93,7 +97,9 @@ def push(
 
                 fd = blobs.open(Digest.parse(digest))
                 try:
-                    client.push_blob(digest, sizes[digest], fd, mount_from=mount_from, report=report)
+                    client.push_blob(
+                        digest, sizes[digest], fd, mount_from=mount_from.get(digest, ()), report=report
+                    )
                 finally:
                     os.close(fd)
                 progress.advance(sizes[digest] - sent)
@@ -103,3 +109,20 @@ def push(
     finally:
         progress.end()
     return record.digest
+
+
+def _repositories(images: str, target: Reference) -> dict[str, list[str]]:
+    """Return the other repositories in the registry of *target* that a blob of the store was fetched from, by its digest."""
+    stored = StoredImages(images)
+    found: dict[str, list[str]] = {}
+    for name in stored.names().values():
+        if not name.source.startswith(SCHEME) or (record := stored.record(name.digest)) is None:
+            continue
+        repository = parse_reference(name.source).repository
+        if repository.registry != target.repository.registry or repository.path == target.repository.path:
+            continue
+        for digest in {record.config, *(layer.digest for layer in record.layers)}:
+            paths = found.setdefault(digest, [])
+            if repository.path not in paths and len(paths) < _MOUNTS:
+                paths.append(repository.path)
+    return found

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sandbox.images.importing import BlobProgress, Prepare
+    from sandbox.images.registry.settings import TlsSettings
     from sandbox.images.stored_images import ImageName, ImageRecord
     from sandbox.plan.image_values import StoredImage
     from sandbox.spec.model import Spec
@@ -32,6 +33,9 @@ class Fetch:
     progress: Callable[[], BlobProgress]
     #: Unpacks the layers, before the image gets its name.
     unpack: Prepare
+    #: `--authfile`, and the settings of TLS for registries.
+    authfile: str | None = None
+    tls: TlsSettings | None = None
 
 
 def find_images(
@@ -192,6 +196,8 @@ class _Finder:
                 name,
                 progress=self._fetch.progress(),
                 prepare=self._fetch.unpack,
+                authfile=self._fetch.authfile,
+                tls=self._fetch.tls,
             )
             return self._stored_as(self._stored.find(name))
         if found[1] is None and self._fetch:

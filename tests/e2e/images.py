@@ -135,7 +135,7 @@ def shown(launcher: Launcher, text: str) -> dict[bytes, Entry]:
 def succeed(launcher: Launcher, *arguments: str, **environ: str) -> Any:
     """Run `sandbox` with *arguments* and --json; return what it printed."""
     done = sandbox(launcher, *arguments, "--json", environ=environ)
-    assert done.status == 0, (arguments, done.err)
+    assert done.status == 0, (arguments, done.out, done.err)
     return json.loads(done.out)
 
 

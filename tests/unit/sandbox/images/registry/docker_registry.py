@@ -20,13 +20,16 @@ HTPASSWD = "me:$2b$05$abcdefghijklmnopqrstuuw.7Ic9oecrO7jIJSN04LbZ0SkdHzLuy\n"
 
 
 @contextmanager
-def running(directory: Path, **http: Any) -> Iterator[str]:
-    """Run a registry that has its data in *directory*; yield its host and port. *http* and `auth` are its settings."""
+def running(directory: Path, *, requests: bool = False, **http: Any) -> Iterator[str]:
+    """Run a registry that has its data in *directory*; yield its host and port. *http* and `auth` are its settings.
+
+    With *requests*, the file `log` in *directory* has a line for each request.
+    """
     port = _free_port()
     auth = http.pop("auth", None)
     config = {
         "version": 0.1,
-        "log": {"level": "error", "accesslog": {"disabled": True}},
+        "log": {"level": "error", "accesslog": {"disabled": not requests}},
         "storage": {"filesystem": {"rootdirectory": str(directory / "data")}, "delete": {"enabled": True}},
         "http": {"addr": f"127.0.0.1:{port}", **http},
         **({} if auth is None else {"auth": auth}),
