@@ -63,7 +63,7 @@ def gets(launcher: Launcher, kind: str = "blobs") -> list[str]:
 
 
 def blobs(launcher: Launcher) -> list[Path]:
-    return [path for path in (launcher.state / "images" / "blobs").glob("*/*")]
+    return list((launcher.state / "images" / "blobs").glob("*/*"))
 
 
 # -- push and pull -------------------------------------------------------------------------------------------
