@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MAX_LINKS = 40  # the kernel's limit; path_resolution(7)
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 _WHITEOUT = ".wh."
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -184,9 +185,9 @@ class BuildContext:
     def _has(self, path: str) -> bool:
         try:
             found = self._look(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
         except OSError as error:
+            if error.errno in _ABSENT:
+                return False
             raise _failure(path, error) from None
         if not self._rules.excludes(path):
             return True
@@ -197,8 +198,10 @@ class BuildContext:
         with self._explaining(path):
             try:
                 fd = open_directory_beneath(self._fd, os.fsencode(real))
-            except (FileNotFoundError, NotADirectoryError):
-                return []
+            except OSError as error:
+                if error.errno in _ABSENT:
+                    return []
+                raise
             try:
                 listed = os.open(".", _LIST, dir_fd=fd)
             finally:
@@ -226,7 +229,7 @@ class BuildContext:
             try:
                 found = self._look("/".join([*at, name]))
             except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+                if error.errno not in _ABSENT:
                     raise _failure(path, error) from None
                 at.append(name)
                 continue

@@ -147,16 +147,21 @@ def _top(union: Union, target: str) -> str:
 
 def _moved(union: Union, top: str, directories: Sequence[str]) -> Mapping[str, str]:
     found: dict[str, str] = {}
+    absent = {""} if not union.kind(top) else set()  # nothing is below these, so nothing is looked up there
     for path in directories:
         parent, _, name = path.rpartition("/")
         usual = _joined(found.get(parent) or _joined(top, parent), name)
-        if union.kind(usual) == "link":
+        if parent in found:
+            found[path] = usual
+        kind = "" if parent in absent else union.kind(usual)
+        if kind == "":
+            absent.add(path)
+        elif kind == "link":
             followed = union.resolve(usual)
             if union.kind(followed) == "directory":
                 found[path] = followed
-                continue
-        if parent in found:
-            found[path] = usual
+            else:
+                absent.add(path)
     return found
 
 

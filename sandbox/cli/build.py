@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from contextlib import contextmanager
 
@@ -32,7 +33,7 @@ EPILOG = """\
 examples:
   sandbox build Containerfile -t web:1
   sandbox build web.toml -t web:1 --context src
-  sandbox build Containerfile --shell
+  sandbox build Containerfile --shell    # in what a failed command has left
 
 exit status: that of the command that failed, 125 for any other failure"""
 USAGE = "sandbox build [OPTION ...] FILE"
@@ -84,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compression",
         choices=("gzip", "zstd"),
         default="gzip",
-        help="of new layers; default: gzip, which every tool can read",
+        help="of the new layer; default: gzip, which every tool can read",
     )
     parser.add_argument(
         "--shell",
@@ -100,6 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
     from sandbox.cli.progress import ArchiveProgress
     from sandbox.images.stored_images import check_new_name, normalized
 
+    # SIG_IGN is inherited from the parent. With it, the kernel would reap child processes before waitpid(2) returns their status.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     names = tuple(normalized(check_new_name(name)) for name in arguments.tag)
     given = dict(_argument(text) for text in arguments.build_args)
     if not os.path.exists(arguments.file):

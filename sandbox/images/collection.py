@@ -4,6 +4,9 @@ A blob or an unpacked layer stays while the record of an image names it, or whil
 its layers, and the record of a writable layer that is kept names the layers below it. The name that a start has given to the
 image of a layout or an archive is removed once that file has changed or is gone.
 
+The layers of builds are no exception, although a later build could reuse them (sandbox/builder/cache.py): those that no image has
+are removed. Otherwise every changed step would leave its layer for ever.
+
 An import has a shared lock on IMAGES/use.lock, and a removal of blobs an exclusive one, so that it removes no blob whose record is
 about to be written.
 """

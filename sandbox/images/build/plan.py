@@ -61,7 +61,8 @@ class CopyFiles:
 
     `sources` are paths from the top of `origin`, or of the build context if that is None. They may have the wildcards of
     `patterns.glob`, have no leading slash and no ".." part; "" is the top. `documents` are new files.
-    The owner is root and the mode that of the source, unless `owner` (USER[:GROUP]) or `mode` (bits) is given.
+    The mode is that of the source, and the owner root, unless `mode` (bits) or `owner` (USER[:GROUP]) is given. Files of a stage
+    or of an image keep their owners.
     With `unpack`, archives of the build context are unpacked into the target.
     """
 
