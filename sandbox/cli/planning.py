@@ -85,11 +85,12 @@ def plan(
     *,
     accept_layers: bool = False,
     with_persistent: bool = True,
+    locked: bool = False,
 ) -> Planning:
     """Gather the facts of this machine and draft the plan of *spec*, with *command* instead of the file's.
 
     With *accept_layers*, a persistent layer that was made over other layers is accepted. Without *with_persistent*, persistent
-    layers and named volumes are not examined.
+    layers and named volumes are not examined. With *locked*, sources that differ from the lock file of *spec* are an error.
     """
     from sandbox.errors import StateError
     from sandbox.host import facts as host
@@ -109,7 +110,7 @@ def plan(
     except StateError as error:
         path, images, directory, problem = "", "", "", error
     if images:
-        spec, stored = with_images(spec, os.path.realpath(images))
+        spec, stored = with_images(spec, os.path.realpath(images), locked=locked)
     persistent = PersistentState()
     try:
         persistent = look(spec, directory) if with_persistent else persistent

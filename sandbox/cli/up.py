@@ -353,7 +353,12 @@ def _dry_run(arguments: argparse.Namespace) -> int:
     from sandbox.plan import as_dict, describe
 
     command = tuple(arguments.command) or None
-    planning = plan(load_to_plan(arguments, command), command, accept_layers=arguments.accept_layers)
+    planning = plan(
+        load_to_plan(arguments, command),
+        command,
+        accept_layers=arguments.accept_layers,
+        locked=arguments.locked,
+    )
     if planning.state is not None:
         raise planning.state
     accepted = planning.draft.accepted()

@@ -9,8 +9,10 @@ directory of the lock file, so that both files can be moved together. Directorie
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from sandbox.errors import ImageError, StateError
+from sandbox.images.oci.digest import Digest
 from sandbox.kernel.files import open_regular
 from sandbox.spec.values.layers import IMAGE_KINDS
 from sandbox.state.file_digests import sha256_of
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 _VERSION = 1
 _LARGEST = 1 << 20
+_AGAIN = "run `sandbox lock` again"
 _HEADER = "# Written by `sandbox lock`; run it again to accept other digests.\n"
 
 
@@ -61,20 +64,31 @@ def read_lock(path: str) -> dict[str, str]:
     import tomllib
 
     try:
-        with open(path, "rb") as file:
-            value = tomllib.loads(file.read(_LARGEST).decode())
+        with open(open_regular(path), "rb") as file:
+            content = file.read(_LARGEST + 1)
+        if len(content) > _LARGEST:
+            raise ValueError(f"more than {_LARGEST} bytes")
+        value = tomllib.loads(content.decode())
         if value["version"] != _VERSION:
-            raise StateError(
-                f"{path}: written by another version of sandbox", hint="run `sandbox lock` again"
-            )
-        return {str(one["source"]): str(one["digest"]) for one in value["sources"]}
+            raise StateError(f"{path}: written by another version of sandbox", hint=_AGAIN)
+        digests: dict[str, str] = {}
+        for one in value["sources"]:
+            source = str(one["source"])
+            if source in digests:
+                raise ValueError(f"{source} stands there twice")
+            digests[source] = str(Digest.parse(str(one["digest"])))
     except FileNotFoundError:
         hint = f"`sandbox lock {path.removesuffix('.lock.toml')}` writes it"
         raise StateError(f"{path}: there is no lock file", hint=hint) from None
     except OSError as error:
         raise StateError(f"{path}: {(error.strerror or str(error)).lower()}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise StateError(f"{path}: damaged: {error}", hint="run `sandbox lock` again") from None
+    except KeyError as error:
+        raise StateError(f"{path}: damaged: {error} is missing", hint=_AGAIN) from None
+    except (ValueError, TypeError) as error:
+        raise StateError(f"{path}: damaged: {error}", hint=_AGAIN) from None
+    except RecursionError:
+        raise StateError(f"{path}: damaged: nested too deeply", hint=_AGAIN) from None
+    return digests
 
 
 def write_lock(path: str, digests: Mapping[str, str]) -> None:
@@ -96,10 +110,12 @@ def write_lock(path: str, digests: Mapping[str, str]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.rename(new, path)
-    except OSError as error:
-        if os.path.lexists(new):
+    except BaseException as error:
+        with suppress(OSError):
             os.unlink(new)
-        raise StateError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+        if isinstance(error, OSError):
+            raise StateError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+        raise
 
 
 def archive_digest(path: str) -> str:
@@ -128,7 +144,7 @@ def drift(path: str, source: str, locked: str, found: str) -> ImageError:
 
 def not_locked(path: str, source: str) -> ImageError:
     """Return the error that the lock file *path* does not name *source*."""
-    return ImageError(f"{source} is not in {path}", hint="run `sandbox lock` again")
+    return ImageError(f"{source} is not in {path}", hint=_AGAIN)
 
 
 def superfluous(digests: Mapping[str, str], used: Iterable[str], path: str) -> StateError | None:
@@ -136,6 +152,4 @@ def superfluous(digests: Mapping[str, str], used: Iterable[str], path: str) -> S
     left = sorted(set(digests) - set(used))
     if not left:
         return None
-    return StateError(
-        f"{path} names {left[0]}, which the file does not have", hint="run `sandbox lock` again"
-    )
+    return StateError(f"{path} names {left[0]}, which the file does not have", hint=_AGAIN)
