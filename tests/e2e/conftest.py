@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.building import Project
 from tests.e2e.support import Launcher
 
 
@@ -17,6 +18,16 @@ from tests.e2e.support import Launcher
 def launcher(tmp_path: Path) -> Launcher:
     """Return a launcher whose state directory is removed after the test."""
     return Launcher(tmp_path)
+
+
+@pytest.fixture
+def project(launcher: Launcher, tmp_path: Path) -> Iterator[Project]:
+    """Return a build context with a BusyBox; the images are removed after the test."""
+    made = Project(launcher, tmp_path / "context")
+    try:
+        yield made
+    finally:
+        made.end()
 
 
 @pytest.fixture

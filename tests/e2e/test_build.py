@@ -6,84 +6,19 @@ import io
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.e2e.support import PATIENCE, Launcher, Outcome, sandbox, several_ids, wait_for
+from tests.e2e.building import BASE, Project, T, cached
+from tests.e2e.support import PATIENCE, Launcher, sandbox, several_ids, wait_for
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns, pytest.mark.busybox]
-
-BASE = """\
-FROM scratch AS base
-COPY busybox /bin/busybox
-RUN ["/bin/busybox", "--install", "-s", "/bin"]
-"""
-T = 1_700_000_000
-
-
-class Project:
-    """A build context with a BusyBox, and a Containerfile in it."""
-
-    def __init__(self, launcher: Launcher, path: Path) -> None:
-        self.launcher = launcher
-        self.path = path
-        path.mkdir(parents=True)
-        shutil.copyfile("/bin/busybox", path / "busybox")
-        (path / "busybox").chmod(0o755)
-        self.add("data/file", "one\n")
-        self.at(T)
-
-    def add(self, name: str, text: str) -> Path:
-        file = self.path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-        return file
-
-    def at(self, seconds: int) -> None:
-        """Set the times of all files."""
-        for directory, names, files in os.walk(self.path):
-            for name in (*names, *files, "."):
-                os.utime(os.path.join(directory, name), (seconds, seconds), follow_symlinks=False)
-
-    def build(self, text: str, *options: str, environ: dict[str, str] | None = None) -> Outcome:
-        """Build the Containerfile *text*, which is not part of the context."""
-        file = self.launcher.directory / "Containerfile"
-        file.write_text(text)
-        command = ["build", str(file), "--context", str(self.path), *options]
-        return sandbox(self.launcher, *command, environ=environ)
-
-    def digest(self, text: str, *options: str, environ: dict[str, str] | None = None) -> str:
-        done = self.build(text, "--json", *options, environ=environ)
-        assert done.status == 0, done.err
-        digest: str = json.loads(done.out)["digest"]
-        return digest
-
-    def shell(self, image: str, script: str) -> str:
-        """Run *script* in a sandbox of *image*."""
-        spec = f'[root]\nlayers = ["image:{image}"]\n[process]\nuser = 0\ncwd = "/"\n'
-        return self.launcher.up(spec, ["/bin/sh", "-c", script]).facts_text()
-
-    def inspect(self, image: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(sandbox(self.launcher, "image", "inspect", image, "--json").out)
-        return found
-
-
-@pytest.fixture
-def project(launcher: Launcher, tmp_path: Path) -> Project:
-    return Project(launcher, tmp_path / "context")
-
-
-def cached(done: Outcome) -> list[bool]:
-    """Return for each step of a build whether it was reused."""
-    return [line.endswith(": cached") for line in done.err.splitlines() if " step " in line]
 
 
 def test_commands_and_copies_make_an_image_that_runs(project: Project) -> None:
@@ -303,6 +238,7 @@ RUN touch -t 200101010000 /old; touch -t 204001010000 /future
             digests.add(project.digest(text, environ={"TZ": zone}))
         finally:
             os.umask(before)
+            project.end()
         time.sleep(1.1)
     assert len(digests) == 1
 
