@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compression",
         choices=("gzip", "zstd"),
         default="gzip",
-        help="of the new layer; default: gzip, which every tool can read",
+        help="of new layers; default: gzip, which every tool can read",
     )
     parser.add_argument(
         "--shell",
