@@ -1,4 +1,4 @@
-"""`sandbox df`: sum up the disk space of layers, volumes and archives in the state directory."""
+"""`sandbox df`: sum up the disk space of layers, volumes, archives and images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from sandbox.cli.options import add_json
 from sandbox.cli.output import print_json, print_table
 
 DESCRIPTION = """\
-Print the disk space of the items in the state directory, by kind, and how much of it is unreferenced.
+Print the disk space of layers, volumes, archives and images, by kind, and how much of it is unreferenced. What several
+images share counts once.
 
 `sandbox prune` removes unreferenced archives and the leftovers of ended sandboxes. `sandbox prune --data` also
 removes unreferenced persistent layers and named volumes."""

@@ -1,4 +1,4 @@
-"""`sandbox ls`: list persistent layers, kept ephemeral layers, named volumes and unpacked archives."""
+"""`sandbox ls`: list persistent layers, kept ephemeral layers, named volumes, unpacked archives and images."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from sandbox.cli.options import add_json
 from sandbox.cli.output import print_json, print_table
 
 DESCRIPTION = """\
-List the persistent layers, the layers kept by `up --keep-changes`, the named volumes and the unpacked archives in
-the state directory, with their disk space, the time of the last use, and the environment files and sandboxes that
-refer to each.
+List the persistent layers, the layers kept by `up --keep-changes`, the named volumes, the unpacked archives and the
+images, with their disk space, the time of the last use, and the environment files and sandboxes that refer to each.
+The time of an image is that of its import, and its space includes what other images share.
 
 The first column is the name for `sandbox rm`. "(gone)" marks a file that no longer exists. "(changed after
 unpacking)" marks an archive whose unpacked copy is no longer used. "unknown" means that no environment file is

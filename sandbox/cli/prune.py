@@ -1,4 +1,4 @@
-"""`sandbox prune`: remove unreferenced archives and data, and leftovers of ended sandboxes."""
+"""`sandbox prune`: remove unreferenced archives, images and data, and leftovers of ended sandboxes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from sandbox.state.location import Locations
 
 DESCRIPTION = """\
-Remove the leftovers of ended sandboxes and interrupted commands of this machine, and unreferenced unpacked
-archives. An archive is unreferenced if no running sandbox and no persistent layer uses it, and all environment
-files that were started with it are gone. An archive that has changed after unpacking is unreferenced, too.
+Remove the leftovers of ended sandboxes and interrupted commands of this machine, what no image uses any more, and
+unreferenced unpacked archives. An archive is unreferenced if no running sandbox and no persistent layer uses it, and
+all environment files that were started with it are gone. An archive that has changed after unpacking is unreferenced,
+too, and so is the image of a layout or an archive that has changed or is gone. Other images have names, and are
+removed by `sandbox rm` or `sandbox image prune --all`.
 
 With --data, also remove persistent layers, kept ephemeral layers, and named volumes whose environment
 files are all gone. A layer or volume without a recorded file is not removed; use `sandbox rm`. --data asks for
@@ -50,17 +52,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Remove unreferenced items and leftovers; return the exit status."""
     from sandbox.cli.state_path import existing_locations
     from sandbox.lifecycle import inventory
-    from sandbox.lifecycle.kept_items import Inventory, to_prune, total
+    from sandbox.lifecycle.kept_items import REPLACEABLE, Inventory, space, to_prune, total
     from sandbox.sizes import human_size
 
     where = existing_locations()
     found = Inventory() if where is None else inventory.take(where)
     items = to_prune(found.items, data=arguments.data)
-    size = total([*(item.bytes for item in items), *(one.bytes for one in found.leftovers)])
+    size = space(items) + total(one.bytes for one in found.leftovers)
     if arguments.dry_run:
         _print(arguments, [item.title for item in items], [one.path for one in found.leftovers], size)
         return 0
-    data = [item for item in items if item.kind != "archive"]
+    data = [item for item in items if item.kind not in REPLACEABLE]
     if where is not None and data and not arguments.yes:
         if not _confirmed(data):
             return 1
@@ -68,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         again = to_prune(inventory.take(where, sizes=False).items, data=True)
         items = [item for item in items if item.path in {one.path for one in again}]
     removed, left = ([], []) if where is None else _remove(where, items)
-    size = total([*(item.bytes for item in removed), *(one.bytes for one in found.leftovers)])
+    size = space(removed) + total(one.bytes for one in found.leftovers)
     _print(arguments, [item.title for item in removed], left, size)
     if not arguments.json:
         print(f"{human_size(size)} of disk space", file=sys.stderr)
@@ -108,15 +110,16 @@ def _remove(where: Locations, items: Sequence[KeptItem]) -> tuple[list[KeptItem]
         left = directory.sweep()
     finally:
         directory.close()
-    left += kept_removal.remove_interrupted(where, warn)
     removed = []
     for item in items:
         try:
-            kept_removal.remove_kept(where, item.kind, os.path.basename(item.path))
+            name = item.name if item.kind == "image" else os.path.basename(item.path)
+            kept_removal.remove_kept(where, item.kind, name)
         except SandboxError as error:
             warn(error.message)
         else:
             removed.append(item)
+    left += kept_removal.remove_interrupted(where, warn)
     return removed, left
 
 

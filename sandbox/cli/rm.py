@@ -1,4 +1,4 @@
-"""`sandbox rm`: remove persistent layers, named volumes, unpacked archives and leftovers of sandboxes by name."""
+"""`sandbox rm`: remove persistent layers, named volumes, unpacked archives, images and leftovers of sandboxes by name."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Remove a persistent layer (layer:NAME), a layer kept by `up --keep-changes` (changes:ID), a named volume
-(volume:NAME), an unpacked archive (archive:NAME, or a prefix of its name), or what an ended sandbox has left or kept
-(its id, or a prefix of it).
+(volume:NAME), an unpacked archive (archive:NAME, or a prefix of its name), an image (image:NAME), or what an ended
+sandbox has left or kept (its id, or a prefix of it).
 
 An item that is in use is not removed, even if a sandbox of another machine that shares the state directory uses it.
 Files are removed under the ids that they belong to. There is no confirmation, and a layer or volume cannot be
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "things",
         metavar="THING",
         nargs="+",
-        help="layer:NAME, changes:ID, volume:NAME, archive:NAME or the id of a run",
+        help="layer:NAME, changes:ID, volume:NAME, archive:NAME, image:NAME or the id of a run",
     )
     add_json(parser)
 

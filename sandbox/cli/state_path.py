@@ -1,4 +1,4 @@
-"""Find the existing state directory, for the verbs that must not create one."""
+"""Find the existing state and image directories, for the verbs that must not create them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ if TYPE_CHECKING:
 
 
 def existing_locations() -> Locations | None:
-    """Return the state and the image directory of this account; None if the state directory does not exist yet.
+    """Return the state and the image directory of this account; None if neither exists yet.
 
     Raises:
-        StateError: another user owns the directory, or others may write to it.
+        StateError: another user owns a directory, or others may write to it.
     """
-    from sandbox.state.directory import examine
+    from sandbox.state.directory import check_image_directory, examine
     from sandbox.state.location import locate
 
     where = locate(os.environ, os.geteuid())
+    check_image_directory(where.images)
     if not os.path.isdir(where.state):
-        return None
+        return where if os.path.isdir(where.images) else None
     if (problem := examine(where.state)) is not None:
         raise problem
     return where

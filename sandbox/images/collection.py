@@ -166,22 +166,24 @@ def _used(where: Locations) -> frozenset[str]:
     return frozenset(digest for _, digests in _uses(where) for digest in digests)
 
 
-def unused_parts(where: Locations) -> Unused:
+def unused_parts(where: Locations, *, stale: bool = True) -> Unused:
     """Return what :func:`collect` would remove now. Changes nothing.
+
+    Without *stale*, the images of files that have changed or are gone count as used.
 
     Raises:
         StateError: the file of names is damaged.
     """
     stored, blobs, used = StoredImages(where.images), BlobStore(where.images), _used(where)
     known = stored.names()
-    stale = [one.name for one in known.values() if _is_stale(one) and one.digest not in used]
-    kept = [one for name, one in known.items() if name not in stale]
+    old = [one.name for one in known.values() if stale and is_stale(one) and one.digest not in used]
+    kept = [one for name, one in known.items() if name not in old]
     named = {one.digest for one in kept} | used
     records = stored.records()
     rest = [record for record in records if record.digest in named]
     wanted = {one.index for one in kept} | {digest for record in rest for digest in _digests(record)}
     return Unused(
-        names=tuple(stale),
+        names=tuple(old),
         images=tuple(record.digest for record in records if record.digest not in named),
         blobs=tuple((one, blobs.size(one)) for one in blobs.digests() if str(one) not in wanted),
         layers=tuple(_unused_layers(where, rest)),
@@ -240,7 +242,7 @@ def discard_unnamed(images: str, digests: Iterable[Digest]) -> None:
                 blobs.remove(digest)
 
 
-def _is_stale(name: ImageName) -> bool:
+def is_stale(name: ImageName) -> bool:
     """Return whether *name* is that of a file which has changed or is gone, so that no start uses it any more."""
     if not is_of_file(name.name):
         return False

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-from sandbox.as_container_root import run_with_ids, with_own_id
-from sandbox.errors import SandboxError, StateError
+from sandbox.errors import StateError
 from sandbox.images.layer_store import digest_of_archive, digest_of_path
 from sandbox.images.origin import read_origin
-from sandbox.images.places import archives_in
+from sandbox.images.places import archives_in, layers_in
 from sandbox.images.unpacked_trees import UnpackedTrees, ids_of_layer
-from sandbox.kernel.trees import disk_usage
+from sandbox.lifecycle.disk_space import measure
+from sandbox.lifecycle.kept_images import image_names, kept_images, unused_parts_of_images
 from sandbox.lifecycle.kept_items import FileReference, Inventory, KeptItem, Kind, Leftover, short_names
 from sandbox.plan import IdPlan, LayerRecord
 from sandbox.state.earlier_layers import forks
@@ -32,8 +32,7 @@ BASES: dict[Kind, str] = {
     "volume": "volumes",
     "archive": "archives",
 }
-"""The directory of each kind: of archives in the image directory, of the others in the state directory."""
-_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""The directory of each kind whose items are directories: of archives in the image directory, of the others in the state directory."""
 
 
 def base_of(where: Locations, kind: Kind) -> str:
@@ -43,6 +42,8 @@ def base_of(where: Locations, kind: Kind) -> str:
 
 def list_names(where: Locations, kind: Kind) -> list[str]:
     """Return the names of the items of *kind*; none if there are none, or no such directory."""
+    if kind == "image":
+        return image_names(where)
     mark = "tree" if kind == "archive" else "state.json"
     base = base_of(where, kind)
     try:
@@ -73,6 +74,7 @@ def take(where: Locations, *, sizes: bool = True) -> Inventory:
 
     Raises:
         OSError: the records of runs cannot be read.
+        StateError: the file of the names of images is damaged.
     """
     runs = [run for run in list_runs(where.state) if run.state != "ended"]
     items = [
@@ -87,14 +89,15 @@ def take(where: Locations, *, sizes: bool = True) -> Inventory:
             over.setdefault(source, []).append(item.name)
     items += _archives(where, runs, over)
     left = [*_removed(where), *_ended(where)]
+    images, unused = kept_images(where, sizes=sizes), unused_parts_of_images(where, sizes=sizes)
     if not sizes:
-        return Inventory(
-            items=tuple(items), leftovers=tuple(Leftover(path=path, bytes=None) for path, _ in left)
-        )
+        leftovers = [Leftover(path=path, bytes=None) for path, _ in left]
+        return Inventory(items=(*items, *images), leftovers=(*leftovers, *unused))
     found = measure([*((item.path, ids_of(item.kind, item.path)) for item in items), *left])
+    leftovers = [Leftover(path=path, bytes=found.get(path)) for path, _ in left]
     return Inventory(
-        items=tuple(replace(item, bytes=found.get(item.path)) for item in items),
-        leftovers=tuple(Leftover(path=path, bytes=found.get(path)) for path, _ in left),
+        items=(*(replace(item, bytes=found.get(item.path)) for item in items), *images),
+        leftovers=(*leftovers, *unused),
     )
 
 
@@ -262,7 +265,8 @@ def _interrupted_forks(base: str) -> list[str]:
 
 def _removed(where: Locations) -> list[tuple[str, IdPlan | None]]:
     """Return the paths that interrupted removals and imports have left behind, with their ids."""
-    imports = [(path, ids_of_layer(path)) for path in UnpackedTrees(archives_in(where.images)).interrupted()]
+    bases = (archives_in(where.images), layers_in(where.images))
+    imports = [(path, ids_of_layer(path)) for base in bases for path in UnpackedTrees(base).interrupted()]
     return interrupted_removals(where) + imports
 
 
@@ -277,43 +281,3 @@ def _ended(where: Locations) -> list[tuple[str, IdPlan | None]]:
         paths = directories_of(run.path, run.record) or ()
         found += [(path, ids) for path in paths if os.path.isdir(path)]
     return found
-
-
-def measure(places: Sequence[tuple[str, IdPlan | None]]) -> dict[str, int | None]:
-    """Return the disk space of each path, counted as root of its ids if this user may not read all of it; None on failure."""
-    found: dict[str, int | None] = {}
-    closed: dict[str, tuple[IdPlan, list[str]]] = {}
-    for path, ids in places:
-        try:
-            found[path] = _usage(path)
-        except OSError:
-            found[path] = None
-            if ids is not None:
-                closed.setdefault(repr(ids), (ids, []))[1].append(path)
-    for ids, paths in closed.values():
-        found |= _measure_with_ids(ids, paths)
-    return found
-
-
-def _measure_with_ids(ids: IdPlan, paths: list[str]) -> dict[str, int | None]:
-    def measured(path: str) -> str:
-        try:
-            return str(_usage(path))
-        except OSError:
-            return ""
-
-    try:
-        # One child process counts everything that was created under the same ids.
-        output = run_with_ids(with_own_id(ids), lambda: "\n".join(map(measured, paths)))
-    except SandboxError:
-        return {}
-    sizes = [int(size) if size else None for size in output.split("\n")]
-    return dict(zip(paths, sizes, strict=True))
-
-
-def _usage(path: str) -> int:
-    fd = os.open(path, _OPEN_DIR)
-    try:
-        return disk_usage(fd)
-    finally:
-        os.close(fd)

@@ -1,4 +1,4 @@
-"""Define persistent layers, named volumes and unpacked archives as values: which can be pruned, and how they are displayed.
+"""Define persistent layers, named volumes, unpacked archives and images as values: which can be pruned, and how they are displayed.
 
 Pure: sandbox/lifecycle/inventory.py finds them, sandbox/lifecycle/kept_removal.py removes them.
 """
@@ -6,21 +6,24 @@ Pure: sandbox/lifecycle/inventory.py finds them, sandbox/lifecycle/kept_removal.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from sandbox.sizes import human_size
-from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.dataclasses import dataclass, field
 from unionfs._stdlib.typing import Any, Literal
 
-Kind = Literal["layer", "changes", "volume", "archive"]
+Kind = Literal["layer", "changes", "volume", "archive", "image"]
 
-KINDS: tuple[Kind, ...] = ("layer", "changes", "volume", "archive")
+KINDS: tuple[Kind, ...] = ("layer", "changes", "volume", "archive", "image")
 NAMES: dict[Kind, tuple[str, str]] = {
     "layer": ("persistent layer", "persistent layers"),
     "changes": ("kept ephemeral layer", "kept ephemeral layers"),
     "volume": ("named volume", "named volumes"),
     "archive": ("unpacked archive", "unpacked archives"),
+    "image": ("image", "images"),
 }
+REPLACEABLE: tuple[Kind, ...] = ("archive", "image")
+"""The kinds whose unreferenced items can be made again."""
 SHORTEST_PREFIX = 8
 """The fewest characters shown of an archive's name, which is a digest."""
 
@@ -35,11 +38,11 @@ class FileReference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptItem:
-    """A persistent layer, a named volume or an unpacked archive."""
+    """A persistent layer, a named volume, an unpacked archive or an image."""
 
     kind: Kind
     name: str
-    #: Its directory.
+    #: Its directory; for an image, the file of names.
     path: str
     #: Disk space; None if it could not be counted.
     bytes: int | None
@@ -50,10 +53,12 @@ class KeptItem:
     in_use: tuple[str, ...] = ()
     #: The persistent layers that are used over this archive, or that are forks and need layers of this one.
     layers: tuple[str, ...] = ()
-    #: The layers below a persistent layer ("dir:/"), or the path of the unpacked archive.
+    #: The layers below a persistent layer ("dir:/"), the path of the unpacked archive, or the source of the image.
     source: tuple[str, ...] = ()
-    #: Whether the archive at its path is still the unpacked one. If not, no start uses this item.
+    #: Whether the archive or layout at its path is still the unpacked or imported one. If not, no start uses this item.
     current: bool = True
+    #: Of an image: its blobs and unpacked layers, which other images may share, with the bytes of each.
+    parts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -64,8 +69,11 @@ class KeptItem:
     def referenced(self) -> bool:
         """Whether a run uses it, or a start of a known file may.
 
-        If no file is known, layers and volumes count as referenced, but not archives, which can be unpacked again.
+        If no file is known, layers and volumes count as referenced, but not archives, which can be unpacked again. An image is
+        referenced by its name, unless a start has given it the name of a file that has changed or is gone.
         """
+        if self.kind == "image":
+            return bool(self.in_use) or self.current
         if self.in_use or (self.layers and self.kind != "archive"):
             return True
         if self.kind == "archive":
@@ -122,8 +130,8 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def to_prune(items: Iterable[KeptItem], *, data: bool) -> list[KeptItem]:
-    """Return the unreferenced ones of *items*: archives, and with *data* also persistent layers and named volumes."""
-    return [item for item in items if not item.referenced and (data or item.kind == "archive")]
+    """Return the unreferenced ones of *items*: archives and images, and with *data* also persistent layers and named volumes."""
+    return [item for item in items if not item.referenced and (data or item.kind in REPLACEABLE)]
 
 
 def in_words(items: Sequence[KeptItem]) -> str:
@@ -136,6 +144,16 @@ def in_words(items: Sequence[KeptItem]) -> str:
 def total(sizes: Iterable[int | None]) -> int:
     """Return the sum of the known ones of *sizes*."""
     return sum(size for size in sizes if size is not None)
+
+
+def space(items: Iterable[KeptItem]) -> int:
+    """Return the disk space of *items* as far as it is known; what several images share counts once."""
+    parts: dict[str, int] = {}
+    rest = 0
+    for item in items:
+        parts.update(item.parts)
+        rest += (item.bytes or 0) if item.kind != "image" else 0
+    return rest + sum(parts.values())
 
 
 def listing(items: Sequence[KeptItem]) -> list[tuple[str, str, str, str]]:
@@ -151,6 +169,9 @@ def _references(item: KeptItem) -> str:
     words = [f"in use by {run}" for run in item.in_use]
     words += [f"layer:{name}" for name in item.layers]
     words += [one.file if one.exists else f"{one.file} (gone)" for one in item.files]
+    if item.kind == "image":
+        words += item.source if item.current else [f"{item.source[0]} (changed or gone)"]
+        return ", ".join(words) or "made here"
     if item.kind == "archive":
         source = item.source[0] if item.source else "an unknown archive"
         words.insert(0, f"{source}{'' if item.current else ' (changed after unpacking)'}")
@@ -166,8 +187,8 @@ def sums(inventory: Inventory) -> list[dict[str, Any]]:
             {
                 "kind": kind,
                 "count": len(items),
-                "bytes": total(item.bytes for item in items),
-                "unreferenced_bytes": total(item.bytes for item in items if not item.referenced),
+                "bytes": space(items),
+                "unreferenced_bytes": space(item for item in items if not item.referenced),
             }
         )
     left = total(one.bytes for one in inventory.leftovers)

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from sandbox.errors import SandboxError, StateError
-from sandbox.images.places import archives_in
+from sandbox.images.places import archives_in, layers_in
+from sandbox.images.stored_images import normalized
 from sandbox.images.unpacked_trees import UnpackedTrees
-from sandbox.lifecycle.inventory import BASES, base_of, ids_of, interrupted_removals, list_names
+from sandbox.lifecycle.inventory import base_of, ids_of, interrupted_removals, list_names
 from sandbox.lifecycle.kept_items import KINDS, NAMES, Kind
 from sandbox.state import sweeping
 from sandbox.state.earlier_layers import origins_of, refuse_if_forked, remove_unused_of
@@ -33,22 +34,26 @@ def find(where: Locations, thing: str) -> tuple[Kind, str] | Run:
     prefix, colon, name = thing.partition(":")
     if colon and prefix in _KINDS:
         kind = _KINDS[prefix]
+        if kind == "image":
+            return kind, name
         names = list_names(where, kind)
         # A prefix is enough for archives, whose names are digests.
         found = [one for one in names if one == name or (kind == "archive" and name and one.startswith(name))]
         if len(found) == 1:
             return kind, found[0]
-        hint = "`sandbox ls` lists layers, volumes and archives"
+        hint = "`sandbox ls` lists layers, volumes, archives and images"
         if found:
             raise StateError(f"{len(found)} {NAMES[kind][1]} begin with {name}", hint=hint)
         raise StateError(f"there is no {NAMES[kind][0]} {name}", hint=hint)
     if colon:
         raise StateError(
-            f"{thing}: {prefix} is not one of layer, changes, volume and archive",
-            hint="write layer:NAME, changes:ID, volume:NAME or archive:NAME",
+            f"{thing}: {prefix} is not one of layer, changes, volume, archive and image",
+            hint="write layer:NAME, changes:ID, volume:NAME, archive:NAME or image:NAME",
         )
     if not thing:  # the empty string is a prefix of every id
-        raise StateError("the argument is empty", hint="`sandbox ls` lists layers, volumes and archives")
+        raise StateError(
+            "the argument is empty", hint="`sandbox ls` lists layers, volumes, archives and images"
+        )
     runs: dict[str, Run | None] = dict.fromkeys(list_names(where, "changes"))
     runs |= {run.id: run for run in list_runs(where.state)}
     matching = [name for name in runs if name.startswith(thing)]
@@ -61,13 +66,17 @@ def find(where: Locations, thing: str) -> tuple[Kind, str] | Run:
             f"{len(exact)} runs begin with {thing}: {', '.join(sorted(exact))}",
             hint="write more characters of the id",
         )
-    others = [f"{kind}:{thing}" for kind in BASES if thing in list_names(where, kind)]
+    others = [f"{kind}:{thing}" for kind in KINDS if _canonical(kind, thing) in list_names(where, kind)]
     hint = (
         f"did you mean {' or '.join(others)}?"
         if others
-        else "`sandbox ls` lists layers, volumes and archives"
+        else "`sandbox ls` lists layers, volumes, archives and images"
     )
     raise StateError(f"there is no run {thing}", hint=hint)
+
+
+def _canonical(kind: Kind, name: str) -> str:
+    return normalized(name) if kind == "image" else name
 
 
 def remove_run(run: Run) -> None:
@@ -93,14 +102,20 @@ def remove_run(run: Run) -> None:
 
 
 def remove_kept(where: Locations, kind: Kind, name: str) -> None:
-    """Remove the item *name* of *kind*.
+    """Remove the item *name* of *kind*; of an image, its name, and what no other image uses.
 
-    It is renamed first, so that a concurrent start creates a new item and sees no part of the old one.
+    Any other than an image is renamed first, so that a concurrent start creates a new item and sees no part of the old one.
 
     Raises:
         StateError: it is in use, or one of its files cannot be removed.
+        ImageError: there is no such image.
         SandboxError: the user namespace that its files belong to cannot be created.
     """
+    if kind == "image":
+        from sandbox.images.collection import remove
+
+        remove(where, [name])
+        return
     base = base_of(where, kind)
     path = os.path.join(base, name)
     if os.path.islink(path):
@@ -142,7 +157,7 @@ def remove_kept(where: Locations, kind: Kind, name: str) -> None:
 
 
 def remove_interrupted(where: Locations, warn: Callable[[str], None]) -> list[str]:
-    """Remove the leftovers of interrupted removals, forks and imports of this machine; return the removed paths.
+    """Remove the leftovers of interrupted removals, forks and imports of this machine, and what no image uses; return the paths.
 
     *warn* receives the reason for each that cannot be removed; the others are removed all the same.
     """
@@ -158,6 +173,19 @@ def remove_interrupted(where: Locations, warn: Callable[[str], None]) -> list[st
             gone.append(path)
     try:
         gone += UnpackedTrees(archives_in(where.images)).remove_interrupted()
+        gone += _collect_images(where)
     except SandboxError as error:
         warn(error.message)
     return gone
+
+
+def _collect_images(where: Locations) -> list[str]:
+    from sandbox.images.blobs import BlobStore
+    from sandbox.images.collection import collect
+    from sandbox.images.oci.digest import Digest
+
+    found, blobs = collect(where), BlobStore(where.images)
+    return [
+        *(blobs.path(Digest.parse(blob)) for blob in found.blobs),
+        *(os.path.join(layers_in(where.images), key) for key in found.layers),
+    ]

@@ -95,6 +95,7 @@ def test_df_sums_what_ls_lists(
         "changes",
         "volume",
         "archive",
+        "image",
         "leftover",
     ]
 
@@ -128,7 +129,8 @@ def test_rm_removes_what_is_named_and_nothing_else(
         ("layer:../db", "there is no persistent layer ../db", "`sandbox ls`"),
         ("layer:", "there is no persistent layer ", "`sandbox ls`"),
         ("archive:", "there is no unpacked archive ", "`sandbox ls`"),
-        ("image:x", "image:x: image is not one of layer, changes, volume and archive", "volume:NAME"),
+        ("image:x", "the image store has no image x", "`sandbox image ls`"),
+        ("run:x", "run:x: run is not one of layer, changes, volume, archive and image", "image:NAME"),
         ("db", "there is no run db", "did you mean layer:db or volume:db?"),
     ],
 )

@@ -15,6 +15,7 @@ from sandbox.lifecycle.kept_items import (
     in_words,
     listing,
     short_names,
+    space,
     sums,
     to_prune,
 )
@@ -104,5 +105,40 @@ def test_sums_count_what_nobody_refers_to() -> None:
         ("changes", 0, 0, 0),
         ("volume", 0, 0, 0),
         ("archive", 1, 0, 0),
+        ("image", 0, 0, 0),
         ("leftover", 1, 7, 7),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("facts", "referenced"),
+    [({}, True), ({"current": False}, False), ({"current": False, "in_use": ("layer:db",)}, True)],
+)
+def test_an_image_is_referenced_by_its_name_or_what_is_over_it(
+    facts: dict[str, Any], referenced: bool
+) -> None:
+    image = item("image", **facts)
+    assert image.referenced is referenced
+    assert to_prune([image], data=False) == to_prune([image], data=True) == ([] if referenced else [image])
+
+
+def test_what_images_share_counts_once() -> None:
+    one = item("image", "one:1", bytes=30, parts={"base": 10, "own": 20})
+    two = item("image", "two:1", bytes=15, parts={"base": 10, "other": 5}, current=False)
+    assert space([one, two]) == 35
+    assert space([one, item(bytes=7), item(bytes=None)]) == 37
+    (images,) = [one for one in sums(Inventory(items=(one, two))) if one["kind"] == "image"]
+    assert tuple(images.values()) == ("image", 2, 35, 15)
+
+
+def test_a_row_of_an_image_has_its_source_and_its_users() -> None:
+    rows = [
+        item("image", "a:1"),
+        item("image", "b:1", source=("oci:/lay",), in_use=("layer:db",)),
+        item("image", "oci:/lay", source=("oci:/lay",), current=False),
+    ]
+    assert [(row[0], row[3]) for row in listing(rows)] == [
+        ("image:a:1", "made here"),
+        ("image:b:1", "in use by layer:db, oci:/lay"),
+        ("image:oci:/lay", "oci:/lay (changed or gone)"),
     ]
