@@ -23,7 +23,8 @@ import json, os, subprocess, sys, time
 state, spec, log, words, kind, amounts = json.loads(sys.argv[1])
 
 def limit(option):
-    subprocess.run(["mount", "-o", f"remount,{option}", state], check=True)
+    # With a type and a source, mount(8) does not repeat the present options, whose owner has no id in this namespace.
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"remount,{option}", "none", state], check=True)
 
 def leave(amount):
     for tries in range(9, -1, -1):
