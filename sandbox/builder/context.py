@@ -130,7 +130,8 @@ class BuildContext:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode) or info.st_size != file.size:
                 raise changed(file.path)
-            yield fd
+            with self._explaining(file.path):
+                yield fd
         finally:
             os.close(fd)
 

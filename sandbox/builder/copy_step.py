@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from sandbox.images.tar import Archive
     from sandbox.plan.image_values import ImageLayer
 
+LATEST = 253402300799  # 9999-12-31T23:59:59Z, the last time that RFC 3339 can write
 _ENCODING = "surrogateescape"
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from sandbox.builder.cache import BuildCache
 from sandbox.builder.context import BuildContext
-from sandbox.builder.copy_step import Output, copy_from_context, copy_from_layers, make_directory
+from sandbox.builder.copy_step import LATEST, Output, copy_from_context, copy_from_layers, make_directory
 from sandbox.builder.failed_step import FailedStep, keep
 from sandbox.builder.inputs import scan
 from sandbox.builder.run_step import discard_kept, layer_of, run_command
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from sandbox.images.stored_images import ImageRecord
     from sandbox.plan.image_values import ImageLayer
 
-_LATEST = 253402300799  # 9999-12-31T23:59:59Z, the last time that RFC 3339 can write
 _INTERRUPTED = (128 + 1, 128 + 2, 128 + 3, 128 + 15)
 """The exit statuses of a sandbox that SIGHUP, SIGINT, SIGQUIT or SIGTERM ended."""
 
@@ -132,7 +131,7 @@ class _Build:
                 for origin in origins
                 if origin is not None and not isinstance(origin, StageRef)
             ]
-        return min(max([0, *times]), _LATEST)
+        return min(max([0, *times]), LATEST)
 
     def _stage(self, number: int, stage: Stage) -> StageState:
         if isinstance(stage.base, StageRef):
@@ -264,7 +263,7 @@ def _source_date() -> int | None:
     given = os.environ.get("SOURCE_DATE_EPOCH", "")
     if not given:
         return None
-    if not (given.isascii() and given.isdigit() and len(given) < 20 and int(given) <= _LATEST):
+    if not (given.isascii() and given.isdigit() and len(given) < 20 and int(given) <= LATEST):
         raise SandboxError(
             "SOURCE_DATE_EPOCH is not a time in seconds after the epoch",
             hint="export SOURCE_DATE_EPOCH=$(git log -1 --format=%ct), or unset it",

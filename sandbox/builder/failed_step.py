@@ -1,15 +1,20 @@
 """Keep the state of a step that failed, for a shell in it, until the next build of the file.
 
-STATE/changes/ID/build.json     the layers below and the settings of the command, beside the writable layer
+    STATE/changes/ID/build.json     the layers below and the settings of the command, beside the writable layer
+    STATE/build.lock                locked by builds, so that none removes a layer of another
+
+The writable layer is one that `up --keep-changes` could have left, so `sandbox diff`, `export` and `discard` know it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from sandbox.builder.run_step import STACK_NAME, discard_kept
 from sandbox.changes.writable_layers import find, list_layers
+from sandbox.errors import StateError
 from sandbox.images.build.plan import RunCommand
 from sandbox.plan.image_values import ImageLayer
 from sandbox.state.trusted_files import read_json, replace_json
@@ -18,11 +23,12 @@ from unionfs._stdlib.dataclasses import dataclass
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from sandbox.changes.writable_layers import WritableLayer
 
 _NAME = "build.json"
+_LOCK = "build.lock"
 _VERSION = 1
 
 
@@ -80,15 +86,38 @@ def find_failed(state: str, file: str) -> FailedStep | None:
     return None
 
 
-def discard_failed(state: str, file: str) -> None:
-    """Remove what earlier builds of *file* have left: of steps that failed, and of a command that was killed.
+@contextmanager
+def building(state: str, file: str) -> Iterator[None]:
+    """Remove what earlier builds of *file* have left; then keep other builds from removing layers while the context lasts.
 
-    Raises:
-        SandboxError: a layer cannot be removed.
+    Left are steps that failed, and writable layers of builds that were killed. While another build runs, nothing is removed: a
+    layer of it looks the same between the end of its command and the end of its step. What a fork needs stays.
     """
-    for layer in _of_file(state, file):
-        if not layer.in_use:
-            discard_kept(layer.id)
+    with _locked(state) as fd:
+        with suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for layer in _of_file(state, file):
+                with suppress(StateError):
+                    discard_kept(layer.id)
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        yield
+
+
+@contextmanager
+def looking(state: str) -> Iterator[None]:
+    """Keep builds from removing steps that failed while the context lasts."""
+    with _locked(state) as fd:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        yield
+
+
+@contextmanager
+def _locked(state: str) -> Iterator[int]:
+    fd = os.open(os.path.join(state, _LOCK), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _of_file(state: str, file: str) -> Sequence[WritableLayer]:

@@ -6,7 +6,7 @@ import os
 from contextlib import contextmanager
 
 from sandbox.as_container_root import run_with_ids
-from sandbox.errors import HostError
+from sandbox.errors import HostError, SpecError
 from sandbox.host import facts as host
 from sandbox.host import private_directories
 from sandbox.host.paths import inspect_all
@@ -21,7 +21,7 @@ from sandbox.spec.values.layers import Layer
 from sandbox.state import run_directory
 from sandbox.state.directory import StateDirectory
 from sandbox.state.location import locate
-from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.dataclasses import dataclass, field
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -53,30 +53,42 @@ class Machine:
     ids: IdPlan
     warn: Callable[[str], None]
     progress: Callable[[], Progress] | None
+    warned: set[str] = field(default_factory=set)
 
     def plan(self, spec: Spec, image: StoredImage) -> Plan:
         """Return the plan of *spec*, whose only layer is *image*.
 
+        Each of its warnings is given to `warn` once in a build.
+
         Raises:
-            SpecError: a setting is refused on this machine.
-            HostError: the machine lacks what every sandbox needs.
+            HostError: a setting is refused on this machine, or the machine lacks what every sandbox needs.
         """
         spec = unify_host_network(spec)
         facts = self.facts
-        return make_plan(
-            spec,
-            facts,
-            inspect_all(host_paths(spec, facts), read=host_files(spec), **host_details(spec, facts)),
-            environ=os.environ,
-            state_directory=self.state.path,
-            private=private_directories.look(
-                state=self.where.state,
-                images=self.where.images,
-                run=run_directory.default_path(os.environ, facts.uid),
-                usual_run=run_directory.default_path({}, facts.uid),
-            ),
-            images={0: image},
-        )
+        try:
+            plan = make_plan(
+                spec,
+                facts,
+                inspect_all(host_paths(spec, facts), read=host_files(spec), **host_details(spec, facts)),
+                environ=os.environ,
+                state_directory=self.state.path,
+                private=private_directories.look(
+                    state=self.where.state,
+                    images=self.where.images,
+                    run=run_directory.default_path(os.environ, facts.uid),
+                    usual_run=run_directory.default_path({}, facts.uid),
+                ),
+                images={0: image},
+            )
+        except SpecError as error:
+            # There is no environment file whose lines the diagnostics could show.
+            first = error.diagnostics[0].as_dict()
+            raise HostError(str(first["message"]), hint=str(first["hint"] or "") or None) from None
+        for warning in plan.warnings:
+            if warning not in self.warned:
+                self.warned.add(warning)
+                self.warn(warning)
+        return plan
 
     @contextmanager
     def opened(self, layers: Sequence[ImageLayer]) -> Iterator[list[StoredLayer]]:

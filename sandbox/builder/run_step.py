@@ -82,6 +82,8 @@ def run_command(
         raise SandboxError(
             "there are no files to run a command from", hint="begin with an image, or copy a program first"
         )
+    if not terminal:  # the terminal of a build is not that of its commands
+        machine = replace(machine, facts=replace(machine.facts, terminal=False, background=False))
     spec = _spec(action, file=file, terminal=terminal)
     plan = machine.plan(spec, StoredImage(name=STACK_NAME, digest=chain_of(layers), layers=tuple(layers)))
     variables = (text.partition("=") for text in (*more_env, *action.env))

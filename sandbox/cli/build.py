@@ -128,7 +128,7 @@ def _build(
 ) -> str:
     from sandbox.builder.bases import Bases
     from sandbox.builder.executor import Settings, execute
-    from sandbox.builder.failed_step import discard_failed
+    from sandbox.builder.failed_step import building
     from sandbox.builder.load import load_ignore_rules, load_plan
     from sandbox.cli.progress import ImageProgress
     from sandbox.images.collection import importing
@@ -141,8 +141,7 @@ def _build(
     images = machine.where.images
     lock = lock_path(file) if arguments.locked else None
     bases = Bases(images, directory, always_pull=arguments.pull, progress=ImageProgress, lock=lock)
-    discard_failed(machine.state.path, file)
-    with importing(images):
+    with building(machine.state.path, file), importing(images):
         plan = load_plan(
             arguments.file, bases, platform=arguments.platform, target=arguments.target, arguments=given
         )
@@ -163,24 +162,24 @@ def _build(
 
 
 def _shell(arguments: argparse.Namespace, machine: Machine) -> int:
-    from sandbox.builder.copy_step import Output
-    from sandbox.builder.failed_step import find_failed
+    from sandbox.builder.copy_step import LATEST, Output
+    from sandbox.builder.failed_step import find_failed, looking
     from sandbox.builder.run_step import discard_kept, layer_of, run_command
     from sandbox.images.collection import importing
 
     file = os.path.realpath(arguments.file)
-    failed = find_failed(machine.state.path, file)
-    if failed is None:
-        raise SandboxError(
-            f"no step of {arguments.file} has failed since its last build",
-            hint=f"to build it: sandbox build {arguments.file}",
-        )
-    _report(f"the state that this step left: {failed.text}")
-    with importing(machine.where.images):
-        layer = layer_of(machine, failed.kept, Output(compression="", latest=0))
+    with looking(machine.state.path), importing(machine.where.images):
+        failed = find_failed(machine.state.path, file)
+        if failed is None:
+            raise SandboxError(
+                f"no step of {arguments.file} has failed since its last build",
+                hint=f"to build it: sandbox build {arguments.file}",
+            )
+        _report(f"the state that this step left: {failed.text}")
+        layer = layer_of(machine, failed.kept, Output(compression="", latest=LATEST))
         layers = failed.layers if layer is None else (*failed.layers, layer)
         ended = run_command(machine, layers, failed.command, file=file, terminal=True)
-    discard_kept(ended.kept)
+        discard_kept(ended.kept)
     if ended.error is not None:
         raise ended.error
     return ended.status

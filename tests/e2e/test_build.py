@@ -53,6 +53,7 @@ CMD ["file"]
     ]
 
 
+@pytest.mark.twice
 def test_the_output_of_commands_is_shown_and_their_input_is_empty(project: Project) -> None:
     done = project.build(f"{BASE}RUN echo out; echo err >&2; cat; echo end\n")
     assert done.status == 0
@@ -60,6 +61,7 @@ def test_the_output_of_commands_is_shown_and_their_input_is_empty(project: Proje
     assert "\nerr\n" in done.err
 
 
+@pytest.mark.twice
 def test_a_command_has_the_environment_of_the_step_and_nothing_else(project: Project) -> None:
     text = f"{BASE}ARG A=1\nENV B=2\nRUN env | sort\n"
     done = project.build(text, environ={"SECRET": "x", "http_proxy": "y"})
@@ -95,6 +97,7 @@ def test_a_repeated_build_reuses_every_step_and_gives_the_same_digest(project: P
     assert cached(project.build(text, "--no-cache")) == [False] * 5
 
 
+@pytest.mark.twice
 def test_a_changed_input_rebuilds_from_its_step_and_a_changed_time_nothing(project: Project) -> None:
     text = f"{BASE}COPY data /data\nRUN cat /data/file > /copy\n"
     project.build(text)
@@ -107,6 +110,7 @@ def test_a_changed_input_rebuilds_from_its_step_and_a_changed_time_nothing(proje
     assert cached(project.build(text)) == [True, True, False, False]
 
 
+@pytest.mark.twice
 def test_a_stage_that_is_not_needed_is_not_built_and_target_selects_one(project: Project) -> None:
     text = f"{BASE}FROM base AS bad\nRUN false\nFROM base\nRUN touch /good\n"
     assert project.build(text).status == 0
@@ -189,6 +193,7 @@ COPY tree /
     ]  # fmt: skip
 
 
+@pytest.mark.twice
 def test_archives_are_unpacked_by_add_and_copied_by_copy(project: Project) -> None:
     with tarfile.open(project.path / "a.tar.gz", "w:gz") as tar:
         member = tarfile.TarInfo("inner/file")
@@ -243,6 +248,7 @@ RUN touch -t 200101010000 /old; touch -t 204001010000 /future
     assert len(digests) == 1
 
 
+@pytest.mark.twice
 def test_source_date_epoch_limits_all_times(project: Project) -> None:
     text = f"{BASE}COPY data /data\nRUN touch /now\n"
     first = project.digest(text, "-t", "made", environ={"SOURCE_DATE_EPOCH": "1000000000"})
@@ -256,6 +262,7 @@ def test_source_date_epoch_limits_all_times(project: Project) -> None:
     assert "SOURCE_DATE_EPOCH" in done.err
 
 
+@pytest.mark.twice
 def test_a_failed_command_ends_the_build_with_its_status_and_place(project: Project) -> None:
     done = project.build(f"{BASE}RUN echo x > /left; exit 42\n", "-t", "made")
     assert done.status == 42
@@ -286,6 +293,7 @@ def test_a_failed_step_is_kept_for_a_shell_until_the_next_build(project: Project
     assert "no step" in done.err
 
 
+@pytest.mark.twice
 def test_a_failed_build_leaves_no_image_and_after_prune_no_blob(project: Project) -> None:
     assert project.build(f"{BASE}RUN exit 1\n", "-t", "made").status == 1
     assert sandbox(project.launcher, "image", "prune").status == 0
@@ -334,6 +342,7 @@ def test_a_killed_build_is_swept_by_the_next(project: Project) -> None:
     assert sandbox(project.launcher, "image", "verify").status == 0
 
 
+@pytest.mark.twice
 def test_files_outside_of_the_context_are_not_copied(project: Project, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
     os.symlink("../secret", project.path / "relative")
@@ -352,6 +361,7 @@ def test_files_outside_of_the_context_are_not_copied(project: Project, tmp_path:
     )
 
 
+@pytest.mark.twice
 def test_a_copy_of_nothing_names_the_source_and_its_place(project: Project) -> None:
     done = project.build(f"{BASE}COPY nothing /x\n")
     assert done.status == 125
@@ -361,6 +371,7 @@ def test_a_copy_of_nothing_names_the_source_and_its_place(project: Project) -> N
     assert "/nothing is not in the stage or image that --from names" in done.err
 
 
+@pytest.mark.twice
 def test_what_dockerignore_leaves_out_cannot_be_copied(project: Project) -> None:
     project.add(".dockerignore", "data/*\n!data/keep\nsecret\n")
     project.add("data/keep", "")
@@ -397,3 +408,71 @@ def test_a_full_disk_ends_the_build_and_leaves_the_store_as_before(project: Proj
         assert [name["name"] for name in names] == ["base:latest"]
     finally:
         subprocess.run(["umount", small], check=True)
+
+
+@pytest.mark.twice
+def test_two_builds_of_one_file_at_once_give_the_same_image(project: Project) -> None:
+    file = project.launcher.directory / "Containerfile"
+    file.write_text(f"{BASE}RUN sleep 1; echo x > /x\nCOPY data /data\nRUN cat /data/file > /copy\n")
+    command = [sys.executable, "-m", "sandbox", "build", str(file), "--context", str(project.path), "--json"]
+    builds = [
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=project.launcher.environ
+        )
+        for _ in range(2)
+    ]
+    found = []
+    for build in builds:
+        out, err = build.communicate(timeout=PATIENCE)
+        assert build.returncode == 0, err
+        found.append(json.loads(out)["digest"])
+    assert found[0] == found[1]
+    assert os.listdir(project.launcher.state / "changes") == []
+
+
+@pytest.mark.twice
+def test_the_state_of_a_failed_step_that_a_fork_needs_stays(project: Project) -> None:
+    project.build(f"{BASE}RUN echo x > /left; exit 1\n")
+    [kept] = os.listdir(project.launcher.state / "changes")
+    done = sandbox(project.launcher, "fork", kept, "mine")
+    assert done.status == 0, done.err
+    assert project.build(BASE).status == 0
+    assert os.listdir(project.launcher.state / "changes") == [kept]
+    assert sandbox(project.launcher, "rm", "layer:mine").status == 0
+    assert project.build(BASE).status == 0
+    assert os.listdir(project.launcher.state / "changes") == []
+
+
+@pytest.mark.twice
+def test_a_user_that_does_not_exist_is_an_error_at_the_place_of_the_step(project: Project) -> None:
+    done = project.build(f"{BASE}USER nobody\nRUN true\n")
+    assert done.status == 125
+    assert re.search(r"Containerfile:5:1: RUN true: .*nobody", done.err), done.err
+    done = project.build(f"{BASE}USER 4000000000\nRUN true\n")
+    assert done.status == 125
+    assert "Containerfile:5:1: RUN true: " in done.err
+    assert os.listdir(project.launcher.state / "changes") == []
+
+
+@pytest.mark.twice
+def test_a_command_without_files_is_refused(project: Project) -> None:
+    done = project.build("FROM scratch\nRUN true\n")
+    assert done.status == 125
+    assert "Containerfile:2:1: RUN true: there are no files to run a command from" in done.err
+
+
+@pytest.mark.twice
+def test_an_interrupted_copy_leaves_nothing(project: Project) -> None:
+    (project.path / "large").write_bytes(os.urandom(100 << 20))
+    file = project.launcher.directory / "Containerfile"
+    file.write_text("FROM scratch\nCOPY large /large\n")
+    command = [sys.executable, "-m", "sandbox", "build", str(file), "--context", str(project.path)]
+    partial = project.launcher.state / "images/partial"
+    with subprocess.Popen(
+        command, stderr=subprocess.DEVNULL, env=project.launcher.environ, start_new_session=True
+    ) as build:
+        wait_for(lambda: partial.is_dir() and any(partial.iterdir()), "the layer")
+        build.send_signal(signal.SIGINT)
+    assert build.returncode == 130
+    assert os.listdir(partial) == []
+    assert not (project.launcher.state / "images/blobs").exists()
