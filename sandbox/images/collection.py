@@ -113,7 +113,9 @@ def remove(where: Locations, names: Sequence[str]) -> Collected:
     """
     stored = StoredImages(where.images)
     if not os.path.isdir(where.images):
-        raise missing(names[0])
+        if names:
+            raise missing(names[0])
+        return Collected()
     with stored.changing() as known:
         for name in names:
             entry = known.pop(normalized(name), None)

@@ -45,7 +45,11 @@ def _lock(path: str) -> int:
 
 def sweep(base: str, discard: Callable[[str], None]) -> None:
     """Remove the locks of killed processes; call *discard* with the archive of each such lock while the lock is held."""
-    for name in os.listdir(base):
+    try:
+        names = os.listdir(base)
+    except FileNotFoundError:
+        return
+    for name in names:
         if not name.endswith(_SUFFIX):
             continue
         path = os.path.join(base, name)

@@ -80,7 +80,7 @@ def import_image(
     try:
         with importing(images):
             found = find_image(source, platform)
-            record = record_of(found)
+            record = record_of(found, source.name)
             blobs = BlobStore(images)
             progress = progress or NoBlobProgress()
             progress.begin(source.name, [layer.size for layer in found.manifest.layers])
@@ -177,8 +177,8 @@ def add_documents(blobs: BlobStore, found: FoundImage, added: list[Digest]) -> N
                 added.append(digest)
 
 
-def record_of(found: FoundImage) -> ImageRecord:
-    """Return the record of the image *found*.
+def record_of(found: FoundImage, source: str) -> ImageRecord:
+    """Return the record of the image *found*; *source* is for messages.
 
     Raises:
         ImageError: its layers and defaults are more than a record can have.
@@ -204,7 +204,7 @@ def record_of(found: FoundImage) -> ImageRecord:
             cwd=process.working_dir,
             stop_signal=process.stop_signal,
         ),
-    ).checked()
+    ).checked(source)
 
 
 def host_platform() -> Platform:

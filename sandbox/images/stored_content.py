@@ -88,7 +88,8 @@ def add_image(
             manifest_content=image.content,
             config=config,
             config_content=config_content,
-        )
+        ),
+        image.name,
     )
     entry = None if name is None else ImageName(name=normalized(name), digest=record.digest)
     StoredImages(images).add(record, entry)

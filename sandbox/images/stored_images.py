@@ -70,8 +70,8 @@ class ImageRecord:
     #: When it was made, as its configuration tells: RFC 3339, or "".
     created: str = ""
 
-    def checked(self) -> ImageRecord:
-        """Return the record itself if it is not too large to be stored.
+    def checked(self, source: str) -> ImageRecord:
+        """Return the record itself if it is not too large to be stored. *source* is for messages.
 
         Raises:
             ImageError: it has more than LARGEST bytes as JSON.
@@ -80,7 +80,7 @@ class ImageRecord:
 
         if len(json.dumps(asdict(self))) > LARGEST:
             raise ImageError(
-                f"image {self.digest}: its {len(self.layers)} layers and its defaults take more than {LARGEST} bytes",
+                f"{source}: image {self.digest}: its {len(self.layers)} layers and its defaults take more than {LARGEST} bytes",
                 hint="make an image of fewer layers, or with a smaller environment",
             )
         return self

@@ -240,6 +240,8 @@ class UnpackedTrees:
         Raises:
             SandboxError: a directory cannot be removed.
         """
+        from sandbox.images.import_lock import sweep
+
         gone = []
         for place in self.interrupted():
             name = os.path.basename(place)
@@ -256,6 +258,7 @@ class UnpackedTrees:
             finally:
                 if fd >= 0:
                     os.close(fd)
+        sweep(self.base, lambda left: self.discard(self.building(left)))
         return gone
 
     def _lock_of(self, source: str) -> str:

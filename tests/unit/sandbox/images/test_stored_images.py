@@ -186,8 +186,8 @@ def test_thousands_of_names_can_be_stored(stored: StoredImages) -> None:
 
 def test_a_record_that_could_not_be_read_again_is_refused(stored: StoredImages) -> None:
     large = replace(RECORD, defaults=ImageDefaults(env=("A=" + "x" * (1 << 20),)))
-    with pytest.raises(ImageError, match=f"image {A}: its 2 layers and its defaults take more than"):
-        large.checked()
+    with pytest.raises(ImageError, match=f"oci:it: image {A}: its 2 layers and its defaults take more than"):
+        large.checked("oci:it")
     fitting = replace(RECORD, defaults=ImageDefaults(env=("A=" + "x" * (1 << 19),)))
-    stored.add(fitting.checked(), None)
+    stored.add(fitting.checked("oci:it"), None)
     assert stored.record(A) == fitting
