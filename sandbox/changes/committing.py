@@ -23,7 +23,7 @@ from sandbox.images.oci.image_config import History, ImageConfig, timestamp
 from sandbox.images.oci.layer_writer import write_layer
 from sandbox.images.oci.model import Descriptor
 from sandbox.images.places import archives_in, partial_in
-from sandbox.images.stored_content import add_image, now
+from sandbox.images.stored_content import add_image, now, source_date_epoch
 from sandbox.images.stored_images import StoredImages
 from sandbox.state.location import Locations, locate
 from unionfs._stdlib.dataclasses import dataclass, field, replace
@@ -60,6 +60,7 @@ def commit(
         ImageError: a layer below cannot be a layer of an image.
         SandboxError: the changes cannot be read.
     """
+    comment = os.fsencode(comment).decode(errors="replace")  # JSON is UTF-8
     where = locate(os.environ, os.geteuid())
     layer = find(state_directory(), argument)
     created = timestamp(now())
@@ -149,7 +150,12 @@ def _add_archive(where: Locations, layer: RecordedLayer, image: _Image) -> None:
     )
     image.layers.append(descriptor)
     image.diff_ids.append(diff_id)
-    image.history.append(History(created=timestamp(now()), created_by=layer.shown()))
+    image.history.append(History(created=timestamp(now()), created_by=f"tar:{_file_name(layer)}"))
+
+
+def _file_name(layer: RecordedLayer) -> str:
+    """Return the last part of the path of *layer*: the image is the same wherever its archive is, and JSON is UTF-8."""
+    return os.fsencode(os.path.basename(layer.path)).decode(errors="replace")
 
 
 def _add_stream(
@@ -167,15 +173,14 @@ def _add_stream(
         process = start(layer, options, paths, undo)
         with process.explaining(), open(process.output_fd, "rb", closefd=False) as stream:
             written = write_layer(
-                stream, output, temporary=partial_in(where.images), compression=compression, latest=_latest()
+                stream,
+                output,
+                temporary=partial_in(where.images),
+                compression=compression,
+                latest=source_date_epoch(),
             )
         if written is None:
             return
         output.publish(written.descriptor.digest)
     image.layers.append(written.descriptor)
     image.diff_ids.append(written.diff_id)
-
-
-def _latest() -> int | None:
-    given = os.environ.get("SOURCE_DATE_EPOCH", "")
-    return int(given) if given.isdecimal() else None

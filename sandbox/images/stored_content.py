@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 
+from sandbox.errors import ImageError, printable
 from sandbox.images.blobs import BlobStore
 from sandbox.images.importing import record_of
 from sandbox.images.listing import find_record
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
     from sandbox.images.compression import Readable
     from sandbox.images.stored_images import ImageRecord
+
+_LATEST = 253_402_300_799
+"""The end of the year 9999, the last that RFC 3339 can express, in seconds after the epoch."""
+_DIGITS = 20
 
 
 class StoredBlobs:
@@ -99,9 +104,27 @@ def add_image(
 def now() -> int:
     """Return the time for the documents of an image: SOURCE_DATE_EPOCH if it is set, else the present, in seconds after the epoch.
 
-    See reproducible-builds.org/specs/source-date-epoch.
+    Raises:
+        ImageError: as `source_date_epoch`.
     """
     import time
 
+    given = source_date_epoch()
+    return int(time.time()) if given is None else given
+
+
+def source_date_epoch() -> int | None:
+    """Return SOURCE_DATE_EPOCH in seconds after the epoch; None if it is not set (reproducible-builds.org/specs/source-date-epoch).
+
+    Raises:
+        ImageError: it is no such number, or after the year 9999, which the documents of an image cannot express.
+    """
     given = os.environ.get("SOURCE_DATE_EPOCH", "")
-    return int(given) if given.isdecimal() else int(time.time())
+    if not given:
+        return None
+    if not (given.isascii() and given.isdecimal() and len(given) <= _DIGITS and int(given) <= _LATEST):
+        raise ImageError(
+            f"SOURCE_DATE_EPOCH is {printable(given)!r}, which is not a time in seconds after the epoch",
+            hint="for example: SOURCE_DATE_EPOCH=$(date +%s), or unset it",
+        )
+    return int(given)

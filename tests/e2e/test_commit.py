@@ -139,7 +139,7 @@ def test_an_archive_below_becomes_a_layer_as_it_is(
     assert shown(launcher, again("made")) == expected
     assert manifest["layers"][0]["mediaType"].endswith(f".tar{compression and '+'}{compression}")
     assert blob(launcher, manifest["layers"][0]["digest"]).read_bytes() == archive.read_bytes()
-    assert config["history"][0]["created_by"] == f"tar:{archive}"
+    assert config["history"][0]["created_by"] == "tar:base.tar"
     check_store(launcher)
 
 
@@ -263,4 +263,24 @@ def test_an_archive_that_was_replaced_is_refused(launcher: Launcher, archive: Pa
     refused = sandbox(launcher, "commit", "box", "made")
     assert refused.status == 125
     assert f"tar:{archive}: no such file" in refused.err
+    check_store(launcher)
+
+
+def test_text_that_is_no_utf_8_and_times_that_are_none(launcher: Launcher, archive: Path) -> None:
+    real = os.fsdecode(os.fsencode(archive.parent) + b"/real-\xff.tar")
+    os.rename(archive, real)
+    archive.symlink_to(real)
+    change(launcher, spec(f"tar:{archive}"), SMALL)
+    comment = os.fsdecode(b"a\xffb")
+    _, config = documents(
+        launcher, succeed(launcher, "commit", "--comment", comment, "box", "made")["digest"]
+    )
+    assert [step["created_by"] for step in config["history"]] == ["tar:real-\ufffd.tar", "sandbox commit box"]
+    assert config["history"][1]["comment"] == "a\ufffdb"
+    for wrong in ("soon", "-1", "1e9", "\u0665", "9" * 5000, "253402300800"):
+        refused = sandbox(launcher, "commit", "box", "made", environ={"SOURCE_DATE_EPOCH": wrong})
+        assert refused.status == 125
+        assert "SOURCE_DATE_EPOCH is" in refused.err
+    latest = succeed(launcher, "commit", "box", "made", SOURCE_DATE_EPOCH="253402300799")
+    assert documents(launcher, latest["digest"])[1]["created"] == "9999-12-31T23:59:59Z"
     check_store(launcher)
