@@ -19,6 +19,7 @@ from sandbox.as_container_root import Child, start_with_ids
 from sandbox.errors import SandboxError
 from sandbox.images.places import layers_in
 from sandbox.images.unpacked_trees import NewTree, StoredLayer, UnpackedTrees, digest, key_of_ids
+from sandbox.kernel.rlimits import most_open_files
 from sandbox.plan import IdPlan
 from unionfs._stdlib.dataclasses import replace
 
@@ -60,7 +61,8 @@ class ImageLayers:
                     undo.pop_all()
                     break
             # Usually once. A layer that an image has twice may depend on other layers below each time.
-            notices |= self._make_missing(image, ids)
+            with most_open_files():  # each missing layer needs nine, and images may have 127
+                notices |= self._make_missing(image, ids)
         return [
             replace(layer, notices=notices.get(number, ()))
             for number, layer in enumerate(found)

@@ -11,7 +11,7 @@ import os
 import threading
 from functools import partial
 
-from sandbox.errors import ImageError, SandboxError, StateError
+from sandbox.errors import ImageError, SandboxError, StateError, describe_errno
 from sandbox.images.blobs import BlobStore
 from sandbox.images.collection import discard_unnamed, importing
 from sandbox.images.oci.digest import Digest
@@ -113,6 +113,12 @@ def _prepare(prepare: Prepare, record: ImageRecord, source: str) -> None:
         raise
     except SandboxError as error:
         raise ImageError(f"{source}: {error.message}", hint=error.hint) from error
+    except OSError as error:  # such as a lack of descriptors or processes
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        raise StateError(
+            f"{source}: its layers cannot be unpacked: {where}{(error.strerror or str(error)).lower()}",
+            hint=describe_errno("", error.errno or 0),
+        ) from error
 
 
 def copy_blobs(

@@ -119,6 +119,17 @@ def counted_cpu_time(pid: int) -> float | None:
 
 
 @contextmanager
+def most_open_files() -> Iterator[None]:
+    """Raise the soft limit of open files of this process to the hard limit while the context lasts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@contextmanager
 def memory_limit(size: int) -> Iterator[None]:
     """Limit the heap and the private writable mappings of this process to *size* bytes (RLIMIT_DATA) within the context.
 

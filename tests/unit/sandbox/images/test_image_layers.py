@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -163,3 +164,19 @@ def test_the_descriptors_of_a_failed_import_are_closed(layers: ImageLayers) -> N
     with pytest.raises(ImageError):
         layers.open([layer], IDS)
     assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_an_image_of_many_layers_needs_more_descriptors_only_while_it_is_unpacked(
+    layers: ImageLayers,
+) -> None:
+    contents = [tar_of({f"f{number}": b""}) for number in range(60)]
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = max(map(int, os.listdir("/proc/self/fd"))) + 3 * len(contents) + 40
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, limits[1]))
+    try:
+        with opened(layers, *contents) as found:
+            assert len(found) == len(contents)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (allowed, limits[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(layers.made) == len(contents)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -257,4 +258,19 @@ def test_an_image_directory_that_cannot_be_written_is_an_error_with_its_remedy(
     with pytest.raises(StateError, match=r"oci:.*: blob sha256:.*: no space left on device") as caught:
         imported(images, tmp_path / "layout", SAMPLE)
     assert "SANDBOX_CACHE_DIR" in str(caught.value.hint)
+    assert files_of(images) == NOTHING
+
+
+def test_a_lack_of_descriptors_is_an_error_that_names_the_source_and_leaves_nothing(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/a/tree")
+
+    monkeypatch.setattr("sandbox.images.image_layers.start_with_ids", lacking)
+    with pytest.raises(
+        StateError, match=r"oci:.*: its layers cannot be unpacked: /a/tree: too many"
+    ) as caught:
+        imported(images, tmp_path / "layout", SAMPLE)
+    assert "ulimit -n" in str(caught.value.hint)
     assert files_of(images) == NOTHING
