@@ -61,7 +61,9 @@ def _verbs(parser: argparse.ArgumentParser) -> list[tuple[str, argparse.Argument
 
 
 def _attach(parser: argparse.ArgumentParser, verb: str, words: Collection[str]) -> None:
-    """Set the completers of the arguments of *verb* for argcomplete."""
+    """Set the completers of the arguments of *verb*, and of its actions, for argcomplete."""
+    for _, inner in _verbs(parser):
+        _attach(inner, verb, words)
     for action in parser._actions:
         completer = _completer(action, verb, words)
         if completer is not None and action.choices is None:
@@ -132,6 +134,7 @@ def _completer(action: argparse.Action, verb: str, words: Collection[str]) -> Co
         "ELEMENT": elements,
         "TEMPLATE": templates,
         "THING": things,
+        "IMAGE": lambda **_: candidates.images(),
         "SNAPSHOT": snapshots,
         "NEW": nothing,
     }

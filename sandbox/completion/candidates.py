@@ -21,6 +21,7 @@ from sandbox.spec.load import parse, read
 from sandbox.spec.lookup import ANY_KEY, codec_at, declarations, is_enforced
 from sandbox.spec.notation import KeyPath, format_key_path, literal, parse_key_path
 from sandbox.spec.settings import Codec, settings_of
+from sandbox.spec.values.layers import LayerCodec
 from sandbox.state.location import default_path, locate
 
 Candidates = Mapping[str, str]
@@ -72,9 +73,11 @@ def lists() -> Candidates:
 
 
 def elements(collection: str, prefix: str) -> Candidates:
-    """Return the KEY= and KEY=VALUE words for an element of the list *collection* ("volumes" or "volume")."""
+    """Return the words for an element of the list *collection* ("volumes" or "volume"): KEY= and KEY=VALUE, or image:NAME."""
     for key in lists():
         codec = codec_at((*parse_key_path(key), 0))
+        if isinstance(codec, LayerCodec) and key == collection and prefix.startswith("image:"):
+            return {f"image:{name}": text for name, text in images().items()}
         if isinstance(codec, Record) and collection in (key, key.removesuffix("s")):
             settings = settings_of(codec.cls)
             name, equals, _ = prefix.partition("=")
@@ -163,6 +166,16 @@ def persistent_layers() -> Candidates:
         except (OSError, ValueError, AttributeError):
             continue
     return found
+
+
+def images() -> Candidates:
+    """Return the names of the images of the store."""
+    from sandbox.lifecycle.inventory import list_names  # as above
+
+    try:
+        return dict.fromkeys(list_names(locate(os.environ, os.geteuid()), "image"), "")
+    except SandboxError:
+        return {}
 
 
 def sandboxes() -> Candidates:

@@ -39,17 +39,25 @@ def command_page(
         page.section(f"COMMANDS TO {group.upper()}")
         for verb in summaries:
             page.subsection(f"sandbox {verb}")
-            page.paragraph(usage(_synopsis(verb, verbs[verb])))
-            page.text(verbs[verb].description or "")
-            for action in verbs[verb]._actions:
-                if _is_shown(action) and _key(action) not in shared:
-                    page.tagged(_tag(action), inline(_help(verbs[verb], action)))
-            page.text(verbs[verb].epilog or "")
+            _describe(page, verb, verbs[verb], shared)
     page.section("EXIT STATUS")
     page.text(exit_status)
     page.section("SEE ALSO")
     page.paragraph(f"{bold('sandbox.toml')}(5), {bold('namespaces')}(7)")
     return page.render()
+
+
+def _describe(page: Page, verb: str, parser: argparse.ArgumentParser, shared: Mapping[Key, object]) -> None:
+    """Write the usage, the description and the arguments of *verb*; then those of its actions, if it has any."""
+    page.paragraph(usage(_synopsis(verb, parser)))
+    page.text(parser.description or "")
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, inner in action.choices.items():
+                _describe(page, f"{verb} {name}", inner, shared)
+        elif _is_shown(action) and _key(action) not in shared:
+            page.tagged(_tag(action), inline(_help(parser, action)))
+    page.text(parser.epilog or "")
 
 
 def _verbs(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
@@ -110,4 +118,6 @@ def _synopsis(verb: str, parser: argparse.ArgumentParser) -> str:
         for action in parser._actions
         if not action.option_strings
     ]
+    if any(isinstance(action, argparse._SubParsersAction) for action in parser._actions):
+        places.append("[ARGUMENT ...]")
     return " ".join(["sandbox", verb, "[OPTION ...]", *places])

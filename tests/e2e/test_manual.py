@@ -67,6 +67,15 @@ def test_page_is_shown_without_a_warning(name: str, width: int) -> None:
     assert shown(printed(name), width=width).startswith(f"{name.upper()}(")
 
 
+def with_actions(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """Return *parser* and those of its actions."""
+    found = [parser]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found += action.choices.values()
+    return found
+
+
 def test_command_page_has_every_verb_with_all_its_arguments() -> None:
     found = sections(shown(printed()))
     verbs = next(a.choices for a in whole()._actions if isinstance(a, argparse._SubParsersAction))
@@ -80,10 +89,13 @@ def test_command_page_has_every_verb_with_all_its_arguments() -> None:
             said = words(of_verbs[verb])
             assert words(verbs[verb].description or "") in said
             assert words(verbs[verb].epilog or "") in said
-            for action in verbs[verb]._actions:
-                for option in action.option_strings:
-                    assert re.search(rf"(^| ){option}\b", f"{said} {shared}"), (verb, option)
-                assert words(verbs[verb]._get_formatter()._expand_help(action)) in f"{said} {shared}"
+            for parser in with_actions(verbs[verb]):
+                assert words(parser.description or "") in said
+                for action in parser._actions:
+                    for option in action.option_strings:
+                        assert re.search(rf"(^| ){option}\b", f"{said} {shared}"), (verb, option)
+                    if not isinstance(action, argparse._SubParsersAction):
+                        assert words(parser._get_formatter()._expand_help(action)) in f"{said} {shared}"
 
 
 def test_command_page_describes_each_verb_and_its_exit_status() -> None:

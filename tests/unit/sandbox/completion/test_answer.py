@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,13 @@ from sandbox.completion.answer import complete
 def build(words):
     parser = argparse.ArgumentParser()
     verbs = parser.add_subparsers()
+    images = verbs.add_parser("image").add_subparsers()
+    for action in ("ls", "rm", "tag"):
+        inner = images.add_parser(action)
+        if action != "ls":
+            inner.add_argument("image", metavar="IMAGE", nargs="*" if action == "rm" else None)
+        if action == "tag":
+            inner.add_argument("new", metavar="NEW")
     for verb in ("get", "set", "unset", "add", "reference", "run", "diff"):
         inner = verbs.add_parser(verb)
         if verb not in words:
@@ -79,6 +87,23 @@ def test_a_file_or_a_sandbox_is_completed_with_both(directory: Path) -> None:
     assert ask(directory, "tool diff ") == ["a.toml", "other/", "toolbox"]
     assert ask(directory, "tool diff to") == ["toolbox"]
     assert ask(directory, "tool diff toolbox o") == ["other/", "other.md"]
+
+
+def test_images_are_completed_by_their_names_and_as_layers(directory: Path) -> None:
+    images = directory / ".state" / "images"
+    images.mkdir(parents=True, mode=0o700)
+    fields = {"digest": "sha256:" + "a" * 64, "index": "", "source": "", "version": [], "time": 0}
+    names = {"debian:13": fields, "debian:12": fields, "web:1": fields}
+    (images / "images.json").write_text(json.dumps({"version": 1, "names": names}))
+    assert sorted(ask(directory, "tool image ")) == ["ls", "rm", "tag"]
+    # A colon divides words in bash, which gets the rest after it.
+    assert ask(directory, "tool image rm we") == ["web:1"]
+    assert len(ask(directory, "tool image rm debian:")) == 2
+    assert ask(directory, "tool image rm web:1 deb")[0].startswith("debian")
+    assert ask(directory, "tool image tag web:1 ") == []
+    assert len(ask(directory, "tool add a.toml root.layers image:deb")) == 2
+    (images / "images.json").write_text("damaged")
+    assert ask(directory, "tool image rm we") == []
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,26 @@ def test_options_of_all_verbs_are_described_once() -> None:
     assert "secret" not in page
 
 
+def test_the_actions_of_a_verb_are_described_with_their_arguments() -> None:
+    parser = argparse.ArgumentParser(prog="tool")
+    verb = parser.add_subparsers().add_parser("thing", description="Manage things.", epilog="examples: none")
+    verb.add_argument("--debug", action="store_true", help="show what is done")
+    actions = verb.add_subparsers(metavar="ACTION", help="one of:")
+    for name in ("ls", "rm"):
+        inner = actions.add_parser(name, description=f"Do {name}.")
+        inner.add_argument("--debug", action="store_true", help="show what is done")
+        inner.add_argument("--json", action="store_true", help=f"json of {name}")
+        inner.add_argument("names", metavar="NAME", nargs="*", help=f"names for {name}")
+    page = command_page(parser, {"do": {"thing": "manage"}}, version="1", description="Do.", exit_status="0")
+    assert page.count("show what is done") == 1
+    assert r"\fBsandbox\fR \fBthing\fR [\fIOPTION\fR ...] \fIACTION\fR [\fIARGUMENT\fR ...]" in page
+    for name in ("ls", "rm"):
+        assert rf"\fBsandbox\fR \fBthing\fR \fB{name}\fR [\fIOPTION\fR ...] [\fINAME\fR ...]" in page
+        assert f"Do {name}." in page
+        assert f"json of {name}" in page
+        assert f"names for {name}" in page
+
+
 @pytest.mark.parametrize("name", ["sandbox", "sandbox.toml"])
 def test_page_depends_on_nothing_but_the_version(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
