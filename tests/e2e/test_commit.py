@@ -109,6 +109,7 @@ def test_a_layer_has_whole_files_every_name_of_a_link_and_no_mark_of_a_union(
     assert not any("work" in name or name.startswith("usr/") for name in found), found
 
 
+@pytest.mark.twice
 def test_a_committed_layer_is_no_larger_than_its_changes_compressed(
     launcher: Launcher, archive: Path
 ) -> None:
@@ -143,6 +144,7 @@ def test_an_archive_below_becomes_a_layer_as_it_is(
     check_store(launcher)
 
 
+@pytest.mark.twice
 def test_images_and_archives_are_mixed_and_the_topmost_image_gives_the_configuration(
     launcher: Launcher, archive: Path, tmp_path: Path
 ) -> None:
@@ -162,6 +164,7 @@ def test_images_and_archives_are_mixed_and_the_topmost_image_gives_the_configura
     assert config["config"]["Env"] == ["OF=umoci"]
 
 
+@pytest.mark.twice
 def test_an_image_that_is_a_layer_twice_stays_so(launcher: Launcher, archive: Path, tmp_path: Path) -> None:
     imported(launcher, archive)
     with tarfile.open(tmp_path / "over.tar", "w") as tar:
@@ -175,6 +178,7 @@ def test_an_image_that_is_a_layer_twice_stays_so(launcher: Launcher, archive: Pa
     assert shown(launcher, again("made")) == expected
 
 
+@pytest.mark.twice
 def test_kept_changes_and_a_running_sandbox_are_committed(launcher: Launcher, archive: Path) -> None:
     imported(launcher, archive)
     text = spec("image:base:1", writable="ephemeral")
@@ -191,6 +195,7 @@ def test_kept_changes_and_a_running_sandbox_are_committed(launcher: Launcher, ar
     check_store(launcher)
 
 
+@pytest.mark.twice
 def test_changes_of_before_and_after_a_snapshot_and_those_of_a_fork_are_committed_as_one_layer(
     launcher: Launcher, archive: Path
 ) -> None:
@@ -209,6 +214,7 @@ def test_changes_of_before_and_after_a_snapshot_and_those_of_a_fork_are_committe
     assert shown(launcher, again("other")) == expected
 
 
+@pytest.mark.twice
 def test_a_sandbox_without_changes_is_the_image_that_it_began_with(launcher: Launcher, archive: Path) -> None:
     lower = imported(launcher, archive)
     assert launcher.up(spec("image:base:1"), [PYTHON, "-c", ""]).status == 0
@@ -240,6 +246,7 @@ def test_a_directory_below_is_refused_and_with_flatten_included(
     check_store(launcher)
 
 
+@pytest.mark.once
 def test_an_archive_with_a_compression_that_images_cannot_have_is_refused(
     launcher: Launcher, tmp_path: Path
 ) -> None:
@@ -253,6 +260,7 @@ def test_an_archive_with_a_compression_that_images_cannot_have_is_refused(
     assert shown(launcher, again("made"))[b"small"].data == b"small"
 
 
+@pytest.mark.once
 def test_an_archive_that_was_replaced_is_refused(launcher: Launcher, archive: Path, tmp_path: Path) -> None:
     change(launcher, spec(f"tar:{archive}"), SMALL)
     base(archive, more=b"other")
@@ -266,6 +274,7 @@ def test_an_archive_that_was_replaced_is_refused(launcher: Launcher, archive: Pa
     check_store(launcher)
 
 
+@pytest.mark.once
 def test_text_that_is_no_utf_8_and_times_that_are_none(launcher: Launcher, archive: Path) -> None:
     real = os.fsdecode(os.fsencode(archive.parent) + b"/real-\xff.tar")
     os.rename(archive, real)

@@ -168,6 +168,7 @@ def archive_at_two_places(tmp_path: Path) -> tuple[Path, Path]:
 # -- destinations --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.once
 def test_a_failed_export_leaves_no_file_and_the_old_archive(
     launcher: Launcher, text: str, tmp_path: Path
 ) -> None:
@@ -180,18 +181,17 @@ def test_a_failed_export_leaves_no_file_and_the_old_archive(
     layer = launcher.state / "images" / "blobs" / manifest["layers"][0]["digest"].replace(":", "/")
     content = layer.read_bytes()
     layer.write_bytes(content[:-100])
-    for destination in (
-        f"oci-archive:{old}:1",
-        f"docker-archive:{old}:a:1",
-        f"oci:{place}/layout:1",
-        f"oci-archive:{place}/no/such:1",
-        f"oci:{old}:1",
+    for source, destination in (
+        ("image:base:1", f"oci-archive:{old}:1"),
+        ("box", f"docker-archive:{old}:a:1"),
+        ("box", f"oci:{place}/layout:1"),
+        ("image:base:1", f"oci-archive:{place}/no/such:1"),
+        ("image:base:1", f"oci:{old}:1"),
     ):
-        for source in ("image:base:1", "box"):
-            done = sandbox(launcher, "export", source, destination)
-            assert done.status == 125, destination
-            assert "Traceback" not in done.err
-            assert done.err.count("sandbox: ") == 1
+        done = sandbox(launcher, "export", source, destination)
+        assert done.status == 125, destination
+        assert "Traceback" not in done.err
+        assert done.err.count("sandbox: ") == 1
     assert old.read_text() == "old"
     assert {path.name for path in place.iterdir()} <= {"old.tar", "layout"}
     # Complete blobs stay, which a repeated export uses; no tool finds an image there.
@@ -205,6 +205,7 @@ def test_a_failed_export_leaves_no_file_and_the_old_archive(
         assert "manifest.json" in tar.getnames()
 
 
+@pytest.mark.once
 def test_an_image_that_does_not_exist_and_what_an_image_has_not_are_refused(
     launcher: Launcher, text: str, tmp_path: Path
 ) -> None:
@@ -225,6 +226,7 @@ def test_an_image_that_does_not_exist_and_what_an_image_has_not_are_refused(
     assert launcher.up(text, [PYTHON, "-c", ""]).status == 0
 
 
+@pytest.mark.once
 def test_exports_of_several_sandboxes_and_prune_at_once_do_not_disturb_each_other(
     launcher: Launcher, text: str, tmp_path: Path
 ) -> None:

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.fuse, pytest.mark.userns, pytest.mark.umoci, pytest.ma
 #: Changes that take part of a second to compress.
 LARGE = "import os; open('/data/random', 'wb').write(os.urandom(6_000_000)); open('/data/zeros', 'wb').write(bytes(9_000_000))"
 #: When a command is killed, as shares of the time that it takes undisturbed.
-INSTANTS = (0.2, 0.4, 0.55, 0.7, 0.8, 0.9, 0.97)
+INSTANTS = (0.4, 0.6, 0.75, 0.9, 0.97)
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_commit_that_is_killed_leaves_the_store_as_it_was_or_the_new_image(cha
         assert (done.status, done.out) == (0, ""), done
         assert [one["name"] for one in succeed(changed, "image", "ls")] == ["base:1", "first:1"]
         new = succeed(changed, "image", "inspect", "first:1")["digest"]
-        assert new == old or share > 0.5
+        assert new == old or share >= 0.6
     assert killed > len(INSTANTS) / 2
     check_store(changed)
     blobs = list((changed.state / "images" / "blobs").glob("*/*"))
@@ -113,7 +113,7 @@ def test_an_export_that_is_killed_leaves_the_old_archive_or_the_new_one(
     succeed(changed, "commit", "box", "made:1")
     layout_place = f"oci:{place}/layout:1"
     whole = seconds_of(changed, "export", "image:made:1", layout_place)
-    for share in INSTANTS[2:]:
+    for share in INSTANTS[1::2]:
         run("rm", "-r", place / "layout")
         killed_after(changed, share * whole, "export", "image:made:1", layout_place)
         succeed(changed, "export", "image:made:1", layout_place)

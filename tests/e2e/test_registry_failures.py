@@ -270,6 +270,12 @@ def _dead(image: Image, request: Request) -> Reply | None:
     return Reply(body=image.layers[0], cut=1000) if target == digest_of(image.layers[0]) else None
 
 
+def _stalled(image: Image, request: Request) -> Reply | None:
+    """Send a part of the first layer, and then nothing more."""
+    target = request.path.rpartition("/")[2]
+    return Reply(body=image.layers[0], cut=1000, stall=True) if target == digest_of(image.layers[0]) else None
+
+
 FAILURES: dict[str, Callable[[Image, Request], Reply | None]] = {
     "404 for the manifest": _status(404, "/manifests/"),
     "401 for the manifest": _status(401, "/manifests/"),
@@ -281,11 +287,12 @@ FAILURES: dict[str, Callable[[Image, Request], Reply | None]] = {
     "a longer layer": _long,
     "a manifest that is cut": _wrong_manifest,
     "connections that are cut": _dead,
+    "connections that stall": _stalled,
 }
 
 
 #: A client that tries again takes seconds to give up.
-SLOW = ("500 for the manifest", "connections that are cut")
+SLOW = ("500 for the manifest", "connections that are cut", "connections that stall")
 
 
 @pytest.mark.parametrize(
