@@ -260,7 +260,7 @@ def print_added(arguments: argparse.Namespace, name: str, digest: str) -> None:
     if arguments.json:
         print_json({"name": name, "digest": digest})
     else:
-        print(printable(f"{name}@{digest}"))
+        print(printable(name if name.endswith(f"@{digest}") else f"{name}@{digest}"))
 
 
 _ACTIONS: dict[str, _Action] = {

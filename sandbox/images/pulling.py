@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from functools import partial
 
+from sandbox.errors import ImageError
 from sandbox.images.blobs import BlobStore
 from sandbox.images.importing import NoBlobProgress, host_platform, import_image
 from sandbox.images.listing import find_record
@@ -73,14 +74,19 @@ def push(
     Blobs that the registry has already are not sent. Those of images that were fetched from another repository there are mounted.
 
     Raises:
-        ImageError: the store has no such image, *text* is no reference, or the registry refuses the image.
+        ImageError: the store has no such image, *text* is no reference or has another digest, or the registry refuses the image.
     """
     _, record = find_record(images, name)
     reference = parse_reference(text)
+    if reference.digest not in (None, record.digest):
+        raise ImageError(
+            f"{name} has the digest {record.digest}, not that of {text}",
+            hint="write docker://HOST/NAME:TAG; an image keeps its digest",
+        )
     blobs = BlobStore(images)
     manifest = blobs.read(Digest.parse(record.digest), DOCUMENT_LIMIT)
     sizes = {layer.digest: layer.size for layer in record.layers}
-    sizes[record.config] = os.stat(blobs.path(Digest.parse(record.config))).st_size
+    sizes[record.config] = blobs.size(Digest.parse(record.config))
     mount_from = _repositories(images, reference)
     progress = progress or NoBlobProgress()
     progress.begin(text, list(sizes.values()))
@@ -105,7 +111,7 @@ def push(
                 progress.advance(sizes[digest] - sent)
 
             run_transfers([partial(send, digest) for digest in sizes], client.cancel)
-            client.put_manifest(reference.target, record.media_type, manifest)
+            client.put_manifest(reference.tag or reference.target, record.media_type, manifest)
     finally:
         progress.end()
     return record.digest

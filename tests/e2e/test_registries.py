@@ -167,6 +167,32 @@ def put_index(host: str, repository: str, manifests: dict[str, str]) -> str:
     return f"sha256:{_sha256(body)}"
 
 
+@pytest.mark.once
+def test_a_push_to_another_digest_or_of_a_damaged_image_is_refused(launcher: Launcher, host: str) -> None:
+    digest = imported(launcher)
+    other = sandbox(launcher, "push", "base:1", f"docker://{host}/team/base@sha256:{'0' * 64}")
+    assert other.status == 125
+    assert f"base:1 has the digest {digest}" in other.err
+    assert "HEAD" not in (launcher.directory / "log").read_text()
+    same = sandbox(launcher, "push", "base:1", f"docker://{host}/team/base:both@{digest}")
+    assert (same.status, same.out) == (0, f"{host}/team/base:both@{digest}\n"), same.err
+
+    (layer,) = succeed(launcher, "image", "inspect", "base:1")["layers"]
+    blob = launcher.state / "images" / "blobs" / layer["digest"].replace(":", "/")
+    content = blob.read_bytes()
+    for damaged in (content[:-1], content[:-1] + b"x", None):
+        blob.unlink()
+        if damaged is not None:
+            blob.write_bytes(damaged)
+        refused = sandbox(launcher, "push", "base:1", f"docker://{host}/elsewhere/base:1")
+        blob.write_bytes(content)
+        assert refused.status == 125
+        assert layer["digest"] in refused.err
+        assert "Traceback" not in refused.err
+    assert "PUT /v2/elsewhere/base/manifests" not in (launcher.directory / "log").read_text()
+    assert succeed(launcher, "pull", f"docker://{host}/team/base:both", "both:1")["digest"] == digest
+
+
 @pytest.mark.podman
 @pytest.mark.twice
 def test_podman_pulls_what_is_pushed(launcher: Launcher, host: str) -> None:
