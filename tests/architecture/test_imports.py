@@ -57,7 +57,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
         {"errors", "images", "kernel", "runtime"}
     ),  # bundles for runtimes of the OCI runtime specification
     "builder": frozenset(
-        ("as_container_root changes errors host images kernel plan runtime spec state").split()
+        "as_container_root changes errors host images kernel plan runtime spec state".split()
     ),  # executes the plans of builds of images
     "reference": frozenset({"errors", "spec"}),  # documentation of the keys
     "completion": frozenset(

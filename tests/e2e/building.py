@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +67,32 @@ class Project:
     def inspect(self, image: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(sandbox(self.launcher, "image", "inspect", image, "--json").out)
         return found
+
+    @contextmanager
+    def start(self, text: str) -> Iterator[subprocess.Popen[str]]:
+        """Start the build of the Containerfile *text*, and kill it at the end. Its standard error is a pipe."""
+        file = self.launcher.directory / "Containerfile"
+        file.write_text(text)
+        with subprocess.Popen(
+            [sys.executable, "-m", "sandbox", "build", str(file), "--context", str(self.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.launcher.environ,
+            start_new_session=True,
+        ) as build:
+            try:
+                yield build
+            finally:
+                build.kill()
+
+    def has_written(self, name: str) -> bool:
+        """Return whether the command of a build that runs has written a file *name*."""
+        try:
+            return any((self.launcher.state / "changes").rglob(name))
+        except OSError:  # a directory was removed meanwhile
+            return False
 
     def end(self) -> None:
         """Remove all images: files of unpacked layers have ids that only a sandbox can remove."""

@@ -309,18 +309,12 @@ def test_a_failed_build_leaves_no_image_and_after_prune_no_blob(project: Project
 def test_a_command_that_forks_forever_is_interrupted_and_leaves_nothing(
     project: Project, number: signal.Signals
 ) -> None:
-    text = f"{BASE}RUN echo x > /left; while true; do sleep 1000 & sleep 0.1; done\n"
     project.build(BASE)
-    file = project.launcher.directory / "Forks"
-    file.write_text(text)
-    command = [sys.executable, "-m", "sandbox", "build", str(file), "--context", str(project.path)]
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=project.launcher.environ, start_new_session=True
-    ) as build:
-        changes = project.launcher.state / "changes"
-        wait_for(lambda: changes.is_dir() and any(changes.rglob("left")), "the command")
+    with project.start(f"{BASE}RUN echo x > /left; while true; do sleep 1000 & sleep 0.1; done\n") as build:
+        wait_for(lambda: project.has_written("left"), "the command")
         build.send_signal(number)
         _, errors = build.communicate(timeout=PATIENCE)
+    changes = project.launcher.state / "changes"
     assert build.returncode == 128 + number
     assert "interrupted" in errors
     assert os.listdir(changes) == []
@@ -330,13 +324,10 @@ def test_a_command_that_forks_forever_is_interrupted_and_leaves_nothing(
 
 
 def test_a_killed_build_is_swept_by_the_next(project: Project) -> None:
-    file = project.launcher.directory / "Containerfile"
-    file.write_text(f"{BASE}RUN echo x > /left; sleep 1000\n")
-    command = [sys.executable, "-m", "sandbox", "build", str(file), "--context", str(project.path)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=project.launcher.environ) as build:
-        changes = project.launcher.state / "changes"
-        wait_for(lambda: changes.is_dir() and any(changes.rglob("left")), "the command")
+    with project.start(f"{BASE}RUN echo x > /left; sleep 1000\n") as build:
+        wait_for(lambda: project.has_written("left"), "the command")
         build.kill()
+    changes = project.launcher.state / "changes"
     wait_for(lambda: project.build(BASE).status == 0 and os.listdir(changes) == [], "the sweep")
     assert sandbox(project.launcher, "image", "prune").status == 0
     assert sandbox(project.launcher, "image", "verify").status == 0
@@ -464,15 +455,11 @@ def test_a_command_without_files_is_refused(project: Project) -> None:
 @pytest.mark.twice
 def test_an_interrupted_copy_leaves_nothing(project: Project) -> None:
     (project.path / "large").write_bytes(os.urandom(100 << 20))
-    file = project.launcher.directory / "Containerfile"
-    file.write_text("FROM scratch\nCOPY large /large\n")
-    command = [sys.executable, "-m", "sandbox", "build", str(file), "--context", str(project.path)]
     partial = project.launcher.state / "images/partial"
-    with subprocess.Popen(
-        command, stderr=subprocess.DEVNULL, env=project.launcher.environ, start_new_session=True
-    ) as build:
+    with project.start("FROM scratch\nCOPY large /large\n") as build:
         wait_for(lambda: partial.is_dir() and any(partial.iterdir()), "the layer")
         build.send_signal(signal.SIGINT)
+        build.communicate(timeout=PATIENCE)
     assert build.returncode == 130
     assert os.listdir(partial) == []
     assert not (project.launcher.state / "images/blobs").exists()
