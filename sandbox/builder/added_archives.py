@@ -6,10 +6,12 @@ import os
 import stat
 from contextlib import ExitStack
 
+from sandbox.builder.context import changed
 from sandbox.builder.copied_members import target_of
 from sandbox.errors import ImageError
 from sandbox.images.destination import RefusedError, relative
 from sandbox.images.names import printable
+from sandbox.images.oci.digest import new_hash
 from sandbox.images.tar import Kind, open_archive
 from unionfs._stdlib.typing import Self
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from sandbox.images.tar import Member, TarStream
 
 _WHITEOUT = b".wh."
+_CHUNK = 1 << 20
 
 
 def archive_directories(context: BuildContext, tree: InputTree) -> tuple[str, ...] | None:
@@ -75,18 +78,27 @@ class AddedMembers:
         self._owner = owner
         self._mode = mode
         self._archive: TarStream
+        self._file: _Hashed
         self._undo = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:
             fd = undo.enter_context(self._context.open(self._tree.files[0]))
-            file = undo.enter_context(open(fd, "rb", closefd=False))
-            self._archive = undo.enter_context(open_archive(file, self.name))
+            self._file = _Hashed(fd)
+            self._archive = undo.enter_context(open_archive(self._file, self.name))
             self._undo = undo.pop_all()
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        self._undo.close()
+    def __exit__(self, kind: object, *exc_info: object) -> None:
+        """Close the file.
+
+        Raises:
+            ImageError: its content is not the one that was read for the cache key.
+        """
+        with self._undo:
+            file = self._tree.files[0]
+            if kind is None and self._file.finish() != self._tree.digests[file.path]:
+                raise changed(file.path)
 
     @property
     def current(self) -> bytes:
@@ -114,6 +126,25 @@ class AddedMembers:
             if self._mode is not None and member.kind is not Kind.SYMLINK:
                 renamed = renamed._replace(mode=self._mode)
             yield renamed
+
+
+class _Hashed:
+    """A file that is hashed while it is read (implements `Readable`). It borrows the descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._hash = new_hash("sha256")
+
+    def read(self, size: int, /) -> bytes:
+        data = os.read(self._fd, size)
+        self._hash.update(data)
+        return data
+
+    def finish(self) -> str:
+        """Read the rest, and return the digest of all in hexadecimal digits."""
+        while self.read(_CHUNK):
+            pass
+        return str(self._hash.hexdigest())
 
 
 def _name(tree: InputTree) -> str:

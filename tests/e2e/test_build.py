@@ -279,6 +279,7 @@ def test_a_failed_step_is_kept_for_a_shell_until_the_next_build(project: Project
     text = f"{BASE}ENV A=1\nWORKDIR /w\nRUN echo x > left; exit 42\n"
     project.build(text)
     file = str(project.launcher.directory / "Containerfile")
+    assert sandbox(project.launcher, "image", "prune").status == 0  # the unpacked layers below stay
     shell = subprocess.run(
         [sys.executable, "-m", "sandbox", "build", file, "--shell"],
         input="pwd; cat left; echo $A; exit 3\n", capture_output=True, text=True, timeout=PATIENCE,

@@ -14,10 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sandbox.builder.context import BuildContext
+from sandbox.builder.copy_step import Output, copy_from_context
+from sandbox.builder.inputs import scan
 from sandbox.errors import ImageError
+from sandbox.images.build.dockerignore import IgnoreRules
 from sandbox.images.build.plan import CopyFiles, Document
 from sandbox.images.tar import Kind
-from tests.unit.sandbox.builder.layer_reading import LATEST, Found, copied, members
+from tests.unit.sandbox.builder.layer_reading import LATEST, Found, copied, machine, members
 
 
 @pytest.fixture
@@ -191,8 +195,6 @@ def test_a_link_that_leads_out_is_refused(base: Path, target: str) -> None:
 def test_a_directory_that_becomes_a_link_after_it_was_seen_is_not_followed(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sandbox.builder.context import BuildContext
-
     (base / "outside").mkdir()
     (base / "outside/s").write_text("secret of the same size"[:1])
     real = BuildContext.open
@@ -209,12 +211,6 @@ def test_a_directory_that_becomes_a_link_after_it_was_seen_is_not_followed(
 
 
 def test_a_file_that_changes_between_its_key_and_its_copy_is_refused(base: Path) -> None:
-    from sandbox.builder.context import BuildContext
-    from sandbox.builder.copy_step import Output, copy_from_context
-    from sandbox.builder.inputs import scan
-    from sandbox.images.build.dockerignore import IgnoreRules
-    from tests.unit.sandbox.builder.layer_reading import machine
-
     context = BuildContext(str(base / "context"), IgnoreRules())
     action = CopyFiles(sources=("top",), target="/t")
     inputs = scan(context, action)
@@ -278,6 +274,17 @@ def test_a_damaged_archive_is_refused(base: Path) -> None:
     (base / "context/a.tar").write_bytes(content)
     with pytest.raises(ImageError, match=r"a\.tar"):
         copied(base, CopyFiles(sources=("a.tar",), target="/t/", unpack=True))
+
+
+def test_an_archive_that_changes_between_its_key_and_its_copy_is_refused(base: Path) -> None:
+    context = BuildContext(str(base / "context"), IgnoreRules())
+    action = CopyFiles(sources=("a.tar",), target="/t/", unpack=True)
+    archive(base / "context/a.tar", ("one", tarfile.REGTYPE, "1"))
+    inputs = scan(context, action)
+    archive(base / "context/a.tar", ("one", tarfile.REGTYPE, "2"))
+    with pytest.raises(ImageError, match=r"a\.tar of the build context was changed during the build"):
+        copy_from_context(machine(base), [], action, context, inputs, Output(compression="", latest=0))
+    context.close()
 
 
 # -- random trees ----------------------------------------------------------------------------------
