@@ -72,7 +72,7 @@ def test_owner_and_mode_are_those_that_are_given(base: Path) -> None:
     assert [one.mode for one in found.values()] == [0o755, 0o4711, 0o777, 0o4711, 0o4711]
     found = members(base, copied(base, CopyFiles(sources=("top",), target="/t")))
     assert found["t"] == Found(
-        Kind.FILE, 0o640, (0, 0), b"top", os.stat(base / "context/top").st_mtime_ns / 1e9
+        Kind.FILE, 0o640, (0, 0), b"top", os.stat(base / "context/top").st_mtime_ns / 10**9
     )
 
 
