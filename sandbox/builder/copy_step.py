@@ -15,8 +15,9 @@ from sandbox.builder.added_archives import AddedMembers, archive_directories
 from sandbox.builder.copied_members import ContextMembers, NewFiles
 from sandbox.builder.layer_output import write_members
 from sandbox.builder.placement import Placement, Source, directories_of, missing_directories, place
-from sandbox.builder.stage_members import empty_layer, stage_members
+from sandbox.builder.stage_members import stage_members
 from sandbox.builder.union import Union
+from sandbox.changes.empty_layers import empty_layer
 from sandbox.errors import ImageError, SandboxError
 from sandbox.images.build.patterns import glob
 from sandbox.images.names import printable
@@ -111,7 +112,7 @@ def copy_from_layers(
         placement = Placement.from_json(found["placement"])
         sources: list[Opener] = [_new_files(action, placement, output)]
         if found["paths"]:
-            layer = undo.enter_context(empty_layer(machine.state, machine.ids, there))
+            layer = undo.enter_context(empty_layer(machine.state, machine.ids, there, name="build"))
             owner = placement.owner if action.owner else None
             sources += [
                 partial(stage_members, layer, path, top, moved, owner=owner, mode=action.mode)

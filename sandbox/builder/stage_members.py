@@ -9,55 +9,17 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack, contextmanager
 
-from sandbox.as_container_root import chown_to_root
 from sandbox.builder.copied_members import target_of
 from sandbox.changes.reader import start
 from sandbox.changes.writable_layers import WritableLayer
 from sandbox.images.tar import Kind, open_archive
-from sandbox.state.stack_record import RecordedLayer, RecordedStack
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from sandbox.images.tar import Archive, Member, TarStream
-    from sandbox.images.unpacked_trees import StoredLayer
-    from sandbox.plan import IdPlan
-    from sandbox.state.directory import StateDirectory
-
-
-@contextmanager
-def empty_layer(state: StateDirectory, ids: IdPlan, layers: Sequence[StoredLayer]) -> Iterator[WritableLayer]:
-    """Give an empty writable layer over the open *layers*, bottom first. It is in the directory of a run, which is removed.
-
-    Raises:
-        SandboxError: it cannot be created.
-        OSError: it cannot be created.
-    """
-    run = state.new_run(ids, name="build", uses={"file": None, "layer": None, "volumes": [], "archives": []})
-    parts: list[int] = []
-    try:
-        parts += [run.subdirectory(name) for name in ("upper", "work")]
-        chown_to_root(ids, *run.unowned)
-        recorded = tuple(
-            RecordedLayer(kind="image", path="", place=os.path.basename(layer.place)) for layer in layers
-        )
-        yield WritableLayer(
-            name="build",
-            id="build",
-            kind="running",
-            path=run.path,
-            file=None,
-            ids=ids,
-            stack=RecordedStack(writable=run.layer_path, layers=recorded),
-            in_use=True,
-            time=0.0,
-        )
-    finally:
-        for fd in parts:
-            os.close(fd)
-        run.remove()
 
 
 @contextmanager

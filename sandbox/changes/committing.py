@@ -67,7 +67,7 @@ def commit(
     image = _Image(ImageConfig(platform=host_platform(), diff_ids=()))
     with importing(where.images):
         if flatten:
-            image.config = _topmost_config(where, layer.stack.layers) or image.config
+            image.config = topmost_config(where, layer.stack.layers) or image.config
             _add_stream(where, layer, image, ["--archive=trees"], ["/"], compression)
         else:
             _add_layers_below(where, layer.stack.layers, image)
@@ -118,7 +118,7 @@ def _record_of(stored: StoredImages, layer: RecordedLayer) -> ImageRecord:
     return record
 
 
-def _topmost_config(where: Locations, layers: Sequence[RecordedLayer]) -> ImageConfig | None:
+def topmost_config(where: Locations, layers: Sequence[RecordedLayer]) -> ImageConfig | None:
     """Return the configuration of the topmost image of *layers*; None if there is none."""
     images = [layer for layer in layers if layer.kind == "image"]
     return config_of(where.images, _record_of(StoredImages(where.images), images[-1])) if images else None

@@ -19,7 +19,10 @@ Files are replaced one by one, each atomically, and never through a symbolic lin
 
 DEST may also be an image, which podman, docker, skopeo and umoci read: oci:DIR[:TAG], a layout; oci-archive:FILE[:TAG],
 a tar of one; or docker-archive:FILE[:NAME:TAG], which `docker load` reads. The image is made of the sandbox as `sandbox
-commit` does, or it is the image of the store that "image:NAME" in place of FILE|NAME names."""
+commit` does, or it is the image of the store that "image:NAME" in place of FILE|NAME names.
+
+bundle:DIR is a bundle, which runc and crun run. For root it has the ids of this machine, for another user the id maps of
+the sandbox."""
 EPILOG = """examples:
   sandbox export toolbox /usr/local/bin/tool .
   sandbox export toolbox tar:root.tar
@@ -43,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "destination",
         metavar="DEST",
-        help="tar:FILE, tar:- (standard output), a directory, or an image: oci:, oci-archive: or docker-archive:",
+        help="tar:FILE, tar:- (standard output), a directory, or an image: oci:, oci-archive: or docker-archive:, or bundle:DIR",
     )
     parser.add_argument(
         "--changes",
@@ -71,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
     paths = [checked(path) for path in arguments.paths]
     destination: str = arguments.destination
     kind, colon, image = destination.partition(":")
+    if colon and kind == "bundle":
+        return _export_bundle(arguments, image)
     if colon and kind in IMAGE_KINDS:
         if paths or arguments.changes:
             raise SandboxError(
@@ -103,4 +108,32 @@ def run(arguments: argparse.Namespace) -> int:
         print_json(result)
     else:
         print(printable(text), file=sys.stderr)
+    return 0
+
+
+def _export_bundle(arguments: argparse.Namespace, target: str) -> int:
+    import os
+
+    from sandbox.cli.output import warn
+    from sandbox.cli.planning import usual_ids
+    from sandbox.oci_runtime.export import export_bundle
+    from sandbox.state import run_directory
+    from sandbox.state.directory import StateDirectory
+    from sandbox.state.location import locate
+
+    if arguments.paths or arguments.changes or arguments.flatten:
+        raise SandboxError("a bundle has the whole root", hint="leave PATH, --changes and --flatten out")
+    where = locate(os.environ, os.geteuid())
+    run_path, _ = run_directory.prepare(run_directory.default_path(os.environ, os.geteuid()), warn)
+    state = StateDirectory(where.state, run_path, where.images)
+    try:
+        notices = export_bundle(arguments.sandbox, target, where, state, usual_ids())
+    finally:
+        state.close()
+    for notice in notices:
+        warn(notice)
+    if arguments.json:
+        print_json({"destination": f"bundle:{target}", "notices": list(notices)})
+    else:
+        print(printable(f"wrote bundle:{target}"), file=sys.stderr)
     return 0

@@ -54,7 +54,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
         {"as_container_root", "errors", "host", "images", "kernel", "plan", "sizes", "state"}
     ),  # what a sandbox changed, read through the command `unionfs changes`
     "oci_runtime": frozenset(
-        {"errors", "images", "kernel", "runtime"}
+        {"as_container_root", "changes", "errors", "images", "kernel", "plan", "runtime", "state"}
     ),  # bundles for runtimes of the OCI runtime specification
     "builder": frozenset(
         "as_container_root changes errors host images kernel plan runtime spec state".split()
@@ -68,7 +68,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "cli": frozenset(
         (
             "__init__ as_container_root builder changes completion doctor editing errors explain host "
-            "images lifecycle manual plan reference runtime sizes spec state"
+            "images lifecycle manual oci_runtime plan reference runtime sizes spec state"
         ).split()
     ),
     "__main__": frozenset({"cli"}),
