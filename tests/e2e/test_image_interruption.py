@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.images import base, change, check_store, layout, process, run, spec, succeed
-from tests.e2e.support import PATIENCE, Launcher, sandbox
+from tests.e2e.support import PATIENCE, Launcher, alive, children, sandbox, wait_for
 from tests.unit.sandbox.images.registry.docker_registry import running
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns, pytest.mark.umoci, pytest.mark.once]
@@ -44,14 +45,20 @@ def seconds_of(launcher: Launcher, *arguments: str) -> float:
 
 
 def killed_after(launcher: Launcher, seconds: float, *arguments: str) -> int:
-    """Run `sandbox` with *arguments*, kill it after *seconds*, and return its exit status."""
+    """Run `sandbox` with *arguments*, kill it after *seconds*, and return its exit status when its processes have ended."""
+    before = children(os.getpid())
     with process(launcher, *arguments) as started:
         try:
             started.wait(seconds)
         except subprocess.TimeoutExpired:
             started.send_signal(signal.SIGKILL)
         started.communicate()
-        return started.returncode
+    # This process adopts those of a command that was killed (tests/support/leaks.py).
+    wait_for(
+        lambda: not any(alive(pid) for pid in children(os.getpid()) if pid not in before),
+        "the end of the processes of a command that was killed",
+    )
+    return started.returncode
 
 
 def is_whole(archive: Path) -> bool:
