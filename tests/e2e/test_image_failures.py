@@ -132,6 +132,7 @@ def test_a_killed_first_start_leaves_a_store_that_the_next_start_uses(
     assert launcher.runs() == []
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("verb", ["import", "up"])
 def test_a_signal_ends_an_import_quickly(number: int, verb: str, launcher: Launcher) -> None:
@@ -378,6 +379,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], str], str]] = {
 STARTED = ("another digest", "another diff id", "a member outside", "a path that leads out", "many layers")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("verb", "case"), [*(("import", case) for case in HOSTILE), *(("up", case) for case in STARTED)]
 )
