@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 
 from sandbox.builder.cache import BuildCache
@@ -15,7 +14,7 @@ from sandbox.builder.stage import StageState
 from sandbox.errors import SandboxError
 from sandbox.images.build.cache_key import step_key
 from sandbox.images.build.plan import CopyFiles, MakeDirectory, RunCommand, StageRef
-from sandbox.images.stored_content import add_image
+from sandbox.images.stored_content import add_image, source_date_epoch
 from unionfs._stdlib.dataclasses import dataclass, replace
 from unionfs._stdlib.typing import Literal
 
@@ -101,7 +100,7 @@ class _Build:
                 if isinstance(step.action, CopyFiles) and step.action.origin is None:
                     with _at(step):
                         self._inputs[(number, position)] = scan(self._opened_context(), step.action)
-        given = _source_date()
+        given = source_date_epoch()
         latest = self._newest() if given is None else given
         self._output = Output(compression=settings.compression, latest=latest)
         # Layers of equal steps differ by their compression, and by the times that SOURCE_DATE_EPOCH allows.
@@ -250,22 +249,3 @@ def _at(step: Step) -> Iterator[None]:
 
 def _origin(step: Step) -> Origin | None:
     return step.action.origin if isinstance(step.action, CopyFiles) else None
-
-
-def _source_date() -> int | None:
-    """Return SOURCE_DATE_EPOCH in seconds after the epoch; None if it is not set.
-
-    See reproducible-builds.org/specs/source-date-epoch.
-
-    Raises:
-        SandboxError: it is malformed.
-    """
-    given = os.environ.get("SOURCE_DATE_EPOCH", "")
-    if not given:
-        return None
-    if not (given.isascii() and given.isdigit() and len(given) < 20 and int(given) <= LATEST):
-        raise SandboxError(
-            "SOURCE_DATE_EPOCH is not a time in seconds after the epoch",
-            hint="export SOURCE_DATE_EPOCH=$(git log -1 --format=%ct), or unset it",
-        )
-    return int(given)
