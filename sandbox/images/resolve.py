@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from sandbox.errors import ImageError, SpecError
 from sandbox.images.stored_images import StoredImages, missing
+from sandbox.plan.storage import missing_image
 from sandbox.spec.values.layers import IMAGE_KINDS
 from unionfs._stdlib.dataclasses import dataclass
 
@@ -201,10 +202,8 @@ class _Finder:
             )
             return self._stored_as(self._stored.find(name))
         if found[1] is None and self._fetch:
-            raise ImageError(
-                f'{layer.shown()} is not in the image store, and root.pull is "never"',
-                hint=f"`sandbox pull {layer.shown()}` fetches it",
-            )
+            message, hint = missing_image(layer, pull)
+            raise ImageError(message, hint=hint)
         return found
 
     def _of_file(self, layer: Layer) -> _Found:

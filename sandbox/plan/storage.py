@@ -48,7 +48,7 @@ def plan_layers(
         if layer.kind in IMAGE_KINDS:
             image = images.get(number)
             if image is None:
-                findings.refuse(key, f"{layer.shown()} is not in the image store", _image_hint(layer))
+                findings.refuse(key, *missing_image(layer, spec.root.pull))
             elif not image.layers:
                 findings.refuse(key, f"{layer.shown()} has no layers", "name an image with files")
             else:
@@ -76,10 +76,17 @@ def plan_layers(
     return tuple(planned)
 
 
-def _image_hint(layer: Layer) -> str:
+def missing_image(layer: Layer, pull: str) -> tuple[str, str]:
+    """Return the message and the hint about the image of *layer*, which is not in the store; *pull* is the value of root.pull."""
     if layer.kind == "image":
-        return "`sandbox image ls` lists the images; `sandbox pull` fetches one, `sandbox image import` imports one"
-    return f'`sandbox pull {layer.shown()}` fetches it; so does `sandbox up`, unless root.pull is "never"'
+        hint = "`sandbox image ls` lists the images; `sandbox pull` fetches one, `sandbox image import` imports one"
+    elif pull == "never":
+        hint = (
+            f'`sandbox pull {layer.shown()}` fetches it; `sandbox up` does not, because root.pull is "never"'
+        )
+    else:
+        hint = f"`sandbox up` fetches it, and so does `sandbox pull {layer.shown()}`"
+    return f"{layer.shown()} is not in the image store", hint
 
 
 def needs_open_requests(server: str, layers: tuple[LayerPlan, ...]) -> bool:

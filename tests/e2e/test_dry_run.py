@@ -23,7 +23,7 @@ def refusing_specs() -> dict[str, str]:
         "absent layer": '[root]\nlayers = ["dir:absent"]\n',
         "unenforced": HOST_ROOT + '[network]\nhosts = { db = "10.0.0.2" }\n[health]\ncommand = ["true"]\n',
         "nothing to bind": HOST_ROOT + 'native = ["/usr"]\n',
-        "unknown image": '[root]\nlayers = ["oci:image"]\n',
+        "unknown image": '[root]\nlayers = ["docker://localhost/none"]\npull = "never"\n',
         "hard limit": HOST_ROOT
         + f"[limits]\nfile_size = {1 << 40}\ncpu_time = 99999\nopen_files = 1073741816\n",
         "wrong": "[root]\nlayers = 5\nlayer = 6\n",

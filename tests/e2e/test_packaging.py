@@ -27,14 +27,19 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Return a directory with a wheel and a source distribution of this checkout."""
     top = tmp_path_factory.mktemp("packaging")
     source = top / "source"
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info", "tests", "site")
-    shutil.copytree(PROJECT, source, ignore=ignored, symlinks=True)
+    shutil.copytree(PROJECT, source, ignore=_ignored, symlinks=True)
     # The requirements of the build are installed for development, so the build downloads nothing.
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(top / "dist"), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     yield top / "dist"
     shutil.rmtree(top)
+
+
+def _ignored(directory: str, names: list[str]) -> set[str]:
+    """Return what the archives are made without: hidden files, and at the top what builds and tools write."""
+    at_top = ("build", "dist", "*.egg-info", "tests", "site") if directory == str(PROJECT) else ()
+    return shutil.ignore_patterns(".*", "__pycache__", *at_top)(directory, names)
 
 
 @pytest.fixture(scope="module")
