@@ -60,6 +60,8 @@ class LayerSource:
     #: The layer was the writable one, until it was frozen (vfs/freezing.py). Such layers are the first of the lower ones. They
     #: are read like the writable one, whatever *policy* is, and have no index.
     earlier: bool = False
+    #: The layer is an archive: *fd* is that of the archive, this one that of its index (layer_index/archive_layer.py).
+    archive_index_fd: int | None = None
     #: The work directory of an earlier layer: `unionfs changes` reads its records, a mount does not.
     work_fd: int | None = None
 
@@ -133,6 +135,7 @@ def open_stack(source: StackSource) -> UnionFs:
         for taken in (
             *(lower.fd for lower in source.lowers),
             *(lower.work_fd for lower in source.lowers),
+            *(lower.archive_index_fd for lower in source.lowers),
             source.upper_fd,
             source.work_fd,
             source.index_fd,
@@ -141,7 +144,8 @@ def open_stack(source: StackSource) -> UnionFs:
                 undo.callback(os.close, taken)
         fs = _join(source, fds, undo)
         undo.pop_all()
-    for unneeded in (source.work_fd, *(lower.work_fd for lower in source.lowers)):
+    indexes = (lower.archive_index_fd for lower in source.lowers)
+    for unneeded in (source.work_fd, *(lower.work_fd for lower in source.lowers), *indexes):
         if unneeded is not None:
             os.close(unneeded)
     return fs
@@ -162,7 +166,9 @@ def lower_layers(source: StackSource, fds: FdCache) -> list[Layer]:
         for lower in source.lowers
     ]
     return [
-        Layer(
+        _archive(lower.fd, lower.archive_index_fd, fds, number)
+        if lower.archive_index_fd is not None
+        else Layer(
             lower.fd,
             fds,
             policy=policy,
@@ -172,15 +178,25 @@ def lower_layers(source: StackSource, fds: FdCache) -> list[Layer]:
             cross=lower.cross,
             hidden=source.hidden,
         )
-        for lower, policy in zip(source.lowers, policies, strict=True)
+        for number, (lower, policy) in enumerate(zip(source.lowers, policies, strict=True))
     ]
+
+
+def _archive(fd: int, index_fd: int, fds: FdCache, number: int) -> Layer:
+    from unionfs.layer_index.archive_layer import ArchiveLayer  # most stacks have none
+
+    return ArchiveLayer(fd, index_fd, fds, number=number)
 
 
 def _wanted(source: StackSource, layers: Sequence[Layer]) -> list[Wanted]:
     from unionfs.layer_index.store import Wanted
 
     return [
-        Wanted(layer, lower.indexed and not (lower.skeleton or lower.earlier), not lower.unchanging)
+        Wanted(
+            layer,
+            lower.indexed and not (lower.skeleton or lower.earlier or lower.archive_index_fd is not None),
+            not lower.unchanging,
+        )
         for layer, lower in zip(layers, source.lowers, strict=True)
     ]
 

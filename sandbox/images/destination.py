@@ -27,8 +27,8 @@ NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 # Bytes of a path without its final zero (limits.h): no program could name a file with a longer one.
 PATH_MAX = 4095
-_MAX_LINKS = 40  # symbolic links in one path (path_resolution(7))
-_MAX_LINKED = 255  # components of the targets of these links: a short path must not lead through thousands of directories
+MAX_LINKS = 40  # symbolic links in one path (path_resolution(7))
+MAX_LINKED = 255  # components of the targets of these links: a short path must not lead through thousands of directories
 _MAX_OPEN = 128  # directories kept open from member to member
 
 
@@ -109,7 +109,7 @@ class Destination:
                     continue
                 steps = inner.split(b"/")
                 links, linked = links + 1, linked + len(steps)
-                if links > _MAX_LINKS or linked > _MAX_LINKED:
+                if links > MAX_LINKS or linked > MAX_LINKED:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                 if inner.startswith(b"/"):
                     os.dup2(self.root, fd, inheritable=False)

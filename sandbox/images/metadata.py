@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sandbox.images.directories import Directory
     from sandbox.images.tar import Member
 
-_MAX_ID = 0xFFFFFFFE  # 0xFFFFFFFF means "unchanged" to chown(2)
+MAX_ID = 0xFFFFFFFE  # 0xFFFFFFFF means "unchanged" to chown(2)
 # Seconds are 64-bit numbers; the kernel clamps times that a file system cannot store.
 _MAX_TIME_NS = 10**9 << 62
 
@@ -44,7 +44,7 @@ class MetadataWriter:
             self._set_xattr(name, fd, key, value, follow=True)
         os.fchmod(fd, attributes.mode)
         if attributes.mtime_ns is not None:
-            time = _time(attributes.mtime_ns)
+            time = time_of(attributes.mtime_ns)
             os.utime(fd, ns=(time, time))
 
     def set_unopened(self, member: Member, parent_fd: int, leaf: bytes) -> None:
@@ -56,13 +56,13 @@ class MetadataWriter:
             self._set_xattr(member.name, b"/proc/self/fd/%d/%s" % (parent_fd, leaf), key, value, follow=False)
         if member.kind is not Kind.SYMLINK:
             os.chmod(leaf, member.mode, dir_fd=parent_fd)
-        time = _time(member.mtime_ns)
+        time = time_of(member.mtime_ns)
         os.utime(leaf, ns=(time, time), dir_fd=parent_fd, follow_symlinks=False)
 
     def _chown(self, target: int | bytes, parent_fd: int | None, attributes: Member | Directory) -> None:
         uid, gid = attributes.uid, attributes.gid
         for what, number in (("user", uid), ("group", gid)):
-            if not 0 <= number <= _MAX_ID:
+            if not 0 <= number <= MAX_ID:
                 raise RefusedError(f"its owner, {what} {number}, is not a valid id")
         try:
             if isinstance(target, int):
@@ -72,10 +72,7 @@ class MetadataWriter:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            raise RefusedError(
-                f"its owner {uid}:{gid} is not among the ids of the sandbox: extend the ranges in /etc/subuid and "
-                '/etc/subgid, or set ids.map = "single"'
-            ) from None
+            raise not_mapped(uid, gid) from None
 
     def _set_xattr(self, name: bytes, target: int | bytes, key: bytes, value: bytes, *, follow: bool) -> None:
         # In a user namespace with one id, an access control list can name no other user or group.
@@ -89,7 +86,20 @@ class MetadataWriter:
         self.xattr_names += [f"{printable(name)}: {printable(key)}" for key in keys[:wanted]]
 
 
-def _time(nanoseconds: int) -> int:
+def not_mapped(uid: int, gid: int) -> RefusedError:
+    """Return the error for a member whose owner the user namespace does not map."""
+    return RefusedError(
+        f"its owner {uid}:{gid} is not among the ids of the sandbox: extend the ranges in /etc/subuid and "
+        '/etc/subgid, or set ids.map = "single"'
+    )
+
+
+def time_of(nanoseconds: int) -> int:
+    """Return *nanoseconds* since 1970 if a file can have this time.
+
+    Raises:
+        RefusedError: the kernel has no such time.
+    """
     if not -_MAX_TIME_NS <= nanoseconds <= _MAX_TIME_NS:
         raise RefusedError(f"its time, {nanoseconds // 1_000_000_000} seconds from 1970, is out of range")
     return nanoseconds

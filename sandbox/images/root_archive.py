@@ -47,6 +47,9 @@ class RootArchive:
             self._marker = _marker(member)
             self._content = b""
             yield member
+            if self._marker:
+                for _ in self._read_marker():  # what the caller has not read
+                    pass
             image = format_of(self._marker, self._content)
             if image is not None:
                 message, hint = self._refusals[image]

@@ -50,7 +50,7 @@ Equal sets of attributes are stored once: real archives have few different ones.
 """
 _ATTRIBUTE_COST = 200  # bytes of memory that Python needs for an attribute besides its name and value
 
-_FAULTS: Mapping[int, str] = {
+FAULTS: Mapping[int, str] = {
     errno.ENAMETOOLONG: "a component of its name is longer than the file system allows",
     errno.ELOOP: "its path contains too many symbolic links",
     errno.EINVAL: "the file system refuses it as invalid",
@@ -131,7 +131,7 @@ class _Unpacker:
     def _explain(self, name: bytes, error: Exception) -> ImageError | OSError:
         """Return an ImageError for an error that the archive caused, otherwise an OSError; both name the member."""
         if isinstance(error, OSError):
-            reason = _FAULTS.get(error.errno or 0)
+            reason = FAULTS.get(error.errno or 0)
             if reason is None:
                 return OSError(error.errno, error.strerror, printable(name))
         else:

@@ -75,7 +75,14 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
 }
 
 #: Modules of `unionfs` that every part of `sandbox` may import. They import nothing slow.
-SEAM = ("unionfs._stdlib", "unionfs.changes.pax", "unionfs.launch.protocol")
+SEAM = (
+    "unionfs._stdlib",
+    "unionfs.changes.pax",
+    "unionfs.launch.protocol",
+    "unionfs.layer_index.archive_records",
+    "unionfs.layer_index.format",
+    "unionfs.types",
+)
 
 #: Values and pure functions of `sandbox.kernel` that `sandbox.plan` may use. The plan makes no system call.
 KERNEL_VALUES: dict[str, frozenset[str]] = {
@@ -94,7 +101,7 @@ KERNEL_VALUES: dict[str, frozenset[str]] = {
 PURE = frozenset(
     (
         "_stdlib.dataclasses _stdlib.typing types formats.acl formats.whiteout "
-        "formats.xattrs layer.resolve layer_index.format inode.numbers inode.directory_offsets copyup.plan vfs.rename_plan "
+        "formats.xattrs layer.resolve layer_index.format layer_index.archive_records inode.numbers inode.directory_offsets copyup.plan vfs.rename_plan "
         "fuse.protocol fuse.busy_poll changes.pax"
     ).split()
 )

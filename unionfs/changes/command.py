@@ -310,7 +310,8 @@ def _receive(fd: int, *, writes: bool) -> tuple[StackSource, tuple[int, int] | N
         enter_user_namespace(request.user_namespace_fd)
         os.close(request.user_namespace_fd)
     source = with_process_facts(request.stack)
-    read = [fd for lower in source.lowers for fd in (lower.fd, lower.work_fd) if fd is not None]
+    directories = [lower for lower in source.lowers if lower.archive_index_fd is None]
+    read = [fd for lower in directories for fd in (lower.fd, lower.work_fd) if fd is not None]
     writable = [each for each in (source.upper_fd, source.work_fd) if each is not None]
     writable += request.next_fds or ()
     restrict_files([*read, *writable], writable if writes else [])

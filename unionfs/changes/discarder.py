@@ -38,7 +38,7 @@ from unionfs.copyup.transaction import times_of
 from unionfs.formats import acl
 from unionfs.inode.inode import DirectoryInode, FileInode, Inode
 from unionfs.layer.directory import LayerDir
-from unionfs.layer.objects import PathRef, birth_time_ns
+from unionfs.layer.objects import PathRef
 from unionfs.layer.resolve import resolve
 from unionfs.types import Ino, Mark
 from unionfs.upper.workdir import OPEN_DIR
@@ -443,7 +443,7 @@ class Discarder:
             # All names were hidden, which has no record.
             assert isinstance(old.ref, PathRef)
             lasting = self._inode_table.numbers.lasts(ino)
-            self._index.lose_names(ino, links - 1, lasting=lasting, born=birth_time_ns(old.ref))
+            self._index.lose_names(ino, links - 1, lasting=lasting, born=old.ref.birth_time_ns())
             del self._astray[ino]
 
     def _forget_facts(self, old_path: bytes, holes: frozenset[bytes]) -> None:

@@ -11,6 +11,7 @@ import os
 import stat
 
 from unionfs.changes.merged_tree import GONE, Entry, MergedTree
+from unionfs.changes.opened_file import OpenedFile
 from unionfs.layer.objects import PathRef
 
 _CHUNK = 1 << 18
@@ -56,11 +57,8 @@ class Equality:
         contents = self._union.metadata_copy_of(new)
         if contents is not None and isinstance(old.ref, PathRef) and _same_object(contents.stat(), old.info):
             return True
-        with (
-            open(self._union.open(new), "rb", buffering=0) as one,
-            open(self._below.open(old), "rb", buffering=0) as other,
-        ):
-            return _same_bytes(one.fileno(), other.fileno())
+        with self._union.open(new) as one, self._below.open(old) as other:
+            return _same_bytes(one, other)
 
 
 def _same_object(one: os.stat_result, other: os.stat_result) -> bool:
@@ -71,11 +69,11 @@ def _is_device(mode: int) -> bool:
     return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
 
 
-def _same_bytes(one: int, other: int) -> bool:
+def _same_bytes(one: OpenedFile, other: OpenedFile) -> bool:
     offset = 0
     while True:
-        chunk = os.pread(one, _CHUNK, offset)
-        if chunk != os.pread(other, _CHUNK, offset):
+        chunk = one.read(_CHUNK, offset)
+        if chunk != other.read(_CHUNK, offset):
             return False
         if not chunk:
             return True

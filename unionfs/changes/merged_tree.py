@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from unionfs._stdlib.typing import NamedTuple
+from unionfs.changes.opened_file import OpenedFile
 from unionfs.changes.origins import Origins
 from unionfs.formats.xattrs import shown_name, stored_name
 from unionfs.inode.numbers import InodeNumbers
 from unionfs.layer.directory import LayerDir
 from unionfs.layer.metacopy import find_contents, is_metacopy
-from unionfs.layer.objects import NO_XATTR, PathRef, birth_time_ns, follows
+from unionfs.layer.objects import NO_XATTR, PathRef
 from unionfs.layer.ownership import Ownership
 from unionfs.layer.resolve import merge, resolve
 from unionfs.types import Ino, Mark
@@ -152,7 +153,7 @@ class MergedTree:
             known = info.st_nlink > 1 or self._records.lower_names(number) > 0
             copy = self._records.find(number) if known else None
             # A file that was made in the layer since may have the number of the one that was copied.
-            if copy is not None and self._records.is_about(number, lambda: birth_time_ns(ref)):
+            if copy is not None and self._records.is_about(number, ref.birth_time_ns):
                 ref, info, top = copy, copy.stat(), -1
         return self._entry(ref, info, below=tuple(parts[top + 1 :]))
 
@@ -251,7 +252,7 @@ class MergedTree:
             return True
         entry.ref.layer.fds.trim()
         try:
-            return bool(os.listxattr(entry.ref.proc_path(), follow_symlinks=follows(entry.ref)))
+            return bool(entry.ref.list_xattrs())
         except OSError as error:
             if error.errno not in NO_XATTR and error.errno not in GONE:
                 raise
@@ -273,11 +274,11 @@ class MergedTree:
             raise OSError(errno.EIO, "the contents of this metadata-only copy are missing", ref.name)
         return found
 
-    def open(self, entry: Entry) -> int:
-        """Open the contents of the regular file *entry* for reading; the caller closes the descriptor."""
+    def open(self, entry: Entry) -> OpenedFile:
+        """Open the contents of the regular file *entry* for reading; the caller closes them."""
         assert isinstance(entry.ref, PathRef)
         self._fds.trim()
-        return (self.metadata_copy_of(entry) or entry.ref).open(os.O_RDONLY)
+        return OpenedFile(self.metadata_copy_of(entry) or entry.ref)
 
     @staticmethod
     def target(entry: Entry) -> bytes:
@@ -291,11 +292,10 @@ class MergedTree:
         """Return the extended attributes that the mount shows of *entry*, without labels of security modules."""
         self._fds.trim()
         ref = entry.ref
-        path, follow = ref.proc_path(), follows(ref)
         override = ref.layer.policy.override_stat
         found: dict[str, bytes] = {}
         try:
-            stored = os.listxattr(path, follow_symlinks=follow)
+            stored = ref.list_xattrs()
         except OSError as error:
             if error.errno not in NO_XATTR:
                 raise
@@ -305,9 +305,7 @@ class MergedTree:
             if shown is None or shown in LABELS or (shown in _ACLS and not self._acls):
                 continue
             try:
-                found[shown] = os.getxattr(
-                    path, stored_name(shown, override=override), follow_symlinks=follow
-                )
+                found[shown] = ref.get_xattr(stored_name(shown, override=override))
             except OSError as error:
                 if error.errno not in NO_XATTR:
                     raise

@@ -20,7 +20,6 @@ from unionfs.changes.union_paths import UnionPaths, kept_times
 from unionfs.copyup.plan import Contents
 from unionfs.inode.inode import DirectoryInode, FileInode
 from unionfs.inode.numbers import Identity
-from unionfs.layer.objects import birth_time_ns
 from unionfs.types import Ino, Mark
 from unionfs.vfs.entries import hard_link
 from unionfs.vfs.filesystem import UnionFs
@@ -155,7 +154,7 @@ class NamesOverEarlier:
             return lambda: self._lose_name_of_copy(ino, was_link=was_link)
         if inode.layer.writable:
             return lambda: None
-        links, born = inode.ref.stat().st_nlink, birth_time_ns(inode.ref)
+        links, born = inode.ref.stat().st_nlink, inode.ref.birth_time_ns()
         number = self._inode_table.recorded_number(inode)
 
         def lose() -> None:

@@ -19,6 +19,7 @@ from unionfs.changes import pax
 from unionfs.changes.compared_stack import ComparedStack
 from unionfs.changes.layer_members import ROOT, LayerMembers
 from unionfs.changes.merged_tree import GONE, Entry, naming
+from unionfs.changes.opened_file import OpenedFile
 from unionfs.formats.xattrs import is_private
 
 _CHUNK = 1 << 20
@@ -149,21 +150,19 @@ class Stream:
 
     def _write_file(self, path: bytes, entry: Entry) -> None:
         with naming(path):
-            member, fd = self._opened(path, entry)
-        try:
+            member, file = self._opened(path, entry)
+        with file:
             with naming(path):
-                ranges = _data_ranges(fd, member.size)
+                ranges = _data_ranges(file, member.size)
             if member.size - sum(length for _, length in ranges) >= _LEAST_HOLES:
                 member.ranges = ranges
             else:
                 ranges = [(0, member.size)]
             self._output.write(pax.header(member))
-            written = sum(self._write_range(path, fd, start, length) for start, length in ranges)
+            written = sum(self._write_range(path, file, start, length) for start, length in ranges)
             self._output.write(bytes(-written % pax.BLOCK))
-        finally:
-            os.close(fd)
 
-    def _opened(self, path: bytes, entry: Entry) -> tuple[pax.Member, int]:
+    def _opened(self, path: bytes, entry: Entry) -> tuple[pax.Member, OpenedFile]:
         """Return the member for the regular file *entry*, and its contents, which the caller closes.
 
         All of it is about one file, also if another one is renamed to *path* meanwhile.
@@ -171,8 +170,8 @@ class Stream:
         for _ in range(_MOST_REPLACEMENTS):
             xattrs = self._attributes(entry)
             contents = self._union.metadata_copy_of(entry)
-            fd = self._union.open(entry) if contents is None else contents.open(os.O_RDONLY)
-            info = os.fstat(fd)
+            file = self._union.open(entry) if contents is None else OpenedFile(contents)
+            info = file.info
             mtime_ns = info.st_mtime_ns if contents is None else entry.info.st_mtime_ns
             if contents is not None or (info.st_dev, info.st_ino) == (entry.info.st_dev, entry.info.st_ino):
                 member = pax.Member(
@@ -184,34 +183,34 @@ class Stream:
                     size=info.st_size,
                     xattrs=xattrs,
                 )
-                return member, fd
-            os.close(fd)
+                return member, file
+            file.close()
             found = self._union.at(path)
             if found is None or not found.is_file:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             entry = found
         raise OSError(errno.EBUSY, "the file is replaced again and again")
 
-    def _write_range(self, path: bytes, fd: int, start: int, length: int) -> int:
+    def _write_range(self, path: bytes, file: OpenedFile, start: int, length: int) -> int:
         """Write *length* bytes; a file that became shorter meanwhile ends in zeros."""
         left = length
         while left:
             with naming(path):
-                data = os.pread(fd, min(left, _CHUNK), start + length - left)
+                data = file.read(min(left, _CHUNK), start + length - left)
             data = data or bytes(min(left, _CHUNK))
             self._output.write(data)
             left -= len(data)
         return length
 
 
-def _data_ranges(fd: int, size: int) -> list[pax.Range]:
-    """Return the ranges of the file *fd* that have data (lseek(2), SEEK_DATA)."""
+def _data_ranges(file: OpenedFile, size: int) -> list[pax.Range]:
+    """Return the ranges of *file* that have data (lseek(2), SEEK_DATA)."""
     found: list[pax.Range] = []
     at = 0
     while at < size:
         try:
-            start = os.lseek(fd, at, os.SEEK_DATA)
-            end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+            start = file.seek(at, os.SEEK_DATA)
+            end = min(file.seek(start, os.SEEK_HOLE), size)
         except OSError as error:
             if error.errno == errno.ENXIO:  # only a hole follows
                 break

@@ -49,8 +49,8 @@ def _contents(tree: MergedTree, entry: Entry | None) -> bytes | None:
         return b""
     if entry.info.st_size > LARGEST:
         return None
-    with open(tree.open(entry), "rb") as file:
-        contents = file.read(LARGEST + 1)
+    with tree.open(entry) as file:
+        contents = file.read(LARGEST + 1, 0)
     return contents if len(contents) <= LARGEST else None
 
 

@@ -110,12 +110,13 @@ class BackgroundCopies:
         known = self._known[ino]
         if known.begun:
             return None
-        at = -1
+        at, contents = -1, known.source.archived()
         try:
-            at = known.source.open(os.O_RDONLY)
+            if contents is None:
+                at = known.source.open(os.O_RDONLY)
             known.name = self._workdir.new_name()
             known.fd = self._workdir.begin_copy(known.name)
-            allocated = os.fstat(at).st_blocks * _BLOCK
+            allocated = os.fstat(at).st_blocks * _BLOCK if contents is None else contents.stored
         except OSError:
             if at >= 0:
                 os.close(at)
@@ -129,7 +130,10 @@ class BackgroundCopies:
 
         def work() -> None:
             try:
-                known.copied = self._copier.copy(at, known.fd, known.size)
+                if contents is None:
+                    known.copied = self._copier.copy(at, known.fd, known.size)
+                else:
+                    known.copied = contents.copy(known.fd)
                 if self._durable:
                     os.fdatasync(known.fd)
             except OSError as error:
@@ -140,7 +144,8 @@ class BackgroundCopies:
                 known.error = OSError(errno.EIO, os.strerror(errno.EIO))
                 raise
             finally:
-                os.close(at)
+                if at >= 0:
+                    os.close(at)
                 with self._ending:
                     known.done = True
                     if known.given_up:

@@ -266,7 +266,7 @@ class CopyUp:
         """
         source = inode.parts[0]
         info, path = source.stat(), target.proc_path()
-        for name in set(os.listxattr(path)) - set(os.listxattr(source.proc_path())):
+        for name in set(os.listxattr(path)) - set(source.list_xattrs()):
             if not is_private(name) and not name.startswith(
                 "security."
             ):  # an ACL that the directory has inherited
@@ -300,7 +300,12 @@ class CopyUp:
             OSError: ESTALE if the layer has an object of another type there by now.
         """
         source = inode.ref
-        if opens and not inode.metacopy and not source.layer.policy.override_stat:
+        if (
+            opens
+            and source.archived() is None
+            and not inode.metacopy
+            and not source.layer.policy.override_stat
+        ):
             try:
                 return source.opened(os.O_RDONLY)
             except PermissionError:  # an empty file needs no descriptor

@@ -28,7 +28,7 @@ from unionfs.inode.handles import FileHandle
 from unionfs.inode.inode import DirectoryInode, FileInode
 from unionfs.inode.table import InodeTable
 from unionfs.layer.directory import LayerDir, Ref
-from unionfs.layer.objects import DescriptorRef, PathRef, birth_time_ns, follows
+from unionfs.layer.objects import DescriptorRef, PathRef
 from unionfs.upper.link_index import LinkIndex
 from unionfs.upper.permissions import Permissions
 from unionfs.upper.upper import Upper
@@ -89,6 +89,10 @@ class CopyUpContext:
         """Copy the contents of *source* to the empty file *to*, and count the bytes that are not in holes."""
         assert isinstance(source, PathRef | DescriptorRef)
         if size == 0:
+            return
+        contents = source.archived()
+        if contents is not None:
+            self.bytes_copied += contents.copy(to)
             return
         at = source.open(os.O_RDONLY)
         try:
@@ -263,7 +267,7 @@ class Transaction:
         number = context.inode_table.recorded_number(inode)
         lasting = context.inode_table.numbers.lasts(number)
         assert isinstance(self.source, PathRef | DescriptorRef)
-        born = birth_time_ns(self.source)
+        born = self.source.birth_time_ns()
         return context.index.add(
             inode.ino, self.tmp_fd, self.tmp, others, lasting=lasting, born=born, number=number
         )
@@ -343,9 +347,8 @@ class Transaction:
 
     def copy_xattrs(self) -> None:
         """Copy the extended attributes that are shown."""
-        source, follow = self.source.proc_path(), follows(self.source)
         try:
-            names = os.listxattr(source, follow_symlinks=follow)
+            names = self.source.list_xattrs()
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
@@ -358,7 +361,7 @@ class Transaction:
                 continue
             copy = stored_name(shown, override=self._context.upper.layer.policy.override_stat)
             try:
-                value = os.getxattr(source, name, follow_symlinks=follow)
+                value = self.source.get_xattr(name)
                 if name in (acl.ACCESS, acl.DEFAULT):  # which changes the mode
                     value, self._mode_is_set = acl.mapped(value), False
                 os.setxattr(target, copy, value, follow_symlinks=False)

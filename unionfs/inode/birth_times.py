@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unionfs import _libc
 from unionfs.inode.inode import DirectoryInode, FileInode, Inode
 from unionfs.inode.table import InodeTable
 from unionfs.layer.directory import LayerDir
 from unionfs.layer.objects import PathRef
-from unionfs.layer.objects import birth_time_ns as birth_time_of
 from unionfs.layer.resolve import resolve
 
 
@@ -20,11 +18,11 @@ def birth_time_ns(inode_table: InodeTable, inode: Inode) -> int | None:
     """
     if isinstance(inode, DirectoryInode):
         part = inode.original
-        return None if part.shown_empty else _libc.birth_time_ns(part.fd())
+        return None if part.shown_empty else part.birth_time_ns()
     if inode.is_mount_point:
         return None
     ref = _original(inode_table, inode) if inode.ino != inode.identity else None
-    return birth_time_of(ref or inode.ref)
+    return (ref or inode.ref).birth_time_ns()
 
 
 def _original(inode_table: InodeTable, inode: FileInode) -> PathRef | None:

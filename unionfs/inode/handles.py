@@ -10,17 +10,20 @@ import os
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from unionfs.inode.inode import DirectoryInode, FileInode
+    from unionfs.layer.contents import FileContents
 
 
 class FileHandle:
     """One open(2) of a file: a descriptor with its own access mode. It is used with explicit offsets only (pread, pwrite)."""
 
-    __slots__ = ("fd", "flags", "inode", "internal")
+    __slots__ = ("contents", "fd", "flags", "inode", "internal")
 
-    def __init__(self, inode: FileInode, fd: int, flags: int) -> None:
-        """Take over *fd*, opened with *flags*."""
+    def __init__(self, inode: FileInode, fd: int, flags: int, contents: FileContents | None = None) -> None:
+        """Take over *fd*, opened with *flags*. For a file of an archive, *fd* is -1, and *contents* are read instead."""
         self.inode = inode
         self.fd = fd
+        #: The contents of a file of an archive, which has no descriptor, until it is copied up; otherwise None.
+        self.contents = contents
         self.flags = flags
         #: No client opened it: the server keeps it for the next read or write of the file. It does not count as a use of the
         #: file.
@@ -28,8 +31,23 @@ class FileHandle:
 
     def replace(self, fd: int) -> None:
         """Continue with *fd*, a descriptor of the same file after copy-up, and close the old descriptor."""
-        os.close(self.fd)
-        self.fd = fd
+        self.close()
+        self.fd, self.contents = fd, None
+
+    def read(self, size: int, offset: int) -> bytes:
+        """Return up to *size* bytes at *offset*."""
+        contents = self.contents
+        return os.pread(self.fd, size, offset) if contents is None else contents.read(size, offset)
+
+    def seek(self, offset: int, whence: int) -> int:
+        """Return the next data or hole from *offset* on, as lseek(2) with SEEK_DATA or SEEK_HOLE."""
+        contents = self.contents
+        return os.lseek(self.fd, offset, whence) if contents is None else contents.seek(offset, whence)
+
+    def close(self) -> None:
+        """Close the descriptor, if there is one."""
+        if self.fd >= 0:
+            os.close(self.fd)
 
 
 class HandleTable:
@@ -78,7 +96,7 @@ class HandleTable:
         handle = self.file(number)
         del self._files[number]
         handle.inode.handles = tuple(other for other in handle.inode.handles if other is not handle)
-        os.close(handle.fd)
+        handle.close()
 
     def close_directory(self, number: int) -> None:
         """Close the directory stream *number*."""

@@ -13,7 +13,7 @@ from unionfs.inode.inode import DirectoryInode, FileInode, Inode, original_part
 from unionfs.inode.numbers import Identity, InodeNumbers
 from unionfs.layer.directory import Layer, LayerDir
 from unionfs.layer.metacopy import find_contents, is_metacopy
-from unionfs.layer.objects import DescriptorRef, PathRef, birth_time_ns
+from unionfs.layer.objects import DescriptorRef, PathRef
 from unionfs.layer.resolve import Resolved, first, merge, resolve
 from unionfs.layer.resolve import roots as shown_roots
 from unionfs.types import ROOT_INO, Ino, Mark
@@ -232,7 +232,7 @@ class InodeTable:
     def _drop_stale_facts(self, ino: Ino, ref: PathRef) -> None:
         """Drop the link index's records of *ino* if they describe another object than *ref*, which now has that number."""
         assert self.index is not None
-        if self.index.is_about(ino, lambda: birth_time_ns(ref)):
+        if self.index.is_about(ino, ref.birth_time_ns):
             return
         self.leave_index(ino, self.index.drop)
 

@@ -24,11 +24,12 @@ SCM_MAX_FD, 253; unix(7)).
 * ``later`` is a directory on the file system of ``upper``, in which the launcher will create the next writable layers.
 * ``next`` is an upper and a work directory for ``unionfs changes --freeze``, which begins them.
 * The last layer may be the ``skeleton``, which contains the mount points.
+* A layer with ``archive_index`` is an archive: ``fd`` is that of the archive, this one that of its index, which the launcher made.
 * ``indexed`` layers never change. The server keeps an index of them in the directory ``index``.
 * ``filter`` is the seccomp filter that the server installs for itself.
 * ``upper``, ``work``, ``later``, ``next``, ``index``, ``size``, ``inodes`` and ``filter`` may be null. ``unionfs changes``,
   which serves nothing, receives the same request with null for ``fuse``; ``user_namespace`` may be null there, too.
-* ``index``, ``size``, ``inodes``, ``filter``, ``skeleton``, ``indexed``, ``server`` and ``open_requests`` may be omitted. The
+* ``index``, ``size``, ``inodes``, ``filter``, ``skeleton``, ``indexed``, ``archive_index``, ``server`` and ``open_requests`` may be omitted. The
   latter two are the options of the same name.
 
 The server sends ``ready {"server": WHICH, "times": {"loaded": T, "asked": T, "ready": T}}`` when the mount can be used. The
@@ -90,6 +91,8 @@ class ServedLayer:
     #: This was the writable layer of the sandbox, before it was frozen; with its work directory, which only readers need.
     earlier: bool = False
     work_fd: int | None = None
+    #: The layer is an archive, *fd*, and this is a descriptor of its index.
+    archive_index_fd: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +192,7 @@ def send_request(
                 "indexed": layer.indexed,
                 "earlier": layer.earlier,
                 "work": index(layer.work_fd),
+                "archive_index": index(layer.archive_index_fd),
             }
             for layer in stack.layers
         ],

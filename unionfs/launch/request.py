@@ -156,6 +156,7 @@ def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
             unchanging=bool(layer.get("indexed", False)),
             earlier=bool(layer.get("earlier", False)),
             work_fd=take_optional(layer.get("work")),
+            archive_index_fd=take_optional(layer.get("archive_index")),
         )
         for layer in message["layers"]
     )

@@ -71,7 +71,8 @@ def _serve(channel: socket.socket) -> int:
     os.umask(0)
     os.chdir("/")
     stack = with_process_facts(request.stack)
-    readable = [lower.fd for lower in stack.lowers]
+    # A descriptor of an archive stays usable, and nothing opens it again.
+    readable = [lower.fd for lower in stack.lowers if lower.archive_index_fd is None]
     readable += [] if stack.index_fd is None else [stack.index_fd]
 
     def confine(*writable: int | None) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from weakref import WeakValueDictionary
 
 from unionfs import _libc
@@ -21,15 +21,15 @@ from unionfs.formats.whiteout import (
     WH_OPAQUE,
     WH_PREFIX,
     MarkPolicy,
-    Raw,
     decode,
     is_reserved_name,
 )
-from unionfs.formats.xattrs import OPAQUE_XATTRS, REDIRECT_XATTRS, WHITEOUT_XATTRS, readable
+from unionfs.formats.xattrs import OPAQUE_XATTRS, REDIRECT_XATTRS, readable
 from unionfs.inode.numbers import Identity
 from unionfs.layer.closed_directories import ClosedDirectories
 from unionfs.layer.fd_cache import FdCache
-from unionfs.layer.objects import DescriptorRef, PathRef, at_path, first_xattr, is_null_device, overridden
+from unionfs.layer.objects import DescriptorRef, PathRef, first_xattr, is_null_device, overridden
+from unionfs.layer.raw_entries import raw_entries
 from unionfs.types import Mark
 
 #: The id that stat(2) reports for ids that the server's user namespace does not map (/proc/sys/kernel/overflowuid).
@@ -60,6 +60,9 @@ class Layer:
         "squash",
         "writable",
     )
+
+    #: A name that no layer with other contents has; None if only the file system can identify the layer.
+    lasting_name: bytes | None = None
 
     def __init__(
         self,
@@ -102,9 +105,18 @@ class Layer:
         #: The roots of the layers below this one that take part in the union, top first, without the skeleton. `InodeTable`
         #: sets it.
         self.below: tuple[LayerDir, ...] = ()
-        self.root = LayerDir(self, None, b"")
-        self.root.adopt(root_fd)
+        self.root = self._opened_root(root_fd)
         self.device: int = self.root.device
+
+    def _opened_root(self, root_fd: int) -> LayerDir:
+        root = LayerDir(self, None, b"")
+        root.adopt(root_fd)
+        return root
+
+    @property
+    def file_system_fd(self) -> int:
+        """A descriptor of a file of the file system that has the contents."""
+        return self.root.fd()
 
     @property
     def has_changes(self) -> bool:
@@ -370,42 +382,18 @@ class LayerDir:
         try:
             value = first_xattr(fd, OPAQUE_XATTRS) if policy.overlay else b""
             self._xwhiteouts = value == b"x"
-            entries, opaque = decode(self._scan(fd), policy)
+            entries, opaque = decode(raw_entries(fd, policy, xwhiteouts=self._xwhiteouts), policy)
         finally:
             os.close(fd)
         self._opaque = opaque or value == b"y"
         self._entries = entries
         return entries
 
-    def _scan(self, fd: int) -> Iterator[tuple[bytes, Raw]]:
-        devices = self.layer.policy.overlay
-        with os.scandir(fd) as entries:
-            for entry in entries:
-                name = os.fsencode(entry.name)
-                if entry.is_dir(follow_symlinks=False):
-                    yield name, Raw.DIRECTORY
-                elif not devices or entry.is_symlink():
-                    yield name, Raw.OTHER
-                elif entry.is_file(follow_symlinks=False):
-                    if (
-                        self._xwhiteouts
-                        and first_xattr(at_path(fd, name), WHITEOUT_XATTRS, follow=False) is not None
-                    ):
-                        yield name, Raw.NULL_DEVICE
-                    else:
-                        yield name, Raw.OTHER
-                else:
-                    yield (
-                        name,
-                        Raw.NULL_DEVICE if is_null_device(entry.stat(follow_symlinks=False)) else Raw.OTHER,
-                    )
-
     def _looks_opaque(self) -> bool:
         """Return whether this unreadable directory has an opaque mark. A mark whose value cannot be read counts."""
         policy = self.layer.policy
-        if policy.overlay and first_xattr(self.proc_path(), OPAQUE_XATTRS, unreadable=b"y") == b"y":
-            return True
-        return policy.aufs and self._has(WH_OPAQUE)
+        marked = policy.overlay and first_xattr(self.proc_path(), OPAQUE_XATTRS, unreadable=b"y") == b"y"
+        return marked or (policy.aufs and self._has(WH_OPAQUE))
 
     def _has(self, name: bytes) -> bool:
         try:
@@ -461,7 +449,19 @@ class LayerDir:
         """Return a path of the directory for calls that take no O_PATH descriptor. They must follow links in it."""
         return b"/proc/self/fd/%d" % self.fd()
 
-    # -- bookkeeping for the writable layer: called after the change on disk succeeded -------------
+    def birth_time_ns(self) -> int | None:
+        """Return the birth time in nanoseconds since the epoch, or None if the file system did not record it."""
+        return _libc.birth_time_ns(self.fd())
+
+    def list_xattrs(self) -> list[str]:
+        """Return the names of all extended attributes, as listxattr(2) does."""
+        return os.listxattr(self.proc_path())
+
+    def get_xattr(self, name: str) -> bytes:
+        """Return an extended attribute, as getxattr(2) does."""
+        return os.getxattr(self.proc_path(), name)
+
+    # -- bookkeeping for the writable layer, after the change on disk ------------------------------
 
     def note(self, name: bytes, mark: Mark | None) -> None:
         """Record that *name* now has *mark* in this directory; None: the name is gone."""

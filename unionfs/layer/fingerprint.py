@@ -36,6 +36,8 @@ def recurs(name: bytes) -> bool:
 
 
 def _layer_name(layer: Layer, *, earlier: bool) -> bytes:
+    if layer.lasting_name is not None:
+        return layer.lasting_name
     fd = layer.root.fd()
     file_system = os.fstatvfs(fd).f_fsid
     born = _libc.birth_time_ns(fd)

@@ -12,6 +12,7 @@ from unionfs.formats.override_stat import OVERRIDE_XATTRS, applied, decode
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from unionfs.layer.contents import FileContents
     from unionfs.layer.directory import Layer, LayerDir
 
 _PATH_MAX = 4096
@@ -85,6 +86,10 @@ class PathRef:
             raise
         return fd, info
 
+    def archived(self) -> FileContents | None:
+        """Return the contents if the object is a file of an archive, which cannot be opened; otherwise None."""
+        return None
+
     def readlink(self) -> bytes:
         """Return the target of the symbolic link."""
         directory, name = self.place()
@@ -105,6 +110,19 @@ class PathRef:
         """Return a path for calls that take no descriptor. Such calls must not follow the last component."""
         directory, name = self.place()
         return at_path(directory.fd(), name)
+
+    def list_xattrs(self) -> list[str]:
+        """Return the names of all extended attributes, as llistxattr(2) does."""
+        return os.listxattr(self.proc_path(), follow_symlinks=False)
+
+    def get_xattr(self, name: str) -> bytes:
+        """Return an extended attribute, as lgetxattr(2) does."""
+        return os.getxattr(self.proc_path(), name, follow_symlinks=False)
+
+    def birth_time_ns(self) -> int | None:
+        """Return the birth time in nanoseconds since the epoch, or None if the file system did not record it."""
+        directory, name = self.place()
+        return _libc.birth_time_ns(directory.fd(), name)
 
 
 class DescriptorRef:
@@ -144,6 +162,10 @@ class DescriptorRef:
             os.close(fd)
             raise
 
+    def archived(self) -> None:
+        """Return None: the object can be opened."""
+        return
+
     def readlink(self) -> bytes:
         """Return the target of the symbolic link. readlinkat(2) with an empty name reads the link that the descriptor refers
         to.
@@ -159,19 +181,21 @@ class DescriptorRef:
         """Return a path of the object. Calls must follow links in it."""
         return b"/proc/self/fd/%d" % self.fd
 
+    def list_xattrs(self) -> list[str]:
+        """Return the names of all extended attributes, as flistxattr(2) does."""
+        return os.listxattr(self.proc_path())
+
+    def get_xattr(self, name: str) -> bytes:
+        """Return an extended attribute, as fgetxattr(2) does."""
+        return os.getxattr(self.proc_path(), name)
+
+    def birth_time_ns(self) -> int | None:
+        """Return the birth time in nanoseconds since the epoch, or None if the file system did not record it."""
+        return _libc.birth_time_ns(self.fd)
+
     def close(self) -> None:
         """Close the descriptor, which lets the kernel free the object."""
         os.close(self.fd)
-
-
-def birth_time_ns(ref: PathRef | DescriptorRef) -> int | None:
-    """Return the birth time of the object of *ref* in nanoseconds since the epoch, or None if the file system did not record
-    it.
-    """
-    if isinstance(ref, DescriptorRef):
-        return _libc.birth_time_ns(ref.fd)
-    directory, name = ref.place()
-    return _libc.birth_time_ns(directory.fd(), name)
 
 
 def follows(ref: LayerDir | PathRef | DescriptorRef) -> bool:

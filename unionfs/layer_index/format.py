@@ -12,6 +12,11 @@ A page is read as a whole when its directory is first used, and is then validate
 contains) and the targets of symbolic links follow. Page 0 has one row without a name: the root, whose page is number 1. A
 directory's page has a higher number than the page that contains its name, so no file can describe an infinite tree.
 
+A layer may also be a mounted archive (archive_layer.py). Its index is the only description of the layer, so it also has what a
+directory would provide: where the contents of files are in the archive, the extended attributes, and targets of any length.
+For such rows, the field of the device number, which no row of an archive needs, has an offset: of the contents in the archive, or
+of a record (archive_records.py) in the page, after the names.
+
 Numbers are little-endian. Times are nanoseconds since the epoch in 64 bits; a layer with times outside that range has no index.
 """
 
@@ -38,7 +43,7 @@ if TYPE_CHECKING:
 
 MAGIC = b"uni\xf6ncat"
 #: Changes whenever the format changes, or the facts on which building relies.
-VERSION = 1
+VERSION = 2
 #: Magic, version, checksum, length of the file, length of the key, offset of the table, number of pages, layer that cannot be
 #: indexed (-1: none).
 HEADER = struct.Struct("<8sIIQIQIi")
@@ -47,6 +52,8 @@ _PAGE = struct.Struct("<QIIIII")
 #: mode, nlink, uid, gid, ino, size, blocks, rdev, atime, mtime, ctime, page number or offset of the target, layer, length of
 #: the target.
 ROW = struct.Struct("<IIIIQQQQqqqIHH")
+_DEVICE = 7
+_LENGTH = struct.Struct("<I")
 _LAYER, _LAYER_AT = struct.Struct("<H"), ROW.size - 4
 #: A layer that contributes to a directory, and the identity of its directory: inode number, ctime, mtime.
 _SOURCE = struct.Struct("<HQqq")
@@ -54,10 +61,14 @@ _KIND_MARK = 3
 _KIND_NO_XATTRS = 4
 _KIND_MERGED = 8
 _KIND_TARGET = 16
+_KIND_POSITION = 32
+_KIND_RECORD = 64
 _MARKS = tuple(sorted(Mark))
 MOST_LAYERS = 1 << 16
-#: Bytes; longer targets of symbolic links are read from the layer.
+#: Bytes; longer targets of symbolic links are read from the layer, unless it is an archive.
 LONGEST_TARGET = 255
+#: Bytes of any path (PATH_MAX of limits.h, less the final zero).
+_PATH_MAX = 4095
 ROOT_PAGE = 1
 
 
@@ -91,6 +102,15 @@ class Row(NamedTuple):
     merged: bool = False
     #: The target of a symbolic link; None if it is not stored.
     target: bytes | None = None
+    #: For a file of an archive that has neither holes nor a record: the offset of its contents.
+    position: int | None = None
+    #: For an object of an archive: the record, as archive_records.py writes it.
+    record: bytes = b""
+
+
+def archive_key(size: int) -> bytes:
+    """Return the key of the index of an archive of *size* bytes."""
+    return b"%d archive %d" % (VERSION, size)
 
 
 def encode_page(offset: int, rows: Iterable[Row], sources: Sequence[Source]) -> tuple[bytes, bytes]:
@@ -108,12 +128,19 @@ def encode_page(offset: int, rows: Iterable[Row], sources: Sequence[Source]) -> 
                 | (_KIND_NO_XATTRS if row.known_no_xattrs else 0)
                 | (_KIND_MERGED if row.merged else 0)
             )
-            link, length = row.page, 0
+            link, length, attributes = row.page, 0, row.attributes
+            if row.record:
+                kind |= _KIND_RECORD
+                attributes = (*attributes[:_DEVICE], len(targets), *attributes[_DEVICE + 1 :])
+                targets += _LENGTH.pack(len(row.record)) + row.record
+            elif row.position is not None:
+                kind |= _KIND_POSITION
+                attributes = (*attributes[:_DEVICE], row.position, *attributes[_DEVICE + 1 :])
             if row.target is not None:
                 kind |= _KIND_TARGET
                 link, length = len(targets), len(row.target)
                 targets += row.target
-            packed += ROW.pack(*row.attributes, link, row.layer, length)
+            packed += ROW.pack(*attributes, link, row.layer, length)
             kinds.append(kind)
             names.append(row.name)
         joined = b"\0".join(names)
@@ -215,12 +242,33 @@ class Page:
             return None
         fields = self.fields(row)
         start, length = fields[11], fields[13]
-        if not length or start + length > self._links_end or length > LONGEST_TARGET:
+        if not length or start + length > self._links_end or length > _PATH_MAX:
             raise DamagedError("the target of a symbolic link is outside of its page")
         target = self._map[self._targets + start : self._targets + start + length]
         if b"\0" in target:
             raise DamagedError("the target of a symbolic link is invalid")
         return target
+
+    def position(self, row: int) -> int | None:
+        """Return the offset of the contents of the file *row* in the archive, or None if only a record has it."""
+        return self.fields(row)[_DEVICE] if self._kinds[row] & _KIND_POSITION else None
+
+    def record(self, row: int) -> bytes | None:
+        """Return the record of *row*, or None if it has none.
+
+        Raises:
+            DamagedError: the record is outside the page.
+        """
+        if not self._kinds[row] & _KIND_RECORD:
+            return None
+        start = self.fields(row)[_DEVICE]
+        if start + _LENGTH.size > self._links_end:
+            raise DamagedError("a record is outside of its page")
+        at = self._targets + start
+        (length,) = _LENGTH.unpack(self._map[at : at + _LENGTH.size])
+        if start + _LENGTH.size + length > self._links_end:
+            raise DamagedError("a record is outside of its page")
+        return self._map[at + _LENGTH.size : at + _LENGTH.size + length]
 
 
 class LayerIndex:
@@ -255,6 +303,10 @@ class LayerIndex:
         self.refused: int | None = None if refused < 0 else refused
         self._table_at = table_at
         self.pages = pages
+
+    def table(self) -> bytes:
+        """Return the table of the pages, which has a checksum of each."""
+        return self.map[self._table_at : self._table_at + self.pages * _PAGE.size]
 
     def entry(self, number: int) -> tuple[int, ...]:
         """Return the table entry of page *number*.

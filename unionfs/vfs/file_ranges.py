@@ -31,7 +31,7 @@ def seek(fs: UnionFs, number: int, offset: int, whence: int) -> int:
     """
     if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-    return os.lseek(fs.handles.file(number).fd, offset, whence)
+    return fs.handles.file(number).seek(offset, whence)
 
 
 class RangeChange:
@@ -154,8 +154,8 @@ class RangeCopy(RangeChange):
         Raises:
             OSError: EOPNOTSUPP if the kernel has to copy with READ and WRITE instead, ENOSPC.
         """
-        # The request does not report whether the caller has CAP_FSETID; WRITE does.
-        if is_privileged(fs, target.inode):
+        # The request does not report whether the caller has CAP_FSETID; WRITE does. A file of an archive has no descriptor.
+        if source.contents is not None or is_privileged(fs, target.inode):
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         length = min(length, MOST)
         growth = 0

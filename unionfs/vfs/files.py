@@ -78,6 +78,9 @@ class Files:
             source = inode.ref if writing else inode.contents
             truncates = bool(flags & os.O_TRUNC) and not emptied
             blocks = source.stat().st_blocks if truncates and self._quota is not None else 0
+            archived = source.archived()
+            if archived is not None:
+                return self._handles.add_file(FileHandle(inode, -1, passed, archived))
             fd = source.open(passed | (os.O_TRUNC if truncates else 0))
             if blocks and self._quota is not None:
                 self._quota.changed(blocks, os.fstat(fd).st_blocks)
@@ -135,7 +138,7 @@ class Files:
 
     def read(self, number: int, offset: int, size: int) -> bytes:
         """Read up to *size* bytes at *offset*."""
-        return os.pread(self.readable(number).fd, size, offset)
+        return self.readable(number).read(size, offset)
 
     def readable(self, number: int) -> FileHandle:
         """Return the handle *number*, from which the caller is about to read."""
@@ -195,7 +198,7 @@ class Files:
     def fsync(self, number: int, *, data_only: bool) -> None:
         """Sync the contents and, unless *data_only*, the attributes. A volatile mount does nothing."""
         handle = self._handles.file(number)
-        if not self._fs.volatile:
+        if not self._fs.volatile and handle.contents is None:
             (os.fdatasync if data_only else os.fsync)(handle.fd)
 
     def copy_in_background(self) -> BackgroundCopies | None:

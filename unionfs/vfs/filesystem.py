@@ -182,7 +182,7 @@ class UnionFs:
 
     def statfs(self) -> StatvfsResult:
         """Return statvfs(3) of the file system that has the top layer, reduced to the limits of the quota."""
-        info = os.fstatvfs(self.inode_table.root.parts[0].fd())
+        info = os.fstatvfs(self.inode_table.root.layer.file_system_fd)
         found = StatvfsResult(
             f_bsize=info.f_bsize,
             f_frsize=info.f_frsize,
@@ -208,7 +208,7 @@ class UnionFs:
         directories outside of the mount, either.
         """
         for part in self.inode_table.root.parts:
-            info = os.fstat(part.fd())
+            info = os.fstat(part.layer.file_system_fd)
             if (info.st_dev, info.st_ino) != host_root:
                 part.layer.closed.report = report
 

@@ -33,6 +33,16 @@ def require_readable(command: int) -> None:
         raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
 
 
+def require_flags(*, archived: bool) -> None:
+    """Refuse to read the flags of an object that is *archived*: archives have none.
+
+    Raises:
+        OSError: ENOTTY.
+    """
+    if archived:
+        raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+
+
 def inode_flags(fd: int, command: int, *, writable: bool) -> bytes:
     """Return the result of ioctl(2) *command* on the open file *fd*.
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from unionfs.copyup.copyup import CopyUp
 from unionfs.inode.inode import DirectoryInode, FileInode, Inode
 from unionfs.inode.table import InodeTable
-from unionfs.layer.objects import DescriptorRef, PathRef, birth_time_ns
+from unionfs.layer.objects import DescriptorRef, PathRef
 from unionfs.types import Mark
 from unionfs.upper.link_index import LinkIndex
 from unionfs.upper.upper import Upper
@@ -154,7 +154,7 @@ class Removal:
             if links > self._index.lost_names(inode.ino) + 1:
                 number = self._inode_table.recorded_number(inode)
                 lasting = self._inode_table.numbers.lasts(number)
-                born = birth_time_ns(inode.ref)
+                born = inode.ref.birth_time_ns()
                 self._index.lose_name(inode.ino, lasting=lasting, born=born, number=number)
             else:
                 self._index.settle_lost_names(inode.ino)

@@ -56,8 +56,7 @@ class Xattrs:
         inode = self._inode_table.inode(ino)
         if name not in self._names(inode):
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
-        path, follow = inode.ref.proc_path(), follows(inode.ref)
-        value = os.getxattr(path, _stored_name(inode, name), follow_symlinks=follow)
+        value = inode.ref.get_xattr(_stored_name(inode, name))
         return acl.mapped(value) if name in _ACLS else value
 
     def set(self, ino: int, name: str, value: bytes, flags: int = 0) -> None:
@@ -105,9 +104,8 @@ class Xattrs:
 
 def listed_xattrs(inode: Inode) -> list[str]:
     """Return the names of all extended attributes of the underlying object of *inode*."""
-    path, follow = inode.ref.proc_path(), follows(inode.ref)
     try:
-        return os.listxattr(path, follow_symlinks=follow)
+        return inode.ref.list_xattrs()
     except OSError as error:
         if error.errno not in NO_XATTR:
             raise

@@ -18,21 +18,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import Semaphore
 
-from unionfs import _libc
 from unionfs.copyup.background_copy import CopyPending
 from unionfs.fuse.direct.worker_pool import WorkerPool
 from unionfs.inode.handles import FileHandle
+from unionfs.layer.contents import FileContents
 from unionfs.layer.directory import Layer
+from unionfs.layer.file_systems import is_remote
 from unionfs.types import Ino
 from unionfs.vfs.filesystem import UnionFs
 
 #: The largest reply that the kernel accepts: as many pages as were negotiated (FUSE_MAX_PAGES).
 _ROOM = 1 << 20
-#: Types of remote file systems that do not support RWF_NOWAIT (statfs(2)): FUSE, NFS, SMB, CIFS, 9P, Ceph, AFS. A read from
-#: them may wait for another process or machine. Other file systems without RWF_NOWAIT keep their files in memory, or are
-#: stacked on other file systems.
-_REMOTE = frozenset((0x65735546, 0x6969, 0xFE534D42, 0xFF534D42, 0x01021997, 0x00C36400, 0x5346414F))
-
 #: Seconds to wait for threads that change files, while no request is answered.
 _LONG = 0.5
 
@@ -69,6 +65,8 @@ class AsyncIo:
 
         The returned memory is valid until the next call.
         """
+        if handle.contents is not None:
+            return self._read_archived(handle.contents, offset, size, unique)
         waits = self._waits.get(handle.inode.layer) if handle.inode.data is None else None
         if waits is None or size > _ROOM:
             size = min(size, _ROOM)
@@ -85,6 +83,17 @@ class AsyncIo:
             return os.pread(handle.fd, size, offset)
         return self._leave(fd, unique, lambda fd: os.pread(fd, size, offset))
 
+    def _read_archived(
+        self, contents: FileContents, offset: int, size: int, unique: int
+    ) -> bytes | memoryview | None:
+        """Read from a file of an archive as :meth:`read` does."""
+        room = self._room[: min(size, _ROOM)]
+        done = contents.read_cached(room, offset)
+        if done is not None:
+            return room[:done]
+        # The thread needs no descriptor of its own: the archive stays open as long as the mount.
+        return self._leave(-1, unique, lambda _: contents.read(size, offset))
+
     def _read_from_memory(self, handle: FileHandle, offset: int, size: int) -> int | None:
         """Read into the buffer, if the page cache has all of the data or the file system cannot tell and is local.
 
@@ -97,7 +106,7 @@ class AsyncIo:
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
-            remote = _libc.file_system_type(handle.fd) in _REMOTE
+            remote = is_remote(handle.fd)
             if handle.inode.data is None:
                 self._waits[handle.inode.layer] = remote
             return None if remote else os.preadv(handle.fd, (room,), offset)
@@ -119,7 +128,7 @@ class AsyncIo:
     def _leave(self, fd: int, unique: int, act: Callable[[int], bytes]) -> bytes | None:
         """Run *act* on the descriptor *fd* in a thread, which sends the result as the reply to *unique*; return None.
 
-        If no thread can be started, run *act* here and return its result. *fd* is taken over.
+        If no thread can be started, run *act* here and return its result. *fd* is taken over; -1: there is none.
         """
 
         def work() -> None:
@@ -132,7 +141,8 @@ class AsyncIo:
                 reply = -errno.ENOMEM
             finally:
                 # Reply after any exception: without a reply, the client hangs until the server ends.
-                os.close(fd)
+                if fd >= 0:
+                    os.close(fd)
                 self._send(unique, reply)
 
         if self._do(work):
@@ -140,7 +150,8 @@ class AsyncIo:
         try:
             return act(fd)
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
 
     def park(self, pending: CopyPending, request: bytes) -> None:
         """Park *request* until the contents that it needs have been copied.

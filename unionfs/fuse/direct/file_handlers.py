@@ -30,7 +30,7 @@ from unionfs.fuse.protocol import (
     WRITE_OUT,
 )
 from unionfs.vfs.file_ranges import RangeAllocation, RangeChange, RangeCopy, seek
-from unionfs.vfs.inode_flags import inode_flags, require_readable
+from unionfs.vfs.inode_flags import inode_flags, require_flags, require_readable
 
 
 class FileHandlers(Replies):
@@ -111,6 +111,8 @@ class FileHandlers(Replies):
             if not (layer.writable or layer.frozen):
                 return b""
             fh = self._files.reading(ino)
+        if self.fs.handles.file(fh).contents is not None:
+            return b""  # a file of an archive, which never changes
         data_only = bool(flags & FSYNC_FDATASYNC)
         if self.async_io is None:
             self.fs.files.fsync(fh, data_only=data_only)
@@ -187,6 +189,7 @@ class FileHandlers(Replies):
         require_readable(command)
         if flags & IOCTL_DIR:
             found = self._inode_table.directory(ino)
+            require_flags(archived=found.layer.lasting_name is not None)
             fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=found.parts[0].fd())
             try:
                 data = inode_flags(fd, command, writable=found.layer.writable)
@@ -196,5 +199,6 @@ class FileHandlers(Replies):
             if self._files is not None:
                 fh = self._files.reading(ino)
             handle = self.fs.handles.file(fh)
+            require_flags(archived=handle.contents is not None)
             data = inode_flags(handle.fd, command, writable=handle.inode.layer.writable)
         return IOCTL_OUT.pack(0, 0, 0, 0) + data

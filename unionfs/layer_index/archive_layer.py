@@ -1,0 +1,337 @@
+"""A layer that is an archive: names and attributes come from its index, contents from ranges of the archive.
+
+Nothing of the layer is on disk as a directory or file, so no method opens anything. The launcher makes the index
+(sandbox/images/archive_index.py) and gives both descriptors. An index is validated page by page when it is used. A damaged one is
+an error of the request (EIO), as there is nothing else to read.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import stat
+from collections.abc import Iterable
+from weakref import WeakValueDictionary
+
+from unionfs._stdlib.hashlib import sha256
+from unionfs._stdlib.typing import NoReturn
+from unionfs.errors import UnionError
+from unionfs.layer.directory import Layer, LayerDir
+from unionfs.layer.fd_cache import FdCache
+from unionfs.layer.objects import PathRef
+from unionfs.layer_index.archive_records import Record
+from unionfs.layer_index.archived_contents import ArchivedContents, PlainData
+from unionfs.layer_index.format import ROOT_PAGE, DamagedError, LayerIndex, Page, archive_key
+from unionfs.types import Mark
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from unionfs.layer_index.archived_contents import ArchiveData
+
+_NS = 1_000_000_000
+
+
+class ArchiveLayer(Layer):
+    """An archive and its index. It owns the descriptor of the archive and the mapped index; `UnionFs` closes it."""
+
+    __slots__ = ("_map", "archive_fd", "data", "index", "lasting_name", "number")
+
+    root: ArchiveDirectory
+
+    def __init__(self, archive_fd: int, index_fd: int, fds: FdCache, *, number: int) -> None:
+        """Take over *archive_fd*; *index_fd*, a descriptor of the index, stays the caller's.
+
+        *number* is the position of the layer in the stack: layers of archives have no device, so it tells their objects apart.
+
+        Raises:
+            UnionError: the index is damaged, or is not that of the archive.
+            OSError: the index cannot be read.
+        """
+        self.archive_fd = archive_fd
+        self.number = number
+        self.data: ArchiveData = PlainData(archive_fd)
+        size = os.fstat(archive_fd).st_size
+        self._map = mmap.mmap(index_fd, 0, access=mmap.ACCESS_READ)
+        try:
+            self.index = LayerIndex(self._map, archive_key(size), 1)
+            page = Page(self.index, 0)
+            if list(page.rows) != [b""] or self.index.refused is not None:
+                raise DamagedError("the index has no root")
+        except DamagedError as error:
+            raise UnionError(f"the index of an archive cannot be used: {error}") from None
+        # Only layers with the same index have this name: the table has a checksum of each page.
+        self.lasting_name = b"archive-" + sha256(self.index.table()).hexdigest()[:40].encode()
+        super().__init__(-1, fds)
+
+    def _opened_root(self, _root_fd: int) -> LayerDir:
+        # st_dev of no file: those are not negative.
+        return ArchiveDirectory(self, None, b"", Page(self.index, 0), 0, device=-1 - self.number)
+
+    @property
+    def file_system_fd(self) -> int:
+        """A descriptor of a file of the file system that has the contents."""
+        return self.archive_fd
+
+    def close(self) -> None:
+        """Close the archive and unmap the index."""
+        self._map.close()
+        os.close(self.archive_fd)
+
+
+class ArchiveDirectory(LayerDir):
+    """A directory of an archive. It needs no descriptor."""
+
+    __slots__ = ("_own", "_page", "_row")
+
+    layer: ArchiveLayer
+
+    def __init__(
+        self,
+        layer: ArchiveLayer,
+        parent: ArchiveDirectory | None,
+        name: bytes,
+        own: Page,
+        row: int,
+        *,
+        device: int,
+    ) -> None:
+        """Describe *row* of the page *own*, the page of *parent*, as the directory *name*."""
+        super().__init__(layer, parent, name)
+        self.device = device
+        self._own = own
+        self._row = row
+        self._page: Page | None = None
+
+    def page(self) -> Page:
+        """Return the page with the names of this directory.
+
+        Raises:
+            OSError: EIO if the index is damaged.
+        """
+        page = self._page
+        if page is None:
+            try:
+                number = ROOT_PAGE if self.parent is None else self._own.page(self._row)
+                page = self._page = Page(self.layer.index, number)
+            except DamagedError as error:
+                raise _damaged(error) from None
+        return page
+
+    # -- descriptors -------------------------------------------------------------------------------
+
+    def fd(self) -> NoReturn:
+        """Refuse: callers have to know that an archive has no directories to open."""
+        raise OSError(errno.EOPNOTSUPP, "a directory of an archive cannot be opened", self.name)
+
+    def close(self) -> None:
+        """Do nothing: there is no descriptor."""
+
+    def pin(self) -> None:
+        """Do nothing: the directory of an archive never loses its name."""
+
+    def unpin(self) -> None:
+        """Do nothing."""
+
+    def reachable(self) -> bool:
+        """Return True: nothing can be mounted in an archive."""
+        return True
+
+    def is_mount_point(self, name: bytes) -> bool:  # noqa: ARG002 - the same for every name
+        """Return False: nothing can be mounted in an archive."""
+        return False
+
+    @property
+    def known_no_xattrs(self) -> bool:
+        """Return whether the directory has no extended attributes."""
+        return self._own.known_no_xattrs(self._row)
+
+    # -- names -------------------------------------------------------------------------------------
+
+    def mark(self, name: bytes) -> Mark | None:
+        """Return the mark of *name* in this directory; None if the archive has no such name."""
+        page = self._page or self.page()
+        row = page.rows.get(name)
+        return None if row is None else page.mark(row)
+
+    def names(self) -> Iterable[bytes]:
+        """Return the names that have a mark."""
+        return self.page().rows
+
+    def opaque(self, name: bytes) -> bool:
+        """Return whether the directory *name* hides directories of that name in lower layers."""
+        return self.mark(name) is Mark.OPAQUE_DIRECTORY
+
+    def redirect(self, name: bytes) -> bytes | None:  # noqa: ARG002 - the same for every name
+        """Return None: archives have no redirects."""
+        return None
+
+    def redirected(self) -> bytes | None:
+        """Return None: archives have no redirects."""
+        return None
+
+    def is_opaque(self) -> bool:
+        """Return whether this directory hides directories of its name in lower layers."""
+        return self._own.mark(self._row) is Mark.OPAQUE_DIRECTORY
+
+    def hides_below(self) -> bool:
+        """Return whether this directory, the root, hides the layers below."""
+        return self.is_opaque()
+
+    def child(self, name: bytes) -> LayerDir:
+        """Return the directory *name*: the same object as long as a reference to it exists."""
+        children = self._children
+        if children is None:
+            children = self._children = WeakValueDictionary()
+        child = children.get(name)
+        if child is None:
+            page = self.page()
+            row = page.rows.get(name)
+            if row is None or page.mark(row) not in (Mark.DIRECTORY, Mark.OPAQUE_DIRECTORY):
+                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+            child = children[name] = ArchiveDirectory(self.layer, self, name, page, row, device=self.device)
+        return child
+
+    def entry(self, name: bytes) -> PathRef:
+        """Return a reference to *name*, a non-directory."""
+        page = self._page or self.page()
+        row = page.rows.get(name)
+        if row is None:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        return ArchivedRef(self, name, page, row)
+
+    # -- attributes --------------------------------------------------------------------------------
+
+    def stat(self) -> os.stat_result:
+        """Return the attributes of the directory."""
+        return _info(self._own, self._row, self.device)
+
+    def list_xattrs(self) -> list[str]:
+        """Return the names of the extended attributes."""
+        return _xattr_names(self._own, self._row)
+
+    def get_xattr(self, name: str) -> bytes:
+        """Return an extended attribute; ENODATA if there is none."""
+        return _xattr(self._own, self._row, name)
+
+    def birth_time_ns(self) -> int | None:
+        """Return None: an archive records no birth times."""
+        return None
+
+    def proc_path(self) -> NoReturn:
+        """Refuse, as :meth:`fd`."""
+        self.fd()
+
+
+class ArchivedRef(PathRef):
+    """A reference to a non-directory of an archive. All that is known of it is in the index."""
+
+    __slots__ = ("_page", "_row")
+
+    directory: ArchiveDirectory
+
+    def __init__(self, directory: ArchiveDirectory, name: bytes, page: Page, row: int) -> None:
+        """Refer to *name* of *directory*, *row* of its *page*."""
+        self.directory = directory
+        self.name = name
+        self._page = page
+        self._row = row
+
+    @property
+    def known_no_xattrs(self) -> bool:
+        """Return whether the object has no extended attributes."""
+        return self._page.known_no_xattrs(self._row)
+
+    @property
+    def known_not_metacopy(self) -> bool:
+        """Return True: an archive has no metadata-only copies."""
+        return True
+
+    def stat(self) -> os.stat_result:
+        """Return the attributes of the object."""
+        return _info(self._page, self._row, self.directory.device)
+
+    def opened(self, flags: int) -> NoReturn:  # noqa: ARG002 - the same for all
+        """Refuse: callers have to read :meth:`archived` instead."""
+        raise OSError(errno.EOPNOTSUPP, "a file of an archive cannot be opened", self.name)
+
+    def archived(self) -> ArchivedContents:
+        """Return the contents.
+
+        Raises:
+            OSError: EIO if the index is damaged.
+        """
+        page, row = self._page, self._row
+        fields = page.fields(row)
+        size, position = fields[5], page.position(row)
+        if not stat.S_ISREG(fields[0]):
+            raise OSError(errno.EIO, "the index of the archive has contents of no file", self.name)
+        if position is not None:
+            return ArchivedContents(self.directory.layer.data, size, position)
+        record = _record(page, row, size)
+        return ArchivedContents(self.directory.layer.data, size, record.position, record.extents)
+
+    def readlink(self) -> bytes:
+        """Return the target of the symbolic link."""
+        try:
+            target = self._page.target(self._row)
+        except DamagedError as error:
+            raise _damaged(error) from None
+        if target is None:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), self.name)
+        return target
+
+    def list_xattrs(self) -> list[str]:
+        """Return the names of the extended attributes."""
+        return _xattr_names(self._page, self._row)
+
+    def get_xattr(self, name: str) -> bytes:
+        """Return an extended attribute; ENODATA if there is none."""
+        return _xattr(self._page, self._row, name)
+
+    def birth_time_ns(self) -> int | None:
+        """Return None: an archive records no birth times."""
+        return None
+
+    def proc_path(self) -> NoReturn:
+        """Refuse: there is no such path."""
+        raise OSError(errno.EOPNOTSUPP, "a file of an archive has no path", self.name)
+
+
+def _info(page: Page, row: int, device: int) -> os.stat_result:
+    """Return the attributes of *row* as stat(2) would. The field of the device number may have another meaning."""
+    mode, nlink, uid, gid, ino, size, blocks, _, atime, mtime, ctime, _, _, _ = page.fields(row)
+    return os.stat_result(
+        (
+            mode, ino, device, nlink, uid, gid, size, atime // _NS, mtime // _NS, ctime // _NS,
+            atime / 1e9, mtime / 1e9, ctime / 1e9, atime, mtime, ctime, 4096, blocks, 0,
+        )
+    )  # fmt: skip
+
+
+def _record(page: Page, row: int, size: int) -> Record:
+    try:
+        content = page.record(row)
+        return Record() if content is None else Record.decode(content, size)
+    except DamagedError as error:
+        raise _damaged(error) from None
+
+
+def _xattrs_of(page: Page, row: int) -> Record:
+    return _record(page, row, page.fields(row)[5])
+
+
+def _xattr_names(page: Page, row: int) -> list[str]:
+    return [os.fsdecode(name) for name in _xattrs_of(page, row).xattrs]
+
+
+def _xattr(page: Page, row: int, name: str) -> bytes:
+    value = _xattrs_of(page, row).xattrs.get(os.fsencode(name))
+    if value is None:
+        raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+    return value
+
+
+def _damaged(error: DamagedError) -> OSError:
+    return OSError(errno.EIO, f"the index of the archive is damaged: {error}")
