@@ -31,12 +31,14 @@ if TYPE_CHECKING:
     from unionfs.layer_index.archived_contents import ArchiveData
 
 _NS = 1_000_000_000
+#: The bits of an inode number that the index has. With 15 more, it fits into the numbers of the mount (inode/numbers.py).
+_INDEX_INODE_BITS = 32
 
 
 class ArchiveLayer(Layer):
     """An archive and its index. It owns the descriptor of the archive and the mapped index; `UnionFs` closes it."""
 
-    __slots__ = ("_map", "archive_fd", "data", "index", "lasting_name", "number")
+    __slots__ = ("_map", "archive_fd", "data", "first_ino", "index", "lasting_name", "number")
 
     root: ArchiveDirectory
 
@@ -62,7 +64,10 @@ class ArchiveLayer(Layer):
         except DamagedError as error:
             raise UnionError(f"the index of an archive cannot be used: {error}") from None
         # Only layers with the same index have this name: the table has a checksum of each page.
-        self.lasting_name = b"archive-" + sha256(self.index.table()).hexdigest()[:40].encode()
+        digest = sha256(self.index.table()).hexdigest()
+        self.lasting_name = b"archive-" + digest[:40].encode()
+        #: Added to the inode numbers of the index, so that those of two archives differ: some records have no device.
+        self.first_ino = (int(digest[:4], 16) & 0x7FFF) << _INDEX_INODE_BITS
         super().__init__(-1, fds)
 
     def _opened_root(self, _root_fd: int) -> LayerDir:
@@ -205,7 +210,7 @@ class ArchiveDirectory(LayerDir):
 
     def stat(self) -> os.stat_result:
         """Return the attributes of the directory."""
-        return _info(self._own, self._row, self.device)
+        return _info(self._own, self._row, self.layer)
 
     def list_xattrs(self) -> list[str]:
         """Return the names of the extended attributes."""
@@ -250,7 +255,7 @@ class ArchivedRef(PathRef):
 
     def stat(self) -> os.stat_result:
         """Return the attributes of the object."""
-        return _info(self._page, self._row, self.directory.device)
+        return _info(self._page, self._row, self.directory.layer)
 
     def opened(self, flags: int) -> NoReturn:  # noqa: ARG002 - the same for all
         """Refuse: callers have to read :meth:`archived` instead."""
@@ -299,12 +304,12 @@ class ArchivedRef(PathRef):
         raise OSError(errno.EOPNOTSUPP, "a file of an archive has no path", self.name)
 
 
-def _info(page: Page, row: int, device: int) -> os.stat_result:
+def _info(page: Page, row: int, layer: ArchiveLayer) -> os.stat_result:
     """Return the attributes of *row* as stat(2) would. The field of the device number may have another meaning."""
     mode, nlink, uid, gid, ino, size, blocks, _, atime, mtime, ctime, _, _, _ = page.fields(row)
     return os.stat_result(
         (
-            mode, ino, device, nlink, uid, gid, size, atime // _NS, mtime // _NS, ctime // _NS,
+            mode, layer.first_ino + ino, layer.device, nlink, uid, gid, size, atime // _NS, mtime // _NS, ctime // _NS,
             atime / 1e9, mtime / 1e9, ctime / 1e9, atime, mtime, ctime, 4096, blocks, 0,
         )
     )  # fmt: skip

@@ -7,6 +7,7 @@ import stat
 import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tests.unit.unionfs.archived_client import ArchivedClient
 from tests.unit.unionfs.client import Client
 from tests.unit.unionfs.freezing import EarlierClient
 from unionfs.assemble import LayerSource, StackSource
@@ -42,6 +43,8 @@ def source_of(union: Union) -> StackSource:
     """Return the stack of *union* with descriptors of its own."""
     if isinstance(union, EarlierClient):
         return union.source_to_compare()
+    if isinstance(union, ArchivedClient):
+        return union._source(writable=True)
     lowers = tuple(LayerSource(fd=os.open(path, _OPEN_DIR), policy=union.policy) for path in union.lowers)
     return StackSource(
         lowers=lowers,
@@ -113,8 +116,8 @@ def _facts_of(tree: MergedTree) -> dict[bytes, Facts]:
     for path, entry in [(b"", tree.root), *tree.walk(tree.root, b"")]:
         data = None
         if entry.is_file:
-            with open(tree.open(entry), "rb") as file:
-                data = zlib.crc32(file.read())
+            with tree.open(entry) as file:
+                data = zlib.crc32(file.read(entry.info.st_size, 0))
         found[path] = Facts(
             mode=entry.mode,
             uid=entry.uid,

@@ -10,9 +10,9 @@ import pytest
 from tests.unit.unionfs.fuse.async_server import LARGE, PATIENCE, Server, no_memory, not_in_memory
 from unionfs import _libc
 from unionfs.fuse import protocol
-from unionfs.fuse.direct import async_io
 from unionfs.fuse.direct.worker_pool import WorkerPool
 from unionfs.fuse.protocol import Opcode
+from unionfs.layer import file_systems
 
 
 def test_what_is_in_memory_is_answered_at_once(server: Server) -> None:
@@ -134,5 +134,5 @@ def test_a_sync_needs_no_descriptor_more(server: Server, monkeypatch: pytest.Mon
 
 
 def test_only_file_systems_that_wait_for_somebody_else_count_as_remote() -> None:
-    assert 0x01021994 not in async_io._REMOTE  # tmpfs
-    assert 0x794C7630 not in async_io._REMOTE  # overlay
+    assert 0x01021994 not in file_systems._REMOTE  # tmpfs
+    assert 0x794C7630 not in file_systems._REMOTE  # overlay
