@@ -95,6 +95,12 @@ class StackSource:
     facts: ProcessFacts | None = None
 
 
+def import_for(source: StackSource) -> None:
+    """Import the modules that opening *source* needs, because a confined process may be unable to read their files."""
+    if any(lower.archive_index_fd is not None for lower in source.lowers):
+        import unionfs.layer_index.archive_layer  # noqa: F401
+
+
 def with_process_facts(source: StackSource) -> StackSource:
     """Return *source* with all facts that opening it needs from /proc, because a confined process cannot read /proc.
 

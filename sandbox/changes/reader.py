@@ -21,6 +21,7 @@ from sandbox.changes.rows import Change, parse
 from sandbox.changes.writable_layers import WritableLayer, find
 from sandbox.errors import SandboxError, SetupError, StateError, describe_errno
 from sandbox.host import private_directories
+from sandbox.images.mounted_archives import open_recorded
 from sandbox.images.places import archives_in, layers_in
 from sandbox.kernel import open_paths
 from sandbox.plan import IdPlan
@@ -301,9 +302,16 @@ def _open_layer(
         lock_fd = os.open(os.path.join(place, "lock"), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         undo.callback(os.close, lock_fd)
         fcntl.flock(lock_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if layer.mounted:
+            archive_fd, members_fd = open_recorded(place, layer.path)
+            undo.callback(os.close, archive_fd)
+            undo.callback(os.close, members_fd)
+            return ServedLayer(fd=archive_fd, archive_index_fd=members_fd, marks="none", squash=False)
         return ServedLayer(fd=directory(os.path.join(place, "tree")), marks="aufs", squash=False)
     except (FileNotFoundError, BlockingIOError):
         raise StateError(
-            f"the unpacked layer {layer.shown()}, which is below the writable layer, has been removed",
-            hint="start the sandbox once, which unpacks it again",
+            f"the {'archive' if layer.mounted else 'unpacked layer'} {layer.shown()}, which is below the writable layer, has been removed",
+            hint="start the sandbox once, which indexes it again"
+            if layer.mounted
+            else "start the sandbox once, which unpacks it again",
         ) from None

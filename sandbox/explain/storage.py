@@ -141,6 +141,7 @@ def _layer(number: int, layer: Layer, case: Case) -> Fact:
             "usable": usable,
             "changed_by_others": problem,
             "cross": list(layer.cross),
+            "mount": layer.mount,
             "hidden_mounts": hidden,
         },
         origin=case.origin(key),
@@ -152,6 +153,8 @@ def _layer(number: int, layer: Layer, case: Case) -> Fact:
 def _reading(layer: Layer, case: Case) -> str:
     if layer.kind in IMAGE_KINDS:
         return "an image, whose layers are unpacked once into the image store under the ids of this sandbox"
+    if layer.mount:
+        return "an archive, mounted, not unpacked: files are read from it while the program runs"
     if layer.kind == "tar":
         return "an archive, unpacked once into the layer store under the ids of this sandbox"
     who = "any user" if case.uses_unowned_ids else "you"

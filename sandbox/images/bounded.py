@@ -41,14 +41,31 @@ def unpack_bounded(
         ImageError: as `unpack`; or the archive needs more memory: the message names the current member.
         OSError: as `unpack`.
     """
+    return bounded(
+        lambda: unpack(
+            archive, destination_fd, single_id=single_id, below=below, until_complete=until_complete
+        ),
+        archive,
+        "unpacking",
+        "pack its content into several archives, one for each layer, or with a lower compression level",
+        memory=memory,
+    )
+
+
+def bounded(
+    action: Callable[[], UnpackReport], archive: Archive, what: str, hint: str, *, memory: int = MEMORY
+) -> UnpackReport:
+    """Return what *action* returns, which does *what* with *archive*, with a memory limit of *memory* bytes as for `unpack_bounded`.
+
+    Raises:
+        ImageError: *action* has raised it, or needs more memory: the message names the current member, and has *hint*.
+    """
     try:
         with memory_limit(memory):
-            return unpack(
-                archive, destination_fd, single_id=single_id, below=below, until_complete=until_complete
-            )
+            return action()
     except MemoryError:
         pass  # leave the handler first, which frees the traceback and the objects that it refers to
     raise ImageError(
-        f"{archive.name}: {printable(archive.current)}: unpacking takes more than {memory >> 20} MiB of memory",
-        hint="pack its content into several archives, one for each layer, or with a lower compression level",
+        f"{archive.name}: {printable(archive.current)}: {what} takes more than {memory >> 20} MiB of memory",
+        hint=hint,
     )

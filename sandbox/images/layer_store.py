@@ -85,22 +85,32 @@ class LayerStore:
             key = _Key(
                 source=digest_of_path(path),
                 archive=digest_of_archive(info),
-                ids=digest([list(map(str, ids.uid_map)), list(map(str, ids.gid_map))]),
+                ids=self._ids_key(ids),
             )
-            layer = self._find(key) or self._import(key, archive_fd, path, ids)
+            layer = self._find(key, archive_fd) or self._import(key, archive_fd, path, ids)
             note_reference(layer.place, file, lock_fd=layer.lock_fd, archive=path)
             return layer
         finally:
             os.close(archive_fd)
 
-    def _find(self, key: _Key) -> StoredLayer | None:
+    def _ids_key(self, ids: IdPlan) -> str:
+        """Return the part of the key for *ids*, and for what this store makes of an archive."""
+        return key_of_ids_for(ids)
+
+    def _opened(self, name: str, archive_fd: int, notices: tuple[str, ...] = ()) -> StoredLayer | None:  # noqa: ARG002 - subclasses use it
+        """Open the layer *name* of the archive *archive_fd*; return None if there is none that can be used."""
+        return self.trees.open(name, notices)
+
+    def _find(self, key: _Key, archive_fd: int) -> StoredLayer | None:
         """Open the layer of *key*; return None if no layer has this key, or has recorded it as known."""
-        if (layer := self.trees.open(key.name)) is not None:
+        if (layer := self._opened(key.name, archive_fd)) is not None:
             return layer
         for name in self.trees.names(f"{key.source}-"):
             if name.endswith(f"-{key.ids}"):
                 origin = _read_origin(os.path.join(self.trees.base, name))
-                if origin is not None and key.archive in origin.known and (layer := self.trees.open(name)):
+                if origin is None or key.archive not in origin.known:
+                    continue
+                if (layer := self._opened(name, archive_fd)) is not None:
                     return layer
         return None
 
@@ -123,7 +133,8 @@ class LayerStore:
             content = sha256_of(archive_fd, meanwhile)
         os.lseek(archive_fd, 0, os.SEEK_SET)
         for place, origin in found:
-            if origin.sha256 == content and (layer := self.trees.open(os.path.basename(place))):
+            name = os.path.basename(place)
+            if origin.sha256 == content and (layer := self._opened(name, archive_fd)):
                 with suppress(OSError):  # for example on a full disk; the next start then compares again
                     write_origin(place, origin.with_key(key.archive))
                 return layer
@@ -138,8 +149,8 @@ class LayerStore:
         notices: list[str] = []
 
         def fill(building: str, tree_fd: int) -> str:
-            content, _, lines = self._unpack(archive_fd, path, tree_fd, ids).partition("\n")
-            notices.extend(lines.splitlines())
+            content, lines = self._fill(archive_fd, path, building, tree_fd, ids)
+            notices.extend(lines)
             if content:
                 from sandbox.images.origin import Origin, write_origin
 
@@ -148,19 +159,30 @@ class LayerStore:
             return key.name
 
         with self.trees.importing(key.source) as lock:
-            made = self._find(key) or self._find_equal(key, archive_fd, path)
+            made = self._find(key, archive_fd) or self._find_equal(key, archive_fd, path)
             if made is not None:
                 return made
             self.trees.make(key.source, ids, fill, lock=lock, step=f"layer tar:{path}")
             self._remove_older(key, path)
-            layer = self.trees.open(key.name, tuple(notices))
-            assert layer is not None
+            layer = self._opened(key.name, archive_fd, tuple(notices))
+            if layer is None:
+                raise ImageError(
+                    f"{path}: its layer in the store is damaged, and another sandbox uses it",
+                    hint="end the other sandbox, and start again",
+                )
         return layer
 
-    def _unpack(self, archive_fd: int, path: str, tree_fd: int, ids: IdPlan) -> str:
+    def _fill(
+        self,
+        archive_fd: int,
+        path: str,
+        building: str,  # noqa: ARG002 - subclasses use it
+        tree_fd: int,
+        ids: IdPlan,
+    ) -> tuple[str, list[str]]:
         """Unpack the archive in a child process that is root of a user namespace and has a memory limit.
 
-        Return the digest of the archive ("" if there is none) on the first line, and a notice on each further line.
+        Return the digest of the archive ("" if there is none), and the notices.
         """
         # Import here, and open the archive, which imports the module for its compression: the child process may be unable to
         # read this Python's files.
@@ -179,7 +201,9 @@ class LayerStore:
                 digest = "" if found is None else found.digest.removeprefix("sha256:")
                 return f"{digest}\n" + "".join(f"{path}: {notice}\n" for notice in report.notices())
 
-            return run_with_ids(ids, action, undo.enter_context(self._following("unpack", path, archive_fd)))
+            following = undo.enter_context(self._following("unpack", path, archive_fd))
+            content, _, lines = run_with_ids(ids, action, following).partition("\n")
+        return content, lines.splitlines()
 
     def _remove_older(self, key: _Key, path: str) -> None:
         from sandbox.state.runs import users_of
@@ -198,6 +222,11 @@ class LayerStore:
                 SandboxError
             ):  # without the layer's ids, it stays; the sandbox can start all the same
                 self.trees.discard_unused(name)
+
+
+def key_of_ids_for(ids: IdPlan, *facts: object) -> str:
+    """Return the part of a key for *ids*, and for *facts* on which the layer also depends."""
+    return digest([list(map(str, ids.uid_map)), list(map(str, ids.gid_map)), *facts])
 
 
 def recorded_digest(place: str) -> str:

@@ -23,7 +23,7 @@ class Progress(Protocol):
     """Receives progress reports while an archive is read. Its methods must not raise."""
 
     def begin(self, action: str, path: str, size: int) -> None:
-        """Report that *action* ("unpack" or "compare") begins to read the archive *path* of *size* bytes."""
+        """Report that *action* ("unpack", "index" or "compare") begins to read the archive *path* of *size* bytes."""
 
     def update(self, position: int) -> None:
         """Report that *position* bytes have been read. Called several times a second."""

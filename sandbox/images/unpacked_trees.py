@@ -55,13 +55,17 @@ class StoredLayer:
     index_fd: int | None = None
     #: Messages about objects that were not unpacked; empty unless this call has made the layer.
     notices: tuple[str, ...] = ()
+    #: Of an archive that is mounted: descriptors of its index and of the archive.
+    members_fd: int | None = None
+    archive_fd: int | None = None
 
     def close(self) -> None:
         """Close the descriptors, which releases the lock."""
         os.close(self.tree_fd)
         os.close(self.lock_fd)
-        if self.index_fd is not None:
-            os.close(self.index_fd)
+        for fd in (self.index_fd, self.members_fd, self.archive_fd):
+            if fd is not None:
+                os.close(fd)
 
 
 class UnpackedTrees:

@@ -45,6 +45,12 @@ def bind_problem(spec: Spec, capabilities: frozenset[str], *, own_user: bool) ->
             "no layer is an archive: a directory of the host is not bound, because the program could connect to sockets in it",
             "remove the setting, or pack the directory into an archive: tar -C DIRECTORY -cf LAYER.tar .",
         )
+    mounted = next((layer for layer in spec.root.layers if layer.mount), None)
+    if mounted is not None:
+        return (
+            f"{mounted.shown()} is mounted, not unpacked, so it has no directories that could be bound",
+            'remove the setting, or remove "mount = true"',
+        )
     if "SYS_ADMIN" in capabilities:
         return (
             "with SYS_ADMIN the program could make the direct bind writable, and change the layer of every sandbox that uses it",

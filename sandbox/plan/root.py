@@ -15,8 +15,9 @@ _KEY = "root.server"
 
 def may_need_no_server(spec: Spec) -> bool:
     """Tell from settings alone whether the root of *spec* may be a direct bind, so that the server need not be started early."""
-    kinds = [layer.kind for layer in spec.root.layers]
-    return spec.root.server in ("auto", "none") and spec.root.writable == "none" and kinds == ["tar"]
+    kinds = [layer.kind for layer in spec.root.layers if not layer.mount]
+    only = len(spec.root.layers) == 1 and kinds == ["tar"]
+    return spec.root.server in ("auto", "none") and spec.root.writable == "none" and only
 
 
 def plan_root(

@@ -71,6 +71,7 @@ def plan_layers(
                 identity=fact.identity,
                 mode=mode,
                 immutable=layer.immutable or layer.kind == "tar",
+                mount=layer.mount,
             )
         )
     return tuple(planned)

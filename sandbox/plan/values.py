@@ -114,6 +114,8 @@ class LayerPlan:
     immutable: bool = False
     #: Which layer of the image it is; None for another kind.
     image: ImageLayer | None = None
+    #: Whether the archive is mounted instead of unpacked.
+    mount: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,7 +333,9 @@ def describe(plan: Plan) -> list[str]:
     ids, process = plan.ids, plan.process
     lines = [f"sandbox {plan.name}"]
     lines += [
-        f"layer {layer.kind}:{layer.path}" + (f" {layer.image.diff_id}" if layer.image is not None else "")
+        f"layer {layer.kind}:{layer.path}"
+        + (f" {layer.image.diff_id}" if layer.image is not None else "")
+        + (", mounted" if layer.mount else "")
         for layer in plan.layers
     ]
     bounds = [

@@ -22,7 +22,7 @@ from sandbox.plan import LayerPlan, MountPoint, NamedVolume, Plan, fuse_problem
 from sandbox.plan.operations import BindRoot, DirectBind, MountRoot, ShowHosts
 from sandbox.runtime.rootfs import hosts
 from sandbox.runtime.rootfs.direct_bind import DirectBindSource, choose, choose_root
-from sandbox.runtime.rootfs.targets import resolve
+from sandbox.runtime.rootfs.targets import Links, resolve
 from sandbox.runtime.signals import Signals
 from sandbox.runtime.unionfs_server import Server
 from sandbox.state.directory import StateDirectory
@@ -34,6 +34,7 @@ from unionfs.launch.protocol import ServedLayer, ServedStack
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from sandbox.images.archive_names import ArchiveNames
     from sandbox.images.reading import Progress
     from sandbox.images.unpacked_trees import StoredLayer
     from sandbox.plan.image_values import ImageLayer
@@ -81,8 +82,10 @@ class SandboxResources:
         self._index_fd: int | None = None
         #: The layers of images, in the order of the plan, until :meth:`_open_layer` has taken them.
         self._image_layers: list[StoredLayer] = []
-        #: The layers without the skeleton, in the form that the checks of direct binds take.
+        #: The layers without the skeleton, in the form that the checks of direct binds take. Mounted archives are in `_archives`.
         self._trees: list[LayerRoot] = []
+        #: The names in the archives that are mounted, by the descriptors of the archives.
+        self._archives: dict[int, ArchiveNames] = {}
         self._upper_fd: int | None = None
         self._work_fd: int | None = None
         self._home: RunDirectory | None = None
@@ -167,6 +170,8 @@ class SandboxResources:
         return self._state.open_volume(volume.name, plan.ids, mode=volume.mode, file=plan.record.file)
 
     def _open_layer(self, layer: LayerPlan, undo: ExitStack) -> ServedLayer:
+        if layer.mount:
+            return self._open_mounted(layer, undo)
         if layer.kind != "dir":
             with self._signals.ending():  # unpacking may take minutes
                 stored = self._open_archive(layer, undo) if layer.image is None else self._image_layers.pop(0)
@@ -192,8 +197,30 @@ class SandboxResources:
         self._recorded.append(RecordedLayer(kind="dir", path=layer.path, cross=layer.cross))
         return ServedLayer(fd=fd, marks="none", squash=True, cross=layer.cross)
 
-    def _open_archive(self, layer: LayerPlan, undo: ExitStack) -> StoredLayer:
-        store = LayerStore(self._state, self._progress)
+    def _open_mounted(self, layer: LayerPlan, undo: ExitStack) -> ServedLayer:
+        # Only starts with a mounted archive need these.
+        from sandbox.images.archive_names import ArchiveNames
+        from sandbox.images.mounted_archives import MountedArchives
+
+        with self._signals.ending():  # indexing reads the whole archive
+            stored = self._open_archive(layer, undo, MountedArchives(self._state, self._progress))
+        for notice in stored.notices:
+            self._warn(notice)
+        archive_fd, members_fd = stored.archive_fd, stored.members_fd
+        assert archive_fd is not None
+        assert members_fd is not None
+        self._archives[archive_fd] = ArchiveNames(members_fd, os.fstat(archive_fd).st_size)
+        self._recorded.append(
+            RecordedLayer(
+                kind=layer.kind, path=layer.path, place=os.path.basename(stored.place), mounted=True
+            )
+        )
+        return ServedLayer(fd=archive_fd, archive_index_fd=members_fd, marks="none", squash=False)
+
+    def _open_archive(
+        self, layer: LayerPlan, undo: ExitStack, store: LayerStore | None = None
+    ) -> StoredLayer:
+        store = store or LayerStore(self._state, self._progress)
         stored = store.open_archive(layer.path, self.plan.ids, layer.identity, file=self.plan.record.file)
         undo.callback(stored.close)
         if self.plan.writable == "persistent":
@@ -246,7 +273,11 @@ class SandboxResources:
 
     def _make_skeleton(self, points: tuple[MountPoint, ...], undo: ExitStack) -> ServedLayer:
         hosts_shown = any(isinstance(step, ShowHosts) for step in self.plan.operations)
-        if hosts_shown and any(hosts.has_directory(tree.fd) for tree in self._trees):
+        parent = os.path.dirname(hosts.PATH)
+        if hosts_shown and (
+            any(hosts.has_directory(tree.fd) for tree in self._trees)
+            or any(names.is_directory(parent) for names in self._archives.values())
+        ):
             points = (*points, MountPoint(path=hosts.PATH, is_directory=False))
         fd = self.run.skeleton(points)
         undo.callback(os.close, fd)
@@ -268,7 +299,7 @@ class SandboxResources:
 
     def _resolved_mount_points(self, layers: list[ServedLayer]) -> tuple[MountPoint, ...]:
         """Return the mount points of the plan, with the symbolic links of the layers resolved."""
-        trees = [layer.fd for layer in reversed(layers)]
+        trees: list[int | Links] = [self._archives.get(layer.fd, layer.fd) for layer in reversed(layers)]
         if self._upper_fd is not None:
             trees.insert(0, self._upper_fd)
         return tuple(replace(point, path=resolve(point.path, trees)) for point in self.plan.skeleton)

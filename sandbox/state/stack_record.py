@@ -3,7 +3,7 @@
 The record is part of state.json of a run, of a persistent layer and of a kept ephemeral one::
 
     "stack": {"writable": DIRECTORY, "next": DIRECTORY or null, "earlier": [DIRECTORY, ...],
-              "layers": [{"kind", "path", "place", "cross"}, ...]}    # bottom first
+              "layers": [{"kind", "path", "place", "cross", "mounted"}, ...]}    # bottom first
 
 It names what the start has opened, so that a reader needs neither the environment file nor the archive. Directories in that of
 the record are relative to it, so that it can be renamed.
@@ -30,10 +30,12 @@ class RecordedLayer:
     kind: str
     #: The real path of the directory or of the archive; of an image, its name and the digest of its manifest.
     path: str
-    #: The name of the unpacked tree in the image directory; None for "dir".
+    #: The name of the unpacked tree, or of the index of a mounted archive, in the image directory; None for "dir".
     place: str | None = None
     #: Paths of file systems mounted in the directory that are shown as part of it.
     cross: tuple[str, ...] = ()
+    #: The archive is mounted: *place* has its index instead of its files.
+    mounted: bool = False
 
     def shown(self) -> str:
         """Return the layer as an environment file writes it: "dir:/usr"."""
@@ -63,7 +65,13 @@ class RecordedStack:
     def as_json(self, directory: str | None = None) -> dict[str, Any]:
         """Return the record as JSON, under its key, for a state.json in *directory*; None: its paths are not relative."""
         layers = [
-            {"kind": one.kind, "path": one.path, "place": one.place, "cross": list(one.cross)}
+            {
+                "kind": one.kind,
+                "path": one.path,
+                "place": one.place,
+                "cross": list(one.cross),
+                **({"mounted": True} if one.mounted else {}),
+            }
             for one in self.layers
         ]
         return {
@@ -86,6 +94,7 @@ class RecordedStack:
                     path=_text(one["path"]),
                     place=None if one["place"] is None else _text(one["place"]),
                     cross=tuple(map(_text, one["cross"])),
+                    mounted=one.get("mounted") is True,
                 )
                 for one in value["layers"]  # type: ignore[index]
             )

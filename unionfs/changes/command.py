@@ -297,7 +297,7 @@ def _is_in(path: bytes, chosen: Container[bytes]) -> bool:
 
 
 def _receive(fd: int, *, writes: bool) -> tuple[StackSource, tuple[int, int] | None]:
-    from unionfs.assemble import with_process_facts
+    from unionfs.assemble import import_for, with_process_facts
     from unionfs.launch.confine import enter_user_namespace, restrict_files
     from unionfs.launch.request import receive
 
@@ -306,6 +306,7 @@ def _receive(fd: int, *, writes: bool) -> tuple[StackSource, tuple[int, int] | N
             request = receive(channel)
         except EOFError:
             raise UnionError("the launcher went away") from None
+    import_for(request.stack)
     if request.user_namespace_fd is not None:
         enter_user_namespace(request.user_namespace_fd)
         os.close(request.user_namespace_fd)

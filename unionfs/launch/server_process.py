@@ -47,7 +47,7 @@ def _serve(channel: socket.socket) -> int:
     import unionfs.layer_index.build  # noqa: F401 - a confined process may be unable to read these files
     from unionfs._libc import filter_system_calls
     from unionfs._stdlib.logging import to_standard_error
-    from unionfs.assemble import open_stack, with_process_facts
+    from unionfs.assemble import import_for, open_stack, with_process_facts
     from unionfs.fuse.backend import choose, load, serve
     from unionfs.launch.confine import enter_user_namespace, restrict_files
     from unionfs.launch.index_builder import IndexBuilder
@@ -66,6 +66,7 @@ def _serve(channel: socket.socket) -> int:
     choice = choose(request.serving)
     if choice.server is Server.PYFUSE3:
         to_standard_error(everything=False)  # pyfuse3 has imported `logging` anyway
+    import_for(request.stack)
     enter_user_namespace(request.user_namespace_fd)
     os.close(request.user_namespace_fd)
     os.umask(0)

@@ -12,11 +12,19 @@ import stat
 from collections.abc import Sequence
 
 from sandbox.kernel import open_paths
+from unionfs._stdlib.typing import Protocol
 
 _MAX_LINKS = 40  # the kernel's limit; path_resolution(7)
 
 
-def resolve(path: str, trees: Sequence[int]) -> str:
+class Links(Protocol):
+    """The symbolic links of a layer that is no directory."""
+
+    def link(self, path: str, /) -> str | None:
+        """Return the target of the symbolic link at *path*, "" for another object, and None if there is nothing."""
+
+
+def resolve(path: str, trees: Sequence[int | Links]) -> str:
     """Return where the absolute *path* leads in the union of the directories *trees*, O_PATH, the topmost first."""
     pending = path.strip("/").split("/")[::-1]
     at: list[str] = []
@@ -41,13 +49,18 @@ def resolve(path: str, trees: Sequence[int]) -> str:
     return "/" + "/".join(at)
 
 
-def _link(path: str, trees: Sequence[int]) -> str | None:
+def _link(path: str, trees: Sequence[int | Links]) -> str | None:
     """Return the target of the symbolic link at *path*, from the topmost tree that has a file there; None if it is no link.
 
     *path* is relative, and its parent has no symbolic links.
     """
     parent, _, name = path.rpartition("/")
     for tree in trees:
+        if not isinstance(tree, int):
+            found = tree.link(path)
+            if found is None:
+                continue
+            return found or None
         try:
             above = open_paths.open_in_root(tree, parent or ".", directory=True, links=False)
         except OSError:

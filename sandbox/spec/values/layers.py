@@ -60,6 +60,7 @@ class Layer:
     `reference` selects an image of an OCI layout or of a docker-archive.
     `cross` lists the mount points inside a directory layer whose content is part of the layer, as paths in the layer.
     `immutable` promises that the directory does not change, so that it may be indexed.
+    `mount` has an archive mounted instead of unpacked.
     """
 
     kind: LayerKind
@@ -67,6 +68,7 @@ class Layer:
     cross: tuple[str, ...] = ()
     immutable: bool = False
     reference: str = ""
+    mount: bool = False
 
     def shown(self) -> str:
         """Return the layer as an environment file writes it, without options."""
@@ -76,7 +78,7 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerTable:
-    """A layer written as a table: exactly one key for its kind, and options of a directory layer."""
+    """A layer written as a table: exactly one key for its kind, and options of a directory or an archive."""
 
     dir: str | None = setting(HostPath(), doc="A directory of the host.", example="/")
     tar: str | None = setting(
@@ -109,6 +111,12 @@ class LayerTable:
     immutable: bool = setting(
         Boolean(),
         doc="Whether the directory is guaranteed not to change while it is used, so that it may be indexed.",
+        example=True,
+        default=False,
+    )
+    mount: bool = setting(
+        Boolean(),
+        doc="Whether the archive is mounted where it is, instead of being unpacked once. It must not be compressed.",
         example=True,
         default=False,
     )
@@ -159,10 +167,12 @@ class LayerCodec(Codec[Layer]):
             for key in ("cross", "immutable"):
                 if key in table:
                     cursor.child(key).report("only a dir layer has this", "remove it", part="key")
+        if kinds != ["tar"] and "mount" in table:
+            cursor.child("mount").report("only a tar layer can be mounted", "remove it", part="key")
         if len(cursor.problems.mistakes) > before:
             return Layer("dir", "/")  # never returned: the problems are raised instead
         if decoded.tar is not None:
-            return Layer("tar", decoded.tar)
+            return Layer("tar", decoded.tar, mount=decoded.mount)
         for key, text in (
             ("oci", decoded.oci),
             ("docker_archive", decoded.docker_archive),
@@ -174,6 +184,8 @@ class LayerCodec(Codec[Layer]):
         return Layer("dir", decoded.dir or "/", cross=decoded.cross, immutable=decoded.immutable)
 
     def encode(self, value: Layer, /) -> object:
+        if value.mount:
+            return {value.kind: value.path, "mount": True}
         if not value.cross and not value.immutable:
             return value.shown()
         options: dict[str, object] = {"cross": list(value.cross)} if value.cross else {}
