@@ -3,7 +3,7 @@
 The image directory contains what can be fetched and unpacked again:
 
     IMAGES/archives/KEY/    an unpacked `tar:` archive: lock, ids, tree, index, references.json, archive.json (origin.py),
-                            native (direct_bind.py)
+                            native (direct_bind.py); of a mounted one, members (mounted_archives.py) instead of files in tree
     IMAGES/layers/KEY/      an unpacked layer of an image (image_layers.py)
     IMAGES/blobs/           manifests, configurations and layers, as their sources have them (blobs.py)
     IMAGES/partial/         blobs that are being received, and other temporary files
@@ -36,6 +36,12 @@ Archives:
     unpacked_trees  unpacked trees under keys: complete, locked while in use, removed under their ids
     origin          the record of the archive that a layer was unpacked from
     layer_store     each archive unpacked once for each id map
+    archive_tree    the tree of an archive in memory, with the rules of unpacking
+    archived_acl    access control lists as a file system would have them
+    index_writer    the tree of an archive, written as an index
+    archive_index   the index of an archive that is mounted instead of unpacked
+    archive_names   directories and symbolic links of a mounted archive
+    mounted_archives    each archive indexed once for each id map
 
 Images:
 

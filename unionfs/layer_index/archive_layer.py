@@ -53,8 +53,8 @@ class ArchiveLayer(Layer):
         """
         self.archive_fd = archive_fd
         self.number = number
-        self.data: ArchiveData = PlainData(archive_fd)
         size = os.fstat(archive_fd).st_size
+        self.data: ArchiveData = PlainData(archive_fd, size)
         self._map = mmap.mmap(index_fd, 0, access=mmap.ACCESS_READ)
         try:
             self.index = LayerIndex(self._map, archive_key(size), 1)

@@ -26,6 +26,9 @@ _CHUNK = 1 << 20
 class ArchiveData(Protocol):
     """The bytes of an archive, decompressed. `ArchiveLayer` owns it."""
 
+    #: How many there were when the archive was opened.
+    size: int
+
     def read(self, room: memoryview, position: int, *, cached: bool) -> bool:
         """Fill *room* with the bytes at *position*. With *cached*, return False if some are not in memory.
 
@@ -44,9 +47,10 @@ class ArchiveData(Protocol):
 class PlainData:
     """The bytes of an archive that is not compressed. It borrows the descriptor."""
 
-    def __init__(self, fd: int) -> None:
-        """Read the file *fd*."""
+    def __init__(self, fd: int, size: int) -> None:
+        """Read the file *fd* of *size* bytes."""
         self._fd = fd
+        self.size = size
         self._tells_cached = True
 
     def read(self, room: memoryview, position: int, *, cached: bool) -> bool:
@@ -106,6 +110,9 @@ class ArchivedContents:
             size: the length of the file, with holes.
             position: the offset in the archive of the first byte that is stored.
             extents: offset and length of each piece of data, ascending; None: all of it is stored.
+
+        Raises:
+            OSError: EIO if the archive cannot have that range.
         """
         self._data = data
         self.size = size
@@ -114,6 +121,8 @@ class ArchivedContents:
         self._ends = [offset + length for offset, length in self._extents]
         #: Bytes, without holes.
         self.stored = size if extents is None else sum(length for _, length in extents)
+        if position + self.stored > data.size:
+            raise OSError(errno.EIO, "the index of the archive leads out of it")
 
     def _pieces(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
         """Yield offset in the file, length, and offset in the archive of the data between *start* and *end*."""

@@ -41,7 +41,7 @@ def archive(state: StateDirectory, tmp_path: Path, file: Path, monkeypatch: pyte
     """Unpack an archive for *file*; return its directory in the store."""
     with tarfile.open(tmp_path / "a.tar", "w") as made:
         made.addfile(tarfile.TarInfo("file"), io.BytesIO())
-    monkeypatch.setattr(LayerStore, "_unpack", lambda *_: "")
+    monkeypatch.setattr(LayerStore, "_fill", lambda *_: ("", []))
     found = LayerStore(state).open_archive(str(tmp_path / "a.tar"), IDS, file=str(file))
     found.close()
     return Path(found.place)

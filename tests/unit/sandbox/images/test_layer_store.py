@@ -290,17 +290,17 @@ def test_machines_that_unpack_an_archive_at_once_get_a_whole_layer_each(
 ) -> None:
     """Two nodes that do not see each other's locks."""
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
-    unpack = layers._unpack
+    unpack = layers._fill
     others = []
 
-    def unpack_while_another_machine_does(*arguments: Any) -> str:
-        monkeypatch.setattr(layers, "_unpack", unpack)
+    def unpack_while_another_machine_does(*arguments: Any) -> tuple[str, list[str]]:
+        monkeypatch.setattr(layers, "_fill", unpack)
         with monkeypatch.context() as elsewhere:
             elsewhere.setattr(unpacked_trees, "own_node", lambda: "far")
             others.append(layers.open_archive(archive, IDS))
         return unpack(*arguments)
 
-    monkeypatch.setattr(layers, "_unpack", unpack_while_another_machine_does)
+    monkeypatch.setattr(layers, "_fill", unpack_while_another_machine_does)
     layer = layers.open_archive(archive, IDS)
     (other,) = others
     assert layer.place == other.place

@@ -47,6 +47,7 @@ def test_operations_come_in_the_order_in_which_the_kernel_allows_them() -> None:
     [
         ('"dir:/"', "auto", True),
         ('"tar:/base.tar"', "auto", False),
+        ('{ tar = "/base.tar", mount = true }', "auto", False),
         ('{ dir = "/", immutable = true }, "tar:/base.tar"', "direct", False),
         ('"tar:/base.tar", "dir:/"', "auto", True),
         ('"tar:/base.tar"', "pyfuse3", True),

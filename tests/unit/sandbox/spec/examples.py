@@ -48,6 +48,7 @@ def with_example(key: str, setting: Setting[Any], value: object = None) -> str:
         place(tree, "ids.uid_map", [{"inside": 0, "outside": 1, "count": 1}])
     if key.startswith("layer."):
         kind = {"dir": "x"} if key.endswith((".cross", ".immutable")) else {}
+        kind |= {"tar": "x"} if key.endswith(".mount") else {}
         tree["root"]["layers"] = [{**kind, key.removeprefix("layer."): value}]
     elif key.startswith("profile"):
         tree["profile"] = value

@@ -60,7 +60,7 @@ def test_every_table_is_read() -> None:
         description = "a web server"
         labels = { team = "infra" }
         [root]
-        layers = ["dir:base", "tar:~/x.tar.zst", { dir = "/", cross = ["/usr/", "//home"], immutable = true }, { tar = "t" }]
+        layers = ["dir:base", "tar:~/x.tar.zst", { dir = "/", cross = ["/usr/", "//home"], immutable = true }, { tar = "t" }, { tar = "m", mount = true }]
         writable = "persistent"
         [process]
         command = ["python3", "-m"]
@@ -118,6 +118,7 @@ def test_every_table_is_read() -> None:
         Layer("tar", "/home/alice/x.tar.zst"),
         Layer("dir", "/", ("/usr", "/home"), immutable=True),
         Layer("tar", "/conf/t"),
+        Layer("tar", "/conf/m", mount=True),
     )
     assert spec.process.argv == ("python3", "-m", "http.server")
     assert (spec.process.cwd, spec.process.user) == ("/srv/www", User("www-data", 33))

@@ -22,7 +22,7 @@ HARMLESS = frozenset(
     "limits.swap limits.wall_time network.egress.allow network.egress.deny network.hosts network.search "
     "namespaces.time.boottime namespaces.time.monotonic networks.NAME.internal networks.NAME.subnet process.args process.command process.cwd process.env process.groups "
     "process.init process.stop_signal process.stop_timeout process.terminal process.umask process.user profile "
-    "restart.delay restart.max restart.policy root.driver root.inodes root.layers[].immutable root.native root.pull root.server root.size "
+    "restart.delay restart.max restart.policy root.driver root.inodes root.layers[].immutable root.layers[].mount root.native root.pull root.server root.size "
     "sandbox.description sandbox.hostname sandbox.labels sandbox.name sandboxes.NAME.depends_on sandboxes.NAME.profiles "
     "security.capabilities.drop security.landlock.bind security.landlock.connect security.landlock.execute "
     "security.landlock.read security.landlock.write security.masked_paths security.readonly_paths security.seccomp.deny volumes[].content "

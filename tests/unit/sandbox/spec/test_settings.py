@@ -42,7 +42,7 @@ def test_the_vocabulary_is_that_of_the_design() -> None:
         "sandboxes.NAME": "file profiles depends_on",
         "build[]": "run copy env user cwd labels arg network",
         "build[].copy": "source target from owner mode",
-        "layer": "dir tar oci docker_archive image docker cross immutable",
+        "layer": "dir tar oci docker_archive image docker cross immutable mount",
     }
     keys = {f"{table}.{name}" for table, names in expected.items() for name in names.split()}
     tables = {table.split("[")[0].split(".")[0] for table in expected} - {"layer"}
