@@ -33,6 +33,8 @@ class ArchivedClient(Client):
         age = path.stat().st_mtime_ns
         if not archive.exists() or archive.stat().st_mtime_ns != age:
             archive.write_bytes(packed(path))
+            # What was recorded of the layers is about the archive with the other times.
+            (self.work / "unionfs" / "below").unlink(missing_ok=True)
             with open(archive, "rb") as tar, open(index, "wb") as output:
                 write_index(tar, output)
             os.utime(archive, ns=(age, age))

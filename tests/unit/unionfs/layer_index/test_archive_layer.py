@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+#: The owner of what is copied up: without root, only this account can own the copy.
+UID, GID = os.geteuid(), os.getegid()
 CONTENT = random.Random(1).randbytes(50_000)
 ARCHIVE = tar(
-    directory(b"d", mode=0o700),
-    file(b"d/f", CONTENT),
+    directory(b"d", mode=0o700, uid=UID, gid=GID),
+    file(b"d/f", CONTENT, uid=UID, gid=GID),
     hard_link(b"d/g", b"d/f"),
     symlink(b"l", b"d/f"),
     pax([(b"SCHILY.xattr.user.color", b"blue")]) + file(b"x", b"with an attribute"),
@@ -225,7 +227,7 @@ def test_a_sparse_file_is_copied_up_with_its_holes(tmp_path: Path) -> None:
             (b"GNU.sparse.map", b"9000000,5"),
         ]
     )
-    archive = tar(large + file(b"s", b"12345"))
+    archive = tar(large + file(b"s", b"12345", uid=UID, gid=GID))
     source = mounted_archive(archive)
     union = Over(source, base=tmp_path)
     try:
