@@ -26,6 +26,8 @@ class Configuration:
 
     options: str
     indexed: bool = False
+    #: The lower layers are archives that are mounted instead of unpacked. They have no other index.
+    archived: bool = False
 
     @property
     def direct(self) -> bool:
@@ -37,7 +39,14 @@ class Configuration:
         paths = [os.path.join(base, f"lower{number}") for number in range(len(lowers))]
         for path, lower in zip(paths, lowers, strict=True):
             make_tree(path, lower)
-        return Union(base, paths, options=options, server_options=self.options, indexed=self.indexed)
+        return Union(
+            base,
+            paths,
+            options=options,
+            server_options=self.options,
+            indexed=self.indexed,
+            archived=self.archived,
+        )
 
     def all_options(self, index_directory: str) -> str:
         """Return the options for another mount command, with an index in *index_directory*, whose mode must be 0700."""
@@ -78,3 +87,12 @@ _OF_FORMAT = {
     "single-id": Configuration("volatile,open_requests=off,xattr_permissions=2", indexed=True),
 }
 CONFIGURATIONS: Mapping[str, Configuration] = MappingProxyType(_OF_SANDBOX | _OF_FORMAT)
+#: The same over mounted archives. Suites that mount by themselves cannot make these.
+ARCHIVED: Mapping[str, Configuration] = MappingProxyType(
+    {
+        "ephemeral-over-mounted": Configuration("volatile,open_requests=off", archived=True),
+        "persistent-over-mounted": Configuration("open_requests=off", archived=True),
+        "opened-over-mounted": Configuration("volatile", archived=True),
+        "pyfuse3-over-mounted": Configuration("volatile,server=pyfuse3", archived=True),
+    }
+)

@@ -98,6 +98,7 @@ class Union:
         wrapper: Sequence[str] = (),
         server_options: str = _SERVER_OPTIONS,
         indexed: bool = INDEXED,
+        archived: bool = False,
     ) -> None:
         """Describe a union of *lowers*, top first, without mounting it.
 
@@ -109,6 +110,7 @@ class Union:
             wrapper: a command that runs the server, such as unshare(1).
             server_options: the options of ``-o`` that select SERVER.
             indexed: whether an index of *lowers* is built before the mount is usable.
+            archived: whether *lowers* are packed into archives that are mounted in their place.
         """
         self.path = os.path.join(base, "mnt")
         self.upper = os.path.join(base, "upper")
@@ -125,6 +127,7 @@ class Union:
             parts.append(f"index_dir={indexes},index_build=first")
         self.options = ",".join([*parts, *filter(None, [server_options, options])])
         self._wrapper = list(wrapper)
+        self._module = "tests.mount.archive_server" if archived else "unionfs"
         self._log: IO[bytes] | None = None
         self.process: subprocess.Popen[bytes] | None = None
         #: Whether the server may write messages. Tests of failures set it.
@@ -146,7 +149,7 @@ class Union:
         assert self.process is None
         with open(self._log_path, "ab") as log:
             self.process = subprocess.Popen(
-                [*self._wrapper, sys.executable, "-m", "unionfs", "-f", "-o", self.options, self.path],
+                [*self._wrapper, sys.executable, "-m", self._module, "-f", "-o", self.options, self.path],
                 env=environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.configurations import CONFIGURATIONS, NOT_VARIED, OPTION_OF, Configuration
+from tests.mount.configurations import ARCHIVED, CONFIGURATIONS, NOT_VARIED, OPTION_OF, Configuration
 from tests.mount.range_exerciser import Exerciser
 from tests.mount.support import scratch
 from tests.support.tree import File, Tree
@@ -20,7 +20,7 @@ from unionfs.launch.protocol import ServedStack
 _LOWER: Tree = {"lower": os.urandom(200_000), "sparse": File(b"x" * 5000 + bytes(200_000) + b"y" * 3000)}
 
 each_configuration = pytest.mark.parametrize(
-    "configuration", CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys()
+    "configuration", [*CONFIGURATIONS.values(), *ARCHIVED.values()], ids=[*CONFIGURATIONS, *ARCHIVED]
 )
 
 

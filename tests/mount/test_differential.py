@@ -19,7 +19,16 @@ class AufsMachine(UnionMachine):
     kernel_reads_it: ClassVar[bool] = False
 
 
-FORMATS = pytest.mark.parametrize("machine", [UnionMachine, AufsMachine], ids=["overlay", "aufs"])
+class ArchivedMachine(UnionMachine):
+    """The same over mounted archives."""
+
+    archived: ClassVar[bool] = True
+    kernel_reads_it: ClassVar[bool] = False
+
+
+FORMATS = pytest.mark.parametrize(
+    "machine", [UnionMachine, AufsMachine, ArchivedMachine], ids=["overlay", "aufs", "archived"]
+)
 
 
 @FORMATS

@@ -113,6 +113,8 @@ class UnionMachine(RuleBasedStateMachine):
 
     options: ClassVar[str] = "whiteouts=overlay"
     kernel_reads_it: ClassVar[bool] = True
+    #: The lower layers are mounted archives.
+    archived: ClassVar[bool] = False
     #: Number of compared operations of all examples.
     operations: ClassVar[int] = 0
 
@@ -131,6 +133,7 @@ class UnionMachine(RuleBasedStateMachine):
             self._base,
             [os.path.join(self._base, "middle"), os.path.join(self._base, "bottom")],
             options=self.options,
+            archived=self.archived,
         )
         os.utime(self._union.upper, ns=(OLD, OLD))
         self.plain = os.path.join(base, b"plain")
