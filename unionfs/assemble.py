@@ -97,8 +97,11 @@ class StackSource:
 
 def import_for(source: StackSource) -> None:
     """Import the modules that opening *source* needs, because a confined process may be unable to read their files."""
-    if any(lower.archive_index_fd is not None for lower in source.lowers):
-        import unionfs.layer_index.archive_layer  # noqa: F401
+    for lower in source.lowers:
+        if lower.archive_index_fd is not None:
+            from unionfs.layer_index.archive_layer import import_for_archive
+
+            import_for_archive(lower.fd)
 
 
 def with_process_facts(source: StackSource) -> StackSource:

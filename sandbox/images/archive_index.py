@@ -28,10 +28,11 @@ from sandbox.images.whiteouts import OPAQUE, InvalidWhiteoutError, has_whiteout,
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from sandbox.plan import IdPlan
     from unionfs._stdlib.typing import BinaryIO
+    from unionfs.layer_index.archive_frames import Frame
 
 _TYPES = {Kind.FILE: stat.S_IFREG, Kind.SYMLINK: stat.S_IFLNK, Kind.FIFO: stat.S_IFIFO}
 #: AUFS named its own records so; they hide nothing (whiteouts.py).
@@ -47,7 +48,12 @@ class _TargetLeftOutError(Exception):
 
 
 def index_archive(
-    archive: Archive, position: Callable[[], int], output: BinaryIO, ids: IdPlan, size: int
+    archive: Archive,
+    position: Callable[[], int],
+    output: BinaryIO,
+    ids: IdPlan,
+    size: int,
+    frames: Callable[[], Sequence[Frame]] = tuple,
 ) -> UnpackReport:
     """Read every member of *archive*, and write the index to the empty file *output*.
 
@@ -57,6 +63,7 @@ def index_archive(
         output: a file that can be read and written at any offset.
         ids: the ids of the sandbox. Other owners are refused, as they cannot be set when unpacking either.
         size: the length of the archive, in bytes.
+        frames: returns the frames of a compressed archive; it is called when all members have been read.
 
     Raises:
         ImageError: the archive is damaged, or a member cannot be shown: the message names the member.
@@ -71,7 +78,7 @@ def index_archive(
         except OSError as error:
             raise _refusal(archive.name, member.name, FAULTS.get(error.errno or 0, str(error))) from error
     try:
-        write_index(indexer.tree, output, size)
+        write_index(indexer.tree, output, size, frames())
     except ValueError as error:
         raise ImageError(
             f"{archive.name}: cannot be mounted: {error}", hint='remove "mount = true", which unpacks it'

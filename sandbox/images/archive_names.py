@@ -6,7 +6,8 @@ import mmap
 import os
 import stat
 
-from unionfs.layer_index.format import DamagedError, LayerIndex, Page, archive_key
+from unionfs.layer_index.archive_frames import read_key
+from unionfs.layer_index.format import DamagedError, LayerIndex, Page
 from unionfs.types import Mark
 
 
@@ -22,7 +23,9 @@ class ArchiveNames:
         """
         if not os.fstat(index_fd).st_size:
             raise DamagedError("the file is empty")
-        index = LayerIndex(mmap.mmap(index_fd, 0, access=mmap.ACCESS_READ), archive_key(size), 1)
+        content = mmap.mmap(index_fd, 0, access=mmap.ACCESS_READ)
+        key, _ = read_key(content, size)
+        index = LayerIndex(content, key, 1)
         if index.refused is not None or list(Page(index, 0).rows) != [b""]:
             raise DamagedError("the index has no root")
         self._index = index

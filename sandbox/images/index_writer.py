@@ -5,13 +5,13 @@ from __future__ import annotations
 import stat
 
 from sandbox.images.archive_tree import ArchivedDirectory, ArchivedObject, ArchiveTree
+from unionfs.layer_index.archive_frames import key_of
 from unionfs.layer_index.archive_records import Record
 from unionfs.layer_index.format import (
     HEADER,
     ROOT_PAGE,
     Row,
     Source,
-    archive_key,
     encode_header,
     encode_page,
 )
@@ -20,9 +20,10 @@ from unionfs.types import Mark
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from unionfs._stdlib.typing import BinaryIO
+    from unionfs.layer_index.archive_frames import Frame
 
 _BLOCK = 4096
 _UNITS = _BLOCK // 512  # st_blocks counts 512 bytes (inode(7))
@@ -30,14 +31,14 @@ _UNITS = _BLOCK // 512  # st_blocks counts 512 bytes (inode(7))
 _FIRST_INO = 1
 
 
-def write_index(tree: ArchiveTree, output: BinaryIO, size: int) -> None:
-    """Write the index of *tree*, of an archive of *size* bytes, to the empty file *output*.
+def write_index(tree: ArchiveTree, output: BinaryIO, size: int, frames: Sequence[Frame] = ()) -> None:
+    """Write the index of *tree*, of an archive of *size* bytes, to the empty file *output*; *frames* are those of a compressed one.
 
     Raises:
         ValueError: an attribute, such as a time, does not fit into the format.
         OSError: *output* cannot be written.
     """
-    key = archive_key(size)
+    key = key_of(size, frames)
     output.seek(HEADER.size + len(key))
     at = output.tell()
     table = []

@@ -10,6 +10,8 @@ be both mounted and unpacked. An index that is damaged is made again.
 from __future__ import annotations
 
 import os
+import re
+from itertools import pairwise
 
 from sandbox.as_container_root import run_with_ids
 from sandbox.errors import ImageError, StateError
@@ -20,11 +22,20 @@ from sandbox.images.unpacked_trees import StoredLayer
 from sandbox.kernel.files import NotRegularError, open_regular
 from sandbox.plan import IdPlan
 from unionfs._stdlib.dataclasses import replace
+from unionfs.layer_index.archive_frames import LARGEST_FRAME, Frame
 from unionfs.layer_index.format import VERSION, DamagedError
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MEMBERS = "members"
 """The name of the index in the directory of the layer."""
 _FORMAT = 1  # incremented when indexing changes
+_MAGIC = 4
+#: The beginning of gzip and zstd, which the server can read frame by frame.
+_SEEKABLE = re.compile(rb"(?s)\x1f\x8b|\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -62,14 +73,23 @@ class MountedArchives(LayerStore):
             open(archive_fd, "rb", closefd=False) as source,
         ):
             file = DigestedFile(source)
-            with open_archive(file, path) as stream, self._following("index", path, archive_fd) as meanwhile:
-                if stream.compressed:
+            found: list[Frame] = []
+            with (
+                open_archive(file, path, lambda *at: found.append(Frame(*at))) as stream,
+                self._following("index", path, archive_fd) as meanwhile,
+            ):
+                if stream.compressed and not _SEEKABLE.match(os.pread(archive_fd, _MAGIC, 0)):
                     raise not_seekable(path)
                 archive = RootArchive(stream)
 
+                def frames() -> tuple[Frame, ...]:
+                    return seekable_frames(path, found) if stream.compressed else ()
+
                 def action() -> str:
                     report = bounded(
-                        lambda: index_archive(archive, lambda: stream.position, output, ids, before.st_size),
+                        lambda: index_archive(
+                            archive, lambda: stream.position, output, ids, before.st_size, frames
+                        ),
                         archive,
                         "indexing",
                         'remove "mount = true", which unpacks it',
@@ -85,12 +105,30 @@ class MountedArchives(LayerStore):
         return content, lines.splitlines()
 
 
+def seekable_frames(path: str, found: Sequence[Frame]) -> tuple[Frame, ...]:
+    """Return the frames of the archive *path* that have contents, and its end. *found* are all frames, in order, and the end.
+
+    Raises:
+        ImageError: one is too large to be decompressed for each read.
+    """
+    frames: list[Frame] = []
+    for frame in found:
+        if frames and frames[-1].shown == frame.shown:
+            frames.pop()  # one without contents: it is skipped, or read with the one before
+        frames.append(frame)
+    if any(following.shown - one.shown > LARGEST_FRAME for one, following in pairwise(frames)):
+        raise not_seekable(path)
+    return tuple(frames)
+
+
 def not_seekable(path: str) -> ImageError:
     """Return the error for the compressed archive *path*, with the commands that make it one that can be mounted."""
+    programs = {".gz": "gzip -dc", ".tgz": "gzip -dc", ".xz": "xz -dc", ".bz2": "bzip2 -dc"}
+    unpack = programs.get(os.path.splitext(path)[1], "zstd -dc")
+    packed = os.path.splitext(path)[0].removesuffix(".tar") + "-seekable.tar.zst"
     return ImageError(
-        f"{path}: is compressed, so its files cannot be read where they are",
-        hint=f'remove "mount = true", which unpacks it, or make a plain archive of it: '
-        f"`gzip -dk {path}`, `zstd -d {path}`, `xz -dk {path}` or `bzip2 -dk {path}`",
+        f"{path}: its files cannot be read where they are: it is not compressed in pieces of at most {LARGEST_FRAME >> 20} MiB",
+        hint=f'pack it again in such pieces: {unpack} {path} | pzstd -o {packed}; or remove "mount = true", which unpacks it',
     )
 
 

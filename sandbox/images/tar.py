@@ -38,7 +38,7 @@ from unionfs._stdlib.typing import NamedTuple, NoReturn, Protocol, Self
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from sandbox.images.compression import Readable
 
@@ -106,16 +106,16 @@ class Archive(Protocol):
     def data(self) -> Iterator[tuple[int, memoryview]]: ...
 
 
-def open_archive(file: Readable, name: str) -> TarStream:
+def open_archive(file: Readable, name: str, on_frame: Callable[[int, int], None] | None = None) -> TarStream:
     """Return a stream of the members of the tar in *file*, read from its current position; *name* is for messages.
 
-    *file* need not be seekable, and is not closed.
+    *file* need not be seekable, and is not closed. *on_frame* is that of `compression.open_plain`.
 
     Raises:
         ImageError: *file* is empty or no tar; its compression is not supported, or its module is not installed.
         OSError: *file* cannot be read.
     """
-    plain = open_plain(file, name)
+    plain = open_plain(file, name, on_frame)
     return TarStream(plain.pieces, name, compressed=plain.compressed)
 
 

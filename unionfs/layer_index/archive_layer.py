@@ -11,7 +11,7 @@ import errno
 import mmap
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from weakref import WeakValueDictionary
 
 from unionfs._stdlib.hashlib import sha256
@@ -20,19 +20,39 @@ from unionfs.errors import UnionError
 from unionfs.layer.directory import Layer, LayerDir
 from unionfs.layer.fd_cache import FdCache
 from unionfs.layer.objects import PathRef
+from unionfs.layer_index.archive_frames import read_key
 from unionfs.layer_index.archive_records import Record
 from unionfs.layer_index.archived_contents import ArchivedContents, PlainData
-from unionfs.layer_index.format import ROOT_PAGE, DamagedError, LayerIndex, Page, archive_key
+from unionfs.layer_index.format import ROOT_PAGE, DamagedError, LayerIndex, Page
 from unionfs.types import Mark
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from unionfs.layer_index.archive_frames import Frame
     from unionfs.layer_index.archived_contents import ArchiveData
 
 _NS = 1_000_000_000
 #: The bits of an inode number that the index has. With 15 more, it fits into the numbers of the mount (inode/numbers.py).
 _INDEX_INODE_BITS = 32
+#: The magic of a tar header. Old archives have none; what is then imported is not needed.
+_MAGIC, _MAGIC_START, _MAGIC_END = b"ustar", 257, 262
+
+
+def _data(archive_fd: int, size: int, frames: Sequence[Frame]) -> ArchiveData:
+    if not frames:
+        return PlainData(archive_fd, size)
+    from unionfs.layer_index.framed_data import FramedData, decompressor
+
+    return FramedData(archive_fd, frames, decompressor(archive_fd))
+
+
+def import_for_archive(archive_fd: int) -> None:
+    """Import what reading the archive needs beside this module, if it is compressed."""
+    if os.pread(archive_fd, _MAGIC_END, 0)[_MAGIC_START:] != _MAGIC:
+        from unionfs.layer_index.framed_data import decompressor
+
+        decompressor(archive_fd)
 
 
 class ArchiveLayer(Layer):
@@ -54,15 +74,16 @@ class ArchiveLayer(Layer):
         self.archive_fd = archive_fd
         self.number = number
         size = os.fstat(archive_fd).st_size
-        self.data: ArchiveData = PlainData(archive_fd, size)
         self._map = mmap.mmap(index_fd, 0, access=mmap.ACCESS_READ)
         try:
-            self.index = LayerIndex(self._map, archive_key(size), 1)
+            key, frames = read_key(self._map, size)
+            self.index = LayerIndex(self._map, key, 1)
             page = Page(self.index, 0)
             if list(page.rows) != [b""] or self.index.refused is not None:
                 raise DamagedError("the index has no root")
         except DamagedError as error:
             raise UnionError(f"the index of an archive cannot be used: {error}") from None
+        self.data: ArchiveData = _data(archive_fd, size, frames)
         # Only layers with the same index have this name: the table has a checksum of each page.
         digest = sha256(self.index.table()).hexdigest()
         self.lasting_name = b"archive-" + digest[:40].encode()
