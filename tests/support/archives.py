@@ -9,12 +9,14 @@ import tarfile
 from typing import BinaryIO
 
 from sandbox.images.archive_index import index_archive
+from sandbox.images.mounted_archives import seekable_frames
 from sandbox.images.report import UnpackReport
 from sandbox.images.tar import open_archive
 from sandbox.kernel.idmaps import IdMap
 from sandbox.plan import IdPlan
 from unionfs.assemble import LayerSource
 from unionfs.formats.xattrs import is_private
+from unionfs.layer_index.archive_frames import Frame
 
 _ALL = (IdMap(inside=0, outside=0, count=(1 << 32) - 1),)
 ALL_IDS = IdPlan(uid_map=_ALL, gid_map=_ALL, helpers=None, single=False)
@@ -72,8 +74,11 @@ def _pack(archive: tarfile.TarFile, at: str, name: str, first: dict[int, str]) -
 
 def write_index(archive: BinaryIO, output: BinaryIO, ids: IdPlan = ALL_IDS) -> UnpackReport:
     """Write the index of *archive*, a file at its start, to *output*."""
-    stream = open_archive(archive, "a.tar")
-    return index_archive(stream, lambda: stream.position, output, ids, os.fstat(archive.fileno()).st_size)
+    found: list[Frame] = []
+    stream = open_archive(archive, "a.tar", lambda *at: found.append(Frame(*at)))
+    size = os.fstat(archive.fileno()).st_size
+    frames = (lambda: seekable_frames("a.tar", found)) if stream.compressed else tuple
+    return index_archive(stream, lambda: stream.position, output, ids, size, frames)
 
 
 def memory_file(content: bytes = b"") -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import fcntl
 import gzip
+import lzma
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from sandbox.kernel.idmaps import single_map
 from sandbox.plan import IdPlan
 from sandbox.state.directory import StateDirectory
 from tests.unit.sandbox.images.tars import directory, file, symlink, tar
+from unionfs.layer_index.archive_frames import LARGEST_FRAME
 
 IDS = IdPlan(uid_map=single_map(os.geteuid()), gid_map=single_map(os.getegid()), helpers=None, single=True)
 CONTENT = tar(directory(b"etc"), file(b"etc/f", b"content"), symlink(b"l", b"etc"), file(b".wh.gone"))
@@ -134,15 +137,32 @@ def test_a_damaged_index_that_another_sandbox_uses_is_an_error(store: MountedArc
     assert caught.value.hint
 
 
-def test_a_compressed_archive_is_refused_with_the_commands_that_help(
-    store: MountedArchives, archive: Path
+LARGE = tar(file(b"large", bytes(LARGEST_FRAME + 1)))
+
+
+@pytest.mark.parametrize(
+    ("name", "pack", "content", "program"),
+    [
+        ("layer.tar.gz", gzip.compress, LARGE, "gzip -dc"),
+        ("layer.tgz", gzip.compress, LARGE, "gzip -dc"),
+        ("layer.tar.xz", lzma.compress, CONTENT, "xz -dc"),
+        ("layer.tar.bz2", bz2.compress, CONTENT, "bzip2 -dc"),
+    ],
+)
+def test_an_archive_in_large_pieces_is_refused_with_the_command_that_packs_it_again(
+    store: MountedArchives,
+    archive: Path,
+    name: str,
+    pack: Callable[[bytes], bytes],
+    content: bytes,
+    program: str,
 ) -> None:
-    packed = archive.with_name("layer.tar.gz")
-    packed.write_bytes(gzip.compress(CONTENT))
-    with pytest.raises(ImageError, match=r"layer\.tar\.gz: is compressed") as caught:
+    packed = archive.with_name(name)
+    packed.write_bytes(pack(content))
+    with pytest.raises(ImageError, match=f"{name}: its files cannot be read where they are") as caught:
         store.open_archive(str(packed), IDS)
     assert caught.value.hint is not None
-    assert f"gzip -dk {packed}" in caught.value.hint
+    assert f": {program} {packed} | pzstd -o {archive.parent}/layer-seekable.tar.zst;" in caught.value.hint
     assert [name for name in os.listdir(store.trees.base) if not name.endswith(".importing")] == []
 
 
