@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import counting, growth, imports, layers, measuring, plot, report, start
+from benchmarks import archives, counting, growth, imports, layers, measuring, plot, report, start
 from benchmarks.catalogue import WORKLOADS
 from benchmarks.corpus import make_corpus
 from benchmarks.systems import NAMES, ON_REQUEST, SUBJECT, Stack, System, find_python, find_systems
@@ -62,7 +62,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--only",
         metavar="NAME",
         action="append",
-        help="the workloads whose name contains NAME, or a group: files, layers, start, import; may be repeated",
+        help="the workloads whose name contains NAME, or a group: files, layers, start, import, archives; may be repeated",
     )
     add(
         "--systems",
@@ -219,7 +219,12 @@ def measure_place(
     layered = choose_workloads(LAYERED, layers.GROUP, arguments)
     starts = wanted(start.NAME, start.GROUP, arguments.only, quick=None)
     imported = [name for name in imports.NAMES if wanted(name, imports.GROUP, arguments.only, quick=None)]
-    if not (chosen or layered or starts or imported):
+    packed = [
+        name
+        for name in archives.SUMMARIES
+        if wanted(name, archives.GROUP, arguments.only, quick=False if arguments.quick else None)
+    ]
+    if not (chosen or layered or starts or imported or packed):
         raise SystemExit(f"bench: no workload is named {' or '.join(arguments.only)} (see --list)")
     with scratch_in(directory) as scratch, contextlib.ExitStack() as stack:
         say(f"making the layers in {directory} ...")
@@ -235,6 +240,9 @@ def measure_place(
             trials.append(start.make_trial(starters, times=corpus.amount(5, 1)))
         if imported and arguments.systems is None:
             trials += imports.make_trials(imported, corpus, os.path.join(scratch, "imports"), place.left_out)
+        if packed and arguments.systems is None:
+            at = os.path.join(scratch, "archives")
+            trials += archives.make_trials(packed, corpus, at, place.left_out)
         place.rows = measuring.run(trials, arguments.rounds, say)
     return place
 
@@ -338,6 +346,9 @@ def print_list() -> None:
     print(f"{imports.GROUP}:")
     for name in imports.NAMES:
         print(f"  {name:24}{imports.SUMMARY} (quick)")
+    print(f"{archives.GROUP}:")
+    for name, summary in archives.SUMMARIES.items():
+        print(f"  {name:24}{summary}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -162,7 +162,7 @@ def test_an_archive_in_large_pieces_is_refused_with_the_command_that_packs_it_ag
     with pytest.raises(ImageError, match=f"{name}: its files cannot be read where they are") as caught:
         store.open_archive(str(packed), IDS)
     assert caught.value.hint is not None
-    assert f": {program} {packed} | pzstd -o {archive.parent}/layer-seekable.tar.zst;" in caught.value.hint
+    assert f": {program} {packed} | pzstd -1 -o {archive.parent}/layer-seekable.tar.zst;" in caught.value.hint
     assert [name for name in os.listdir(store.trees.base) if not name.endswith(".importing")] == []
 
 
