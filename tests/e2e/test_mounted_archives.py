@@ -163,6 +163,18 @@ def test_it_is_the_whole_root_and_mount_points_are_found_through_its_links(
     assert "no server" not in sandbox(launcher, "explain", launcher.write(spec)).out
 
 
+def test_an_unpacked_archive_beside_it_gets_its_index(
+    launcher: Launcher, packed: Path, tmp_path: Path
+) -> None:
+    other = Archive(tmp_path / "other.tar").add("other").add("other/f", b"f")
+    other.layer()
+    spec = over(packed).replace("layers = [", f'layers = ["tar:{other.path}", ').replace('"dir:/", ', "")
+    spec = spec.replace("layers = [", 'layers = ["dir:/", ')
+    done = launcher.shell("cat /other/f /data/link", spec)
+    assert (done.status, done.out) == (0, "fold moved/kept\n"), done.err
+    assert len(list(launcher.state.glob("images/archives/*/index/*.index"))) == 1
+
+
 def test_a_direct_bind_of_it_is_refused_with_the_remedy(launcher: Launcher, packed: Path) -> None:
     done = launcher.shell("true", over(packed, more='native = ["/data"]\n'))
     assert done.status == 125

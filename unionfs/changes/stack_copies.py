@@ -32,7 +32,10 @@ def duplicate(source: StackSource) -> StackSource:
         source,
         lowers=tuple(
             replace(
-                lower, fd=os.dup(lower.fd), work_fd=None if lower.work_fd is None else os.dup(lower.work_fd)
+                lower,
+                fd=os.dup(lower.fd),
+                work_fd=_duplicate(lower.work_fd),
+                archive_index_fd=_duplicate(lower.archive_index_fd),
             )
             for lower in source.lowers
         ),
@@ -41,12 +44,12 @@ def duplicate(source: StackSource) -> StackSource:
     )
 
 
+def _duplicate(fd: int | None) -> int | None:
+    return None if fd is None else os.dup(fd)
+
+
 def descriptors(source: StackSource) -> Iterator[int]:
     """Yield all descriptors of *source*."""
     for lower in source.lowers:
-        yield lower.fd
-        if lower.work_fd is not None:
-            yield lower.work_fd
-    for fd in (source.upper_fd, source.work_fd, source.index_fd):
-        if fd is not None:
-            yield fd
+        yield from (fd for fd in (lower.fd, lower.work_fd, lower.archive_index_fd) if fd is not None)
+    yield from (fd for fd in (source.upper_fd, source.work_fd, source.index_fd) if fd is not None)

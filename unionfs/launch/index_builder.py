@@ -64,7 +64,8 @@ def _build(source: StackSource, confine: Callable[[], None], lifeline: int) -> N
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        kept = {lower.fd for lower in source.lowers} | {lifeline}
+        fds = [fd for lower in source.lowers for fd in (lower.fd, lower.archive_index_fd)]
+        kept = {fd for fd in fds if fd is not None} | {lifeline}
         assert source.index_fd is not None
         _close_others(kept | {source.index_fd})
         os.nice(_LOWEST)

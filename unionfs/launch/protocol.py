@@ -3,7 +3,7 @@
 The launcher imports this module at each start, so it imports nothing that takes time. The launcher makes a SOCK_SEQPACKET pair,
 starts ``python -m unionfs --serve-fd N``, and sends a packet of JSON::
 
-    {"version": 4, "descriptors": COUNT}
+    {"version": 5, "descriptors": COUNT}
 
 The packet carries one descriptor (SCM_RIGHTS): a sealed memfd that contains the request. A packet is at most as long as the
 send buffer (net.core.wmem_default, 208 KiB), which thousands of layers exceed; a memfd has no such limit. The request is JSON,
@@ -60,7 +60,7 @@ from collections.abc import Mapping, Sequence
 
 from unionfs._stdlib.dataclasses import dataclass
 
-VERSION = 4
+VERSION = 5
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 BATCH = 64
 """Descriptors in one packet."""

@@ -74,6 +74,8 @@ class ArchiveLayer(Layer):
         self.archive_fd = archive_fd
         self.number = number
         size = os.fstat(archive_fd).st_size
+        if not os.fstat(index_fd).st_size:
+            raise UnionError("the index of an archive cannot be used: the file is empty")
         self._map = mmap.mmap(index_fd, 0, access=mmap.ACCESS_READ)
         try:
             key, frames = read_key(self._map, size)

@@ -13,6 +13,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.unit.unionfs.archived_client import ArchivedClient
 from tests.unit.unionfs.changes.test_comparison_histories import ComparedHistories
+from tests.unit.unionfs.changes.test_discard_histories import Discarding
 from tests.unit.unionfs.changes.test_layer_histories import UnpackedHistories
 from tests.unit.unionfs.client import Client
 from tests.unit.unionfs.test_histories import LONG, SHORT, AufsHistories, Histories
@@ -42,10 +43,16 @@ class ArchivedLayers(UnpackedHistories):
     client: ClassVar[type[Client]] = ArchivedClient
 
 
+class ArchivedDiscarding(Discarding):
+    """Histories in which some changes are discarded."""
+
+    client: ClassVar[type[Client]] = ArchivedClient
+
+
 MACHINES = pytest.mark.parametrize(
     "machine",
-    [ArchivedHistories, ArchivedAufsHistories, ArchivedComparisons, ArchivedLayers],
-    ids=["overlay", "aufs", "changes", "layers"],
+    [ArchivedHistories, ArchivedAufsHistories, ArchivedComparisons, ArchivedLayers, ArchivedDiscarding],
+    ids=["overlay", "aufs", "changes", "layers", "discard"],
 )
 
 
