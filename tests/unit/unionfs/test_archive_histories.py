@@ -16,6 +16,8 @@ from tests.unit.unionfs.changes.test_comparison_histories import ComparedHistori
 from tests.unit.unionfs.changes.test_discard_histories import Discarding
 from tests.unit.unionfs.changes.test_layer_histories import UnpackedHistories
 from tests.unit.unionfs.client import Client
+from tests.unit.unionfs.freezing import FreezingClient
+from tests.unit.unionfs.test_freezing_histories import FreezingHistories
 from tests.unit.unionfs.test_histories import LONG, SHORT, AufsHistories, Histories
 
 
@@ -49,10 +51,27 @@ class ArchivedDiscarding(Discarding):
     client: ClassVar[type[Client]] = ArchivedClient
 
 
+class _FreezingClient(FreezingClient, ArchivedClient):
+    """A client over archives whose layer can be frozen."""
+
+
+class ArchivedFreezing(FreezingHistories):
+    """Histories in which the writable layer is frozen while the union is open."""
+
+    client: ClassVar[type[Client]] = _FreezingClient
+
+
 MACHINES = pytest.mark.parametrize(
     "machine",
-    [ArchivedHistories, ArchivedAufsHistories, ArchivedComparisons, ArchivedLayers, ArchivedDiscarding],
-    ids=["overlay", "aufs", "changes", "layers", "discard"],
+    [
+        ArchivedHistories,
+        ArchivedAufsHistories,
+        ArchivedComparisons,
+        ArchivedLayers,
+        ArchivedDiscarding,
+        ArchivedFreezing,
+    ],
+    ids=["overlay", "aufs", "changes", "layers", "discard", "freezing"],
 )
 
 
