@@ -41,7 +41,7 @@ Archives:
     index_writer    the tree of an archive, written as an index
     archive_index   the index of an archive that is mounted instead of unpacked
     archive_names   directories and symbolic links of a mounted archive
-    mounted_archives    each archive indexed once for each id map
+    mounted_archives  each archive indexed once for each id map
 
 Images:
 

@@ -21,11 +21,15 @@ from threading import Semaphore
 from unionfs.copyup.background_copy import CopyPending
 from unionfs.fuse.direct.worker_pool import WorkerPool
 from unionfs.inode.handles import FileHandle
-from unionfs.layer.contents import FileContents
 from unionfs.layer.directory import Layer
 from unionfs.layer.file_systems import is_remote
 from unionfs.types import Ino
 from unionfs.vfs.filesystem import UnionFs
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from unionfs.layer.contents import FileContents
 
 #: The largest reply that the kernel accepts: as many pages as were negotiated (FUSE_MAX_PAGES).
 _ROOM = 1 << 20

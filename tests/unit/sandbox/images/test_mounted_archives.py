@@ -9,6 +9,7 @@ import lzma
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,8 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StateDire
     for module in ("sandbox.images.mounted_archives", "sandbox.images.layer_store"):
         monkeypatch.setattr(f"{module}.run_with_ids", lambda _ids, action, _meanwhile: action())
     monkeypatch.setattr(unpacked_trees, "chown_to_root", lambda _ids, *_fds: None)
+    # The limit would apply to the whole process of the tests, which has more memory already.
+    monkeypatch.setattr(bounded, "memory_limit", lambda _memory: nullcontext())
     state = StateDirectory(str(tmp_path / "state"))
     yield state
     state.close()
