@@ -153,8 +153,7 @@ def open_stack(source: StackSource) -> UnionFs:
                 undo.callback(os.close, taken)
         fs = _join(source, fds, undo)
         undo.pop_all()
-    indexes = (lower.archive_index_fd for lower in source.lowers)
-    for unneeded in (source.work_fd, *(lower.work_fd for lower in source.lowers), *indexes):
+    for unneeded in (source.work_fd, *(lower.work_fd for lower in source.lowers)):
         if unneeded is not None:
             os.close(unneeded)
     return fs

@@ -84,8 +84,7 @@ def open_stack_to_compare(source: StackSource) -> ComparedStack:
     fds = FdCache(_MOST_FDS)
     with ExitStack() as undo, ExitStack() as done:
         works = [source.work_fd, *(lower.work_fd for lower in source.lowers if lower.earlier)]
-        indexes = (lower.archive_index_fd for lower in source.lowers)
-        for fd in (*works, source.index_fd, *indexes):
+        for fd in (*works, source.index_fd):
             if fd is not None:
                 done.callback(os.close, fd)
         layers = _open_layers(source, source.upper_fd, fds)

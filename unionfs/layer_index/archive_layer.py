@@ -58,12 +58,12 @@ def import_for_archive(archive_fd: int) -> None:
 class ArchiveLayer(Layer):
     """An archive and its index. It owns the descriptor of the archive and the mapped index; `UnionFs` closes it."""
 
-    __slots__ = ("_map", "archive_fd", "data", "first_ino", "index", "lasting_name", "number")
+    __slots__ = ("_index_fd", "_map", "archive_fd", "data", "first_ino", "index", "lasting_name", "number")
 
     root: ArchiveDirectory
 
     def __init__(self, archive_fd: int, index_fd: int, fds: FdCache, *, number: int) -> None:
-        """Take over *archive_fd*; *index_fd*, a descriptor of the index, stays the caller's.
+        """Take over *archive_fd* and *index_fd*, a descriptor of the index. Both stay open: builders of indexes read them again.
 
         *number* is the position of the layer in the stack: layers of archives have no device, so it tells their objects apart.
 
@@ -72,6 +72,7 @@ class ArchiveLayer(Layer):
             OSError: the index cannot be read.
         """
         self.archive_fd = archive_fd
+        self._index_fd = index_fd
         self.number = number
         size = os.fstat(archive_fd).st_size
         if not os.fstat(index_fd).st_size:
@@ -103,8 +104,9 @@ class ArchiveLayer(Layer):
         return self.archive_fd
 
     def close(self) -> None:
-        """Close the archive and unmap the index."""
+        """Close the archive and the index."""
         self._map.close()
+        os.close(self._index_fd)
         os.close(self.archive_fd)
 
 
