@@ -17,6 +17,7 @@ from sandbox.images.build.dockerignore import IgnoreRules
 from sandbox.images.build.patterns import glob
 from sandbox.images.names import printable
 from sandbox.kernel.open_paths import open_directory_beneath
+from sandbox.kernel.walk import LeadsOutError, TooManyLinksError, follow_links
 from unionfs._stdlib.dataclasses import dataclass
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
@@ -24,7 +25,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_MAX_LINKS = 40  # the kernel's limit; path_resolution(7)
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 _WHITEOUT = ".wh."
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -215,35 +215,21 @@ class BuildContext:
 
     def _resolve(self, path: str) -> str:
         """Return *path* with its links followed by their text, within the context. It need not exist."""
-        pending = path.split("/")[::-1]
-        at: list[str] = []
-        links = 0
-        while pending:
-            name = pending.pop()
-            if name in ("", "."):
-                continue
-            if name == "..":
-                if not at:
-                    raise _leads_out(path)
-                at.pop()
-                continue
+
+        def link_at(at: str) -> str:
             try:
-                found = self._look("/".join([*at, name]))
+                return self._look(at).link
             except OSError as error:
                 if error.errno not in _ABSENT:
                     raise _failure(path, error) from None
-                at.append(name)
-                continue
-            if not found.link:
-                at.append(name)
-                continue
-            links += 1
-            if links > _MAX_LINKS:
-                raise ImageError(f"{_shown(path)} of the build context: too many symbolic links")
-            if found.link.startswith("/"):
-                raise _leads_out(path)
-            pending += found.link.split("/")[::-1]
-        return "/".join(at)
+                return ""
+
+        try:
+            return follow_links(path, link_at, beneath=True)
+        except LeadsOutError:
+            raise _leads_out(path) from None
+        except TooManyLinksError:
+            raise ImageError(f"{_shown(path)} of the build context: too many symbolic links") from None
 
     @contextmanager
     def _explaining(self, path: str) -> Iterator[None]:

@@ -12,13 +12,13 @@ import stat
 from sandbox.errors import ImageError
 from sandbox.images.direct_bind import LayerRoot, look, open_below
 from sandbox.images.names import printable
+from sandbox.kernel.walk import TooManyLinksError, follow_links
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_MAX_LINKS = 40  # the kernel's limit; path_resolution(7)
 _WHITEOUT = ".wh."
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -46,29 +46,10 @@ class Union:
             ImageError: more than 40 links are on the way.
             OSError: a layer cannot be read.
         """
-        pending = path.split("/")[::-1]
-        at: list[str] = []
-        links = 0
-        while pending:
-            name = pending.pop()
-            if name in ("", "."):
-                continue
-            if name == "..":
-                del at[-1:]
-                continue
-            here = "/" + "/".join([*at, name])
-            kind, tree = self._find(here)
-            if kind != "link" or tree is None:
-                at.append(name)
-                continue
-            links += 1
-            if links > _MAX_LINKS:
-                raise ImageError(f"{printable(os.fsencode(path))}: too many symbolic links")
-            target = _read_link(tree, here)
-            if target.startswith("/"):
-                at = []
-            pending += target.split("/")[::-1]
-        return "/" + "/".join(at)
+        try:
+            return "/" + follow_links(path, lambda at: self._link(f"/{at}"))
+        except TooManyLinksError:
+            raise ImageError(f"{printable(os.fsencode(path))}: too many symbolic links") from None
 
     def listing(self, path: str) -> dict[str, bool]:
         """Return the names in the directory *path*, which has no links, and whether each is a directory; {} for other objects.
@@ -129,11 +110,13 @@ class Union:
             return "", None
         return ("directory", None) if path == "/" else ("", None)
 
-
-def _read_link(tree: LayerRoot, path: str) -> str:
-    parent, _, name = path.rpartition("/")
-    fd = open_below(tree.fd, parent)
-    try:
-        return os.readlink(name, dir_fd=fd)
-    finally:
-        os.close(fd)
+    def _link(self, path: str) -> str | None:
+        kind, tree = self._find(path)
+        if kind != "link" or tree is None:
+            return None
+        parent, _, name = path.rpartition("/")
+        fd = open_below(tree.fd, parent)
+        try:
+            return os.readlink(name, dir_fd=fd)
+        finally:
+            os.close(fd)

@@ -6,9 +6,8 @@ import os
 import stat
 
 from sandbox.kernel.mountinfo import MountEntry, parse_mountinfo, visible
+from sandbox.kernel.walk import MAX_LINKS
 from unionfs._stdlib.dataclasses import dataclass, replace
-
-_MAX_LINKS = 40  # the limit of the kernel; path_resolution(7)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +96,7 @@ def resolve(path: str) -> tuple[str, tuple[str, ...]]:
             continue
         below = os.path.join(at, name)
         try:
-            link = os.readlink(below) if len(links) < _MAX_LINKS else ""
+            link = os.readlink(below) if len(links) < MAX_LINKS else ""
         except OSError:
             link = ""
         if not link:

@@ -11,9 +11,10 @@ import errno
 import os
 import stat
 
-from sandbox.images.destination import MAX_LINKED, MAX_LINKS, PATH_MAX, RefusedError
+from sandbox.images.destination import MAX_LINKED, PATH_MAX, RefusedError
 from sandbox.images.names import printable
 from sandbox.images.whiteouts import is_whiteout
+from sandbox.kernel.walk import MAX_LINKS
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False

@@ -15,6 +15,7 @@ from sandbox.images.directories import Directory
 from sandbox.images.names import printable
 from sandbox.images.whiteouts import is_whiteout
 from sandbox.kernel.trees import remove_contents
+from sandbox.kernel.walk import MAX_LINKS
 from unionfs._stdlib.typing import NamedTuple
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
@@ -27,8 +28,7 @@ NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 # Bytes of a path without its final zero (limits.h): no program could name a file with a longer one.
 PATH_MAX = 4095
-MAX_LINKS = 40  # symbolic links in one path (path_resolution(7))
-MAX_LINKED = 255  # components of the targets of these links: a short path must not lead through thousands of directories
+MAX_LINKED = 255  # components of the targets of all links in one path: a short path must not lead through thousands of directories
 _MAX_OPEN = 128  # directories kept open from member to member
 
 

@@ -131,3 +131,49 @@ def _walk(path: str, links: list[Link], visit: Visit) -> tuple[int, Place]:
 
 def _identity(info: os.stat_result) -> Identity:
     return info.st_dev, info.st_ino
+
+
+class TooManyLinksError(Exception):
+    """There are more symbolic links on the way than the kernel follows."""
+
+
+class LeadsOutError(Exception):
+    """A path leads out of the directory that it must stay in, by ".." or by an absolute link."""
+
+
+def follow_links(path: str, link_at: Callable[[str], str | None], *, beneath: bool = False) -> str:
+    """Return *path*, without links, relative to a root that *link_at* knows: each link is followed by its text, also the last.
+
+    The object need not exist. *link_at* returns the target of the symbolic link at a path relative to the root, whose parents
+    have no links; None or "" if there is no link. Absolute links begin at the root, and ".." does not lead above it, as in
+    chroot(2). With *beneath*, both are refused, as by RESOLVE_BENEATH of openat2(2).
+
+    Raises:
+        TooManyLinksError: more than MAX_LINKS links are on the way.
+        LeadsOutError: *beneath* is set, and the path leads out.
+    """
+    pending = path.split("/")[::-1]
+    at: list[str] = []
+    links = 0
+    while pending:
+        name = pending.pop()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            if beneath and not at:
+                raise LeadsOutError
+            del at[-1:]
+            continue
+        target = link_at("/".join([*at, name]))
+        if not target:
+            at.append(name)
+            continue
+        links += 1
+        if links > MAX_LINKS:
+            raise TooManyLinksError
+        if target.startswith("/"):
+            if beneath:
+                raise LeadsOutError
+            at = []
+        pending += target.split("/")[::-1]
+    return "/".join(at)

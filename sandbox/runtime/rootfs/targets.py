@@ -12,9 +12,8 @@ import stat
 from collections.abc import Sequence
 
 from sandbox.kernel import open_paths
+from sandbox.kernel.walk import TooManyLinksError, follow_links
 from unionfs._stdlib.typing import Protocol
-
-_MAX_LINKS = 40  # the kernel's limit; path_resolution(7)
 
 
 class Links(Protocol):
@@ -26,27 +25,10 @@ class Links(Protocol):
 
 def resolve(path: str, trees: Sequence[int | Links]) -> str:
     """Return where the absolute *path* leads in the union of the directories *trees*, O_PATH, the topmost first."""
-    pending = path.strip("/").split("/")[::-1]
-    at: list[str] = []
-    links = 0
-    while pending:
-        name = pending.pop()
-        if name in ("", "."):
-            continue
-        if name == "..":
-            del at[-1:]
-            continue
-        link = _link("/".join([*at, name]), trees)
-        if link is None:
-            at.append(name)
-            continue
-        links += 1
-        if links > _MAX_LINKS:
-            return path
-        if link.startswith("/"):
-            at = []
-        pending += link.split("/")[::-1]
-    return "/" + "/".join(at)
+    try:
+        return "/" + follow_links(path, lambda at: _link(at, trees))
+    except TooManyLinksError:
+        return path
 
 
 def _link(path: str, trees: Sequence[int | Links]) -> str | None:
