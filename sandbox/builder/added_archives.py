@@ -7,9 +7,8 @@ import stat
 from contextlib import ExitStack
 
 from sandbox.builder.context import changed
-from sandbox.builder.copied_members import target_of
+from sandbox.builder.layer_output import path_of
 from sandbox.errors import ImageError
-from sandbox.images.destination import RefusedError, relative
 from sandbox.images.names import printable
 from sandbox.images.oci.digest import new_hash
 from sandbox.images.tar import Kind, open_archive
@@ -18,9 +17,10 @@ from unionfs._stdlib.typing import Self
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from sandbox.builder.context import BuildContext
+    from sandbox.builder.copied_members import CopyTarget
     from sandbox.builder.inputs import InputTree
     from sandbox.images.tar import Member, TarStream
 
@@ -47,8 +47,8 @@ def archive_directories(context: BuildContext, tree: InputTree) -> tuple[str, ..
             return None
         if first is None:
             return None
-        found = {_relative(name, first)} if first.kind is Kind.DIRECTORY else set()
-        found |= {_relative(name, member) for member in members if member.kind is Kind.DIRECTORY}
+        found = {path_of(name, first.name)} if first.kind is Kind.DIRECTORY else set()
+        found |= {path_of(name, member.name) for member in members if member.kind is Kind.DIRECTORY}
     found.discard(b"")
     return tuple(os.fsdecode(path) for path in sorted(found, key=lambda path: path.split(b"/")))
 
@@ -56,27 +56,12 @@ def archive_directories(context: BuildContext, tree: InputTree) -> tuple[str, ..
 class AddedMembers:
     """The members of one archive (implements `Archive`). It is a context manager, which opens and closes the file."""
 
-    def __init__(
-        self,
-        context: BuildContext,
-        tree: InputTree,
-        top: str,
-        moved: Mapping[str, str],
-        *,
-        owner: tuple[int, int] | None,
-        mode: int | None,
-    ) -> None:
-        """Give the members of the archive *tree* at *top*, or where *moved* has them.
-
-        Owners and modes are those of the archive, unless *owner* and *mode* are given.
-        """
+    def __init__(self, context: BuildContext, tree: InputTree, target: CopyTarget) -> None:
+        """Give the members of the archive *tree* at *target*."""
         self.name = _name(tree)
         self._context = context
         self._tree = tree
-        self._top = top
-        self._moved = moved
-        self._owner = owner
-        self._mode = mode
+        self._target = target
         self._archive: TarStream
         self._file: _Hashed
         self._undo = ExitStack()
@@ -109,7 +94,7 @@ class AddedMembers:
 
     def __iter__(self) -> Iterator[Member]:
         for member in self._archive:
-            path = _relative(self.name, member)
+            path = path_of(self.name, member.name)
             if not path:
                 continue  # the top: the files go into the target
             if any(part.startswith(_WHITEOUT) for part in path.split(b"/")):
@@ -117,15 +102,11 @@ class AddedMembers:
                     f"{self.name}: {printable(path)}: layers use names that begin with .wh. as marks",
                     hint="pack the archive without that file",
                 )
-            renamed = member._replace(name=target_of(os.fsdecode(path), self._top, self._moved))
+            renamed = member._replace(name=self._target.name(os.fsdecode(path)))
             if member.kind is Kind.HARD_LINK:
-                link = _checked(self.name, member.link)
-                renamed = renamed._replace(link=target_of(os.fsdecode(link), self._top, self._moved))
-            if self._owner is not None:
-                renamed = renamed._replace(uid=self._owner[0], gid=self._owner[1])
-            if self._mode is not None and member.kind is not Kind.SYMLINK:
-                renamed = renamed._replace(mode=self._mode)
-            yield renamed
+                link = path_of(self.name, member.link)
+                renamed = renamed._replace(link=self._target.name(os.fsdecode(link)))
+            yield self._target.owned(renamed)
 
 
 class _Hashed:
@@ -149,14 +130,3 @@ class _Hashed:
 
 def _name(tree: InputTree) -> str:
     return f"{printable(os.fsencode(tree.files[0].path))} of the build context"
-
-
-def _relative(name: str, member: Member) -> bytes:
-    return _checked(name, member.name)
-
-
-def _checked(name: str, path: bytes) -> bytes:
-    try:
-        return relative(path)
-    except RefusedError as error:
-        raise ImageError(f"{name}: {printable(path)}: {error}") from None

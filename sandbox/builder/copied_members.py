@@ -11,6 +11,7 @@ import stat
 from sandbox.builder.context import changed
 from sandbox.images.oci.digest import new_hash
 from sandbox.images.tar import Kind, Member
+from unionfs._stdlib.dataclasses import dataclass
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -25,14 +26,36 @@ NEW_DIRECTORY = 0o755
 _NEW_FILE = 0o644
 
 
-def target_of(below: str, top: str, moved: Mapping[str, str]) -> bytes:
-    """Return the member's name for what is at *below* in a source that goes to *top*; *moved* is that of `Placement`."""
-    if below in moved:
-        path = moved[below]
-    else:
-        parent, _, name = below.rpartition("/")
-        path = f"{moved[parent]}/{name}" if parent in moved else f"{top}/{below}"
-    return os.fsencode(path).strip(b"/")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyTarget:
+    """Where the files of one source go, and what owner and mode they get there."""
+
+    #: The path that the source itself has in the image.
+    top: str
+    #: The paths of those directories of the source that do not go below `top`; see `Placement.moved`.
+    moved: Mapping[str, str]
+    #: The owner and the mode of each file; None: those that it has.
+    owner: tuple[int, int] | None
+    mode: int | None
+
+    def name(self, below: str) -> bytes:
+        """Return the name, as of a member, of the file at *below*, a path relative to the source; "" is the source itself."""
+        if not below:
+            path = self.top
+        elif below in self.moved:
+            path = self.moved[below]
+        else:
+            parent, _, name = below.rpartition("/")
+            path = f"{self.moved[parent]}/{name}" if parent in self.moved else f"{self.top}/{below}"
+        return os.fsencode(path).strip(b"/")
+
+    def owned(self, member: Member) -> Member:
+        """Return *member* with the owner and mode that it gets. Symbolic links have no mode."""
+        if self.owner is not None:
+            member = member._replace(uid=self.owner[0], gid=self.owner[1])
+        if self.mode is not None and member.kind is not Kind.SYMLINK:
+            member = member._replace(mode=self.mode)
+        return member
 
 
 class NewFiles:
@@ -82,54 +105,39 @@ class NewFiles:
 class ContextMembers:
     """The files of one source of the build context. It borrows the context."""
 
-    def __init__(
-        self,
-        context: BuildContext,
-        tree: InputTree,
-        top: str,
-        moved: Mapping[str, str],
-        *,
-        owner: tuple[int, int],
-        mode: int | None,
-    ) -> None:
-        """Give the files of *tree* at *top*, or where *moved* has them, with *owner*, and with *mode* unless that is None.
-
-        The top of a directory is not among them: its files go into the target.
-        """
+    def __init__(self, context: BuildContext, tree: InputTree, target: CopyTarget) -> None:
+        """Give the files of *tree* at *target*. The top of a directory is not among them: its files go into the target."""
         self.name = "the build context"
         self._context = context
         self._tree = tree
-        self._top = top
-        self._moved = moved
-        self._owner = owner
-        self._mode = mode
+        self._target = target
         self._file: ContextFile | None = None
         self.current = b""
 
     def __iter__(self) -> Iterator[Member]:
         first: dict[tuple[int, int], bytes] = {}
-        uid, gid = self._owner
         for file in self._tree.files:
             below = self._tree.below(file)
             if not below and file.is_directory:
                 continue
-            name = target_of(below, self._top, self._moved) if below else os.fsencode(self._top).strip(b"/")
+            name = self._target.name(below)
             self.current, self._file = name, file
             kind, link = _kind(file), os.fsencode(file.link)
             if file.identity is not None and file.identity in first:
                 kind, link = Kind.HARD_LINK, first[file.identity]
             elif file.identity is not None:
                 first[file.identity] = name
-            given = stat.S_IMODE(file.mode) if self._mode is None else self._mode
-            yield Member(
-                name=name,
-                kind=kind,
-                mode=0o777 if kind is Kind.SYMLINK else given,
-                uid=uid,
-                gid=gid,
-                mtime_ns=file.mtime_ns,
-                size=file.size if kind is Kind.FILE else 0,
-                link=link,
+            yield self._target.owned(
+                Member(
+                    name=name,
+                    kind=kind,
+                    mode=0o777 if kind is Kind.SYMLINK else stat.S_IMODE(file.mode),
+                    uid=0,
+                    gid=0,
+                    mtime_ns=file.mtime_ns,
+                    size=file.size if kind is Kind.FILE else 0,
+                    link=link,
+                )
             )
 
     def data(self) -> Iterator[tuple[int, memoryview]]:

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from sandbox.builder.added_archives import AddedMembers, archive_directories
-from sandbox.builder.copied_members import ContextMembers, NewFiles
+from sandbox.builder.copied_members import ContextMembers, CopyTarget, NewFiles
 from sandbox.builder.layer_output import write_members
 from sandbox.builder.placement import Placement, Source, directories_of, missing_directories, place
 from sandbox.builder.stage_members import stage_members
@@ -73,13 +73,12 @@ def copy_from_context(
     placement = _placed(machine, layers, action, described)
     sources: list[Opener] = [_new_files(action, placement, output)]
     for number, tree in enumerate(inputs.trees):
-        where = placement.targets[number], placement.moved[number]
         if archives[number] is not None:
-            owner = placement.owner if action.owner else None
-            sources.append(partial(AddedMembers, context, tree, *where, owner=owner, mode=action.mode))
+            target = _target(placement, number, action, keep_owner=True)
+            sources.append(partial(AddedMembers, context, tree, target))
         else:
-            members = ContextMembers(context, tree, *where, owner=placement.owner, mode=action.mode)
-            sources.append(partial(_given, members))
+            target = _target(placement, number, action, keep_owner=False)
+            sources.append(partial(_given, ContextMembers(context, tree, target)))
     return write_members(machine.where.images, sources, compression=output.compression, latest=output.latest)
 
 
@@ -113,10 +112,9 @@ def copy_from_layers(
         sources: list[Opener] = [_new_files(action, placement, output)]
         if found["paths"]:
             layer = undo.enter_context(empty_layer(machine.state, machine.ids, there, name="build"))
-            owner = placement.owner if action.owner else None
             sources += [
-                partial(stage_members, layer, path, top, moved, owner=owner, mode=action.mode)
-                for path, top, moved in zip(found["paths"], placement.targets, placement.moved, strict=False)
+                partial(stage_members, layer, path, _target(placement, number, action, keep_owner=True))
+                for number, path in enumerate(found["paths"])
             ]
         return write_members(
             machine.where.images, sources, compression=output.compression, latest=output.latest
@@ -157,6 +155,16 @@ def _described(tree: InputTree, archive: tuple[str, ...] | None) -> Source:
     below = (tree.below(file) for file in tree.files if file.is_directory)
     return Source(
         name=tree.name, is_directory=tree.is_directory, directories=tuple(path for path in below if path)
+    )
+
+
+def _target(placement: Placement, number: int, action: CopyFiles, *, keep_owner: bool) -> CopyTarget:
+    """Return the target of source *number*. With *keep_owner*, files keep their owners, unless *action* has one."""
+    return CopyTarget(
+        top=placement.targets[number],
+        moved=placement.moved[number],
+        owner=None if keep_owner and not action.owner else placement.owner,
+        mode=action.mode,
     )
 
 

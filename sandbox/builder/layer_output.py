@@ -71,6 +71,18 @@ def image_layer(layer: WrittenLayer) -> ImageLayer:
     )
 
 
+def path_of(archive: str, name: bytes) -> bytes:
+    """Return the path that *name*, of a member of *archive*, stands for, relative to the root.
+
+    Raises:
+        ImageError: no layer can have that path.
+    """
+    try:
+        return relative(name)
+    except RefusedError as error:
+        raise ImageError(f"{archive}: {printable(name)}: {error}") from None
+
+
 def not_written(error: OSError) -> StateError:
     """Return the error that a layer cannot be written because of *error*."""
     return StateError(
@@ -99,7 +111,7 @@ class _Unwritten:
         own: dict[bytes, bool] = {}
         replaced: set[bytes] = set()
         for member in self._archive:
-            path = self._path(member.name)
+            path = path_of(self.name, member.name)
             is_directory = member.kind is Kind.DIRECTORY
             before = self._written.get(path)
             if before is not None and before is not is_directory:
@@ -107,7 +119,7 @@ class _Unwritten:
             if before is not None:
                 replaced.add(path)
                 continue
-            if member.kind is Kind.HARD_LINK and self._path(member.link) in replaced:
+            if member.kind is Kind.HARD_LINK and path_of(self.name, member.link) in replaced:
                 raise ImageError(
                     f"{self.name}: {printable(path)} is another name of {printable(member.link)}, which a later source replaces",
                     hint="copy the later source in a step of its own",
@@ -121,12 +133,6 @@ class _Unwritten:
                 if self._written.get(parent) is False:
                     raise self._conflict(parent)
                 parent = parent.rpartition(b"/")[0]
-
-    def _path(self, name: bytes) -> bytes:
-        try:
-            return relative(name)
-        except RefusedError as error:
-            raise ImageError(f"{self.name}: {printable(name)}: {error}") from None
 
     def _conflict(self, path: bytes) -> ImageError:
         return ImageError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack, contextmanager
 
-from sandbox.builder.copied_members import target_of
 from sandbox.changes.reader import start
 from sandbox.changes.writable_layers import WritableLayer
 from sandbox.images.tar import Kind, open_archive
@@ -17,25 +16,17 @@ from sandbox.images.tar import Kind, open_archive
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
+    from sandbox.builder.copied_members import CopyTarget
     from sandbox.images.tar import Archive, Member, TarStream
 
 
 @contextmanager
-def stage_members(
-    layer: WritableLayer,
-    path: str,
-    top: str,
-    moved: Mapping[str, str],
-    *,
-    owner: tuple[int, int] | None,
-    mode: int | None,
-) -> Iterator[Archive]:
-    """Give the object at *path*, which has no links, of the union of *layer*, and all below it, at *top* or where *moved* has it.
+def stage_members(layer: WritableLayer, path: str, target: CopyTarget) -> Iterator[Archive]:
+    """Give the object at *path* of the union of *layer*, and all below it, at *target*. No part of *path* is a symbolic link.
 
-    The owners and modes are those that the files have, unless *owner* and *mode* are given. The top of a directory is not
-    among the members: its files go into the target.
+    The top of a directory is not among the members: its files go into the target.
 
     Raises:
         ImageError: the archive is damaged.
@@ -44,31 +35,17 @@ def stage_members(
     with ExitStack() as undo:
         process = start(layer, ["--archive=trees"], [path], undo)
         with process.explaining(), open(process.output_fd, "rb", closefd=False) as stream:
-            yield _Renamed(
-                open_archive(stream, "the files of the stage"), path, top, moved, owner=owner, mode=mode
-            )
+            yield _Renamed(open_archive(stream, "the files of the stage"), path, target)
 
 
 class _Renamed:
     """The members of an archive under other names. It borrows the archive (implements `Archive`)."""
 
-    def __init__(
-        self,
-        archive: TarStream,
-        path: str,
-        top: str,
-        moved: Mapping[str, str],
-        *,
-        owner: tuple[int, int] | None,
-        mode: int | None,
-    ) -> None:
+    def __init__(self, archive: TarStream, path: str, target: CopyTarget) -> None:
         self.name = archive.name
         self._archive = archive
         self._path = os.fsencode(path).strip(b"/")
-        self._top = top
-        self._moved = moved
-        self._owner = owner
-        self._mode = mode
+        self._target = target
 
     @property
     def current(self) -> bytes:
@@ -82,21 +59,13 @@ class _Renamed:
             below = self._below(member.name)
             if not below and member.kind is Kind.DIRECTORY:
                 continue
-            renamed = member._replace(name=self._name(below))
+            renamed = member._replace(name=self._target.name(below))
             if member.kind is Kind.HARD_LINK:
-                renamed = renamed._replace(link=self._name(self._below(member.link)))
-            if self._owner is not None:
-                renamed = renamed._replace(uid=self._owner[0], gid=self._owner[1])
-            if self._mode is not None and member.kind is not Kind.SYMLINK:
-                renamed = renamed._replace(mode=self._mode)
-            yield renamed
+                renamed = renamed._replace(link=self._target.name(self._below(member.link)))
+            yield self._target.owned(renamed)
 
-    def _below(self, name: bytes) -> bytes:
+    def _below(self, name: bytes) -> str:
+        """Return where *name* is, relative to the path that was read."""
         name = name.strip(b"/")
         name = b"" if name == b"." else name.removeprefix(b"./")
-        return name[len(self._path) :].lstrip(b"/")
-
-    def _name(self, below: bytes) -> bytes:
-        if not below:
-            return os.fsencode(self._top).strip(b"/")
-        return target_of(os.fsdecode(below), self._top, self._moved)
+        return os.fsdecode(name[len(self._path) :].lstrip(b"/"))
