@@ -15,14 +15,14 @@ import stat
 from sandbox.errors import ImageError
 from sandbox.images.archive_tree import ArchivedDirectory, ArchivedObject, ArchiveTree
 from sandbox.images.archived_acl import InvalidListError, settled
-from sandbox.images.attributes import ACLS
+from sandbox.images.attributes import ACLS, AttributeRefusedError, SharedAttributes
 from sandbox.images.destination import PATH_MAX, RefusedError, relative
 from sandbox.images.index_writer import write_index
 from sandbox.images.metadata import MAX_ID, not_mapped, time_of
 from sandbox.images.names import printable
-from sandbox.images.report import MAX_NAMES, UnpackReport
+from sandbox.images.report import LeftOut, UnpackReport
 from sandbox.images.tar import Archive, Kind, Member
-from sandbox.images.unpack import FAULTS
+from sandbox.images.unpack import FAULTS, refusal
 from sandbox.images.whiteouts import OPAQUE, InvalidWhiteoutError, has_whiteout, hidden_name, is_whiteout
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
@@ -38,9 +38,6 @@ _TYPES = {Kind.FILE: stat.S_IFREG, Kind.SYMLINK: stat.S_IFLNK, Kind.FIFO: stat.S
 #: AUFS named its own records so; they hide nothing (whiteouts.py).
 _AUFS_RECORD = b".wh..wh."
 _TIME_LIMIT = (1 << 63) - 1  # nanoseconds from 1970
-_ATTRIBUTES = 1 << 25
-"""Bytes of memory for extended attributes. Equal sets of attributes are stored once."""
-_ATTRIBUTE_COST = 200  # bytes of memory that Python needs for an attribute besides its name and value
 
 
 class _TargetLeftOutError(Exception):
@@ -73,10 +70,10 @@ def index_archive(
     for member in archive:
         try:
             indexer.add(member)
-        except (RefusedError, InvalidWhiteoutError) as error:
-            raise _refusal(archive.name, member.name, str(error)) from error
+        except (RefusedError, InvalidWhiteoutError, AttributeRefusedError) as error:
+            raise refusal(archive.name, member.name, str(error)) from error
         except OSError as error:
-            raise _refusal(archive.name, member.name, FAULTS.get(error.errno or 0, str(error))) from error
+            raise refusal(archive.name, member.name, FAULTS.get(error.errno or 0, str(error))) from error
     try:
         write_index(indexer.tree, output, size, frames())
     except ValueError as error:
@@ -84,12 +81,6 @@ def index_archive(
             f"{archive.name}: cannot be mounted: {error}", hint='remove "mount = true", which unpacks it'
         ) from error
     return indexer.report()
-
-
-def _refusal(archive: str, name: bytes, reason: str) -> ImageError:
-    return ImageError(
-        f"{archive}: {printable(name or b'.')}: {reason}", hint="pack the archive again without this member"
-    )
 
 
 def _time_of(member: Member) -> int:
@@ -107,27 +98,18 @@ class _Indexer:
         self._single = ids.single
         self._uids = [(one.inside, one.inside + one.count) for one in ids.uid_map]
         self._gids = [(one.inside, one.inside + one.count) for one in ids.gid_map]
-        self._shared: dict[tuple[tuple[bytes, bytes], ...], Mapping[bytes, bytes]] = {}
-        self._attributes_size = 0
-        self._entries = self._bytes = self._devices = self._xattrs = 0
-        self._device_names: list[str] = []
-        self._xattr_names: list[str] = []
+        self._shared = SharedAttributes()
+        self._left_out = LeftOut()
+        self._entries = self._bytes = 0
 
     def report(self) -> UnpackReport:
         """Return what was indexed and what was left out."""
-        return UnpackReport(
-            entries=self._entries,
-            data_bytes=self._bytes,
-            skipped_devices=self._devices,
-            skipped_device_names=tuple(self._device_names),
-            skipped_xattrs=self._xattrs,
-            skipped_xattr_names=tuple(self._xattr_names),
-        )
+        return self._left_out.report(entries=self._entries, data_bytes=self._bytes)
 
     def add(self, member: Member) -> None:
         """Add *member* to the tree, as `unpack` writes it."""
         if member.left_out:
-            self._leave_out(member.name, *member.left_out)
+            self._left_out.add_xattrs(member.name, *member.left_out)
         self.tree.now_ns = _time_of(member)
         path = relative(member.name)
         if not path:
@@ -234,10 +216,7 @@ class _Indexer:
         self.tree.remove(parent, leaf)
         parent.absent = parent.absent or set()
         parent.absent.add(leaf)
-        if not relative(member.name).startswith(b"dev/"):
-            self._devices += 1
-            if len(self._device_names) < MAX_NAMES:
-                self._device_names.append(printable(member.name))
+        self._left_out.add_device(relative(member.name), member.name)
 
     # Attributes
 
@@ -261,22 +240,13 @@ class _Indexer:
             if name in ACLS:
                 kept = None if self._single else self._list_of(member, name, value, mode)
                 if self._single:
-                    self._leave_out(member.name, name)
+                    self._left_out.add_xattrs(member.name, name)
             elif name.startswith(b"user.") and member.kind not in (Kind.FILE, Kind.DIRECTORY):
                 kept = None  # xattr(7): only files and directories have them
-                self._leave_out(member.name, name)
+                self._left_out.add_xattrs(member.name, name)
             if kept is not None:
                 found[name] = kept
-        shared = self._shared.setdefault(tuple(sorted(found.items())), found)
-        if shared is found:
-            self._attributes_size += sum(
-                len(name) + len(value) + _ATTRIBUTE_COST for name, value in found.items()
-            )
-            if self._attributes_size > _ATTRIBUTES:
-                raise RefusedError(
-                    f"the extended attributes take more than {_ATTRIBUTES >> 20} MiB of memory"
-                )
-        return shared
+        return self._shared.share(found)
 
     @staticmethod
     def _list_of(member: Member, name: bytes, value: bytes, mode: int | None) -> bytes | None:
@@ -292,8 +262,3 @@ class _Indexer:
             return settled(value, None)
         except InvalidListError:
             raise RefusedError(f"its attribute {printable(name)} cannot be set: invalid argument") from None
-
-    def _leave_out(self, name: bytes, *keys: bytes) -> None:
-        self._xattrs += len(keys)
-        wanted = MAX_NAMES - len(self._xattr_names)
-        self._xattr_names += [f"{printable(name)}: {printable(key)}" for key in keys[:wanted]]

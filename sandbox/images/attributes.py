@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 VALUE_LIMIT = 1 << 16
 """The most bytes of one value: XATTR_SIZE_MAX of linux/limits.h, above which setxattr(2) fails with E2BIG."""
 
+_KEPT = 1 << 25  # bytes of memory for all attributes that are kept
+_COST = 200  # bytes of memory that Python needs for an attribute besides its name and value
+
 # Attributes that union file systems use for their own state: an archive that sets them could forge that state.
 _MARKS = (
     b"user.overlay.",
@@ -52,6 +55,31 @@ _ESCAPED = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 class AttributeRefusedError(Exception):
     """An attribute cannot be decoded or set; the text names it and the reason."""
+
+
+class SharedAttributes:
+    """Sets of extended attributes that are kept in memory. Equal ones are stored once: real archives have few different ones."""
+
+    def __init__(self, of: str = "") -> None:
+        """Start with none. *of* says in messages what has the attributes."""
+        self._of = of
+        self._known: dict[tuple[tuple[bytes, bytes], ...], Mapping[bytes, bytes]] = {}
+        self._size = 0
+
+    def share(self, xattrs: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
+        """Return the mapping that is kept for all sets equal to *xattrs*.
+
+        Raises:
+            AttributeRefusedError: all sets together take more than 32 MiB.
+        """
+        kept = self._known.setdefault(tuple(sorted(xattrs.items())), xattrs)
+        if kept is xattrs:
+            self._size += sum(len(name) + len(value) + _COST for name, value in xattrs.items())
+            if self._size > _KEPT:
+                raise AttributeRefusedError(
+                    f"the extended attributes{self._of} take more than {_KEPT >> 20} MiB of memory"
+                )
+        return kept
 
 
 def is_unpacked(name: bytes) -> bool:

@@ -10,14 +10,13 @@ import os
 
 from sandbox.images.attributes import ACLS, set_attribute
 from sandbox.images.destination import RefusedError
-from sandbox.images.names import printable
-from sandbox.images.report import MAX_NAMES
 from sandbox.images.tar import Kind
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.images.directories import Directory
+    from sandbox.images.report import LeftOut
     from sandbox.images.tar import Member
 
 MAX_ID = 0xFFFFFFFE  # 0xFFFFFFFF means "unchanged" to chown(2)
@@ -26,12 +25,12 @@ _MAX_TIME_NS = 10**9 << 62
 
 
 class MetadataWriter:
-    """Sets attributes and counts those that it leaves out. The unpacker of one archive creates it; nothing has to be closed."""
+    """Sets attributes. The unpacker of one archive creates it; nothing has to be closed."""
 
-    def __init__(self, *, single_id: bool) -> None:
+    def __init__(self, left_out: LeftOut, *, single_id: bool) -> None:
+        """Count those that cannot be set in *left_out*."""
+        self._left_out = left_out
         self._single_id = single_id
-        self.xattrs = 0  # extended attributes that were left out
-        self.xattr_names: list[str] = []
 
     def set_opened(self, name: bytes, fd: int, attributes: Member | Directory) -> None:
         """Set owner, extended attributes, mode and times, in this order.
@@ -77,13 +76,7 @@ class MetadataWriter:
     def _set_xattr(self, name: bytes, target: int | bytes, key: bytes, value: bytes, *, follow: bool) -> None:
         # In a user namespace with one id, an access control list can name no other user or group.
         if (self._single_id and key in ACLS) or not set_attribute(target, key, value, follow=follow):
-            self.skip_xattrs(name, key)
-
-    def skip_xattrs(self, name: bytes, *keys: bytes) -> None:
-        """Count the extended attributes *keys* of the member *name* as left out."""
-        self.xattrs += len(keys)
-        wanted = MAX_NAMES - len(self.xattr_names)
-        self.xattr_names += [f"{printable(name)}: {printable(key)}" for key in keys[:wanted]]
+            self._left_out.add_xattrs(name, key)
 
 
 def not_mapped(uid: int, gid: int) -> RefusedError:

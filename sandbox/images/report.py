@@ -1,7 +1,8 @@
-"""Define the report of an unpacked archive."""
+"""Count what an archive has and its tree does not get, and report it."""
 
 from __future__ import annotations
 
+from sandbox.images.names import printable
 from unionfs._stdlib.dataclasses import dataclass
 
 MAX_NAMES = 5
@@ -32,3 +33,38 @@ class UnpackReport:
             )
             if count
         ]
+
+
+class LeftOut:
+    """Counts the device nodes and extended attributes of an archive that its tree does not get, and keeps a few of their names."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._devices = self._xattrs = 0
+        self._device_names: list[str] = []
+        self._xattr_names: list[str] = []
+
+    def add_device(self, path: bytes, name: bytes) -> None:
+        """Count the device node at *path*, of the member *name*, unless it is in dev/: the sandbox has a /dev of its own."""
+        if not path.startswith(b"dev/"):
+            self._devices += 1
+            if len(self._device_names) < MAX_NAMES:
+                self._device_names.append(printable(name))
+
+    def add_xattrs(self, name: bytes, *keys: bytes) -> None:
+        """Count the extended attributes *keys* of the member *name*."""
+        self._xattrs += len(keys)
+        wanted = MAX_NAMES - len(self._xattr_names)
+        self._xattr_names += [f"{printable(name)}: {printable(key)}" for key in keys[:wanted]]
+
+    def report(self, *, entries: int, data_bytes: int, used_below: bool = False) -> UnpackReport:
+        """Return the report of a tree with *entries*, *data_bytes* and *used_below*."""
+        return UnpackReport(
+            entries=entries,
+            data_bytes=data_bytes,
+            skipped_devices=self._devices,
+            skipped_device_names=tuple(self._device_names),
+            skipped_xattrs=self._xattrs,
+            skipped_xattr_names=tuple(self._xattr_names),
+            used_below=used_below,
+        )

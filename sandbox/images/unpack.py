@@ -18,7 +18,7 @@ import os
 import stat
 
 from sandbox.errors import ImageError
-from sandbox.images.attributes import AttributeRefusedError
+from sandbox.images.attributes import AttributeRefusedError, SharedAttributes
 from sandbox.images.destination import (
     DIRECTORY,
     NEW_FILE,
@@ -34,7 +34,7 @@ from sandbox.images.hard_links import HardLinks, TargetLeftOutError
 from sandbox.images.lower_layers import LowerLayers
 from sandbox.images.metadata import MetadataWriter
 from sandbox.images.names import printable
-from sandbox.images.report import MAX_NAMES, UnpackReport
+from sandbox.images.report import LeftOut, UnpackReport
 from sandbox.images.tar import Archive, Kind, Member
 from sandbox.images.whiteouts import OPAQUE, InvalidWhiteoutError, hidden_name, is_whiteout
 
@@ -42,13 +42,6 @@ from sandbox.images.whiteouts import OPAQUE, InvalidWhiteoutError, hidden_name, 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-
-_ATTRIBUTES = 1 << 25
-"""Bytes of memory for the extended attributes of directories, which are set at the end.
-
-Equal sets of attributes are stored once: real archives have few different ones.
-"""
-_ATTRIBUTE_COST = 200  # bytes of memory that Python needs for an attribute besides its name and value
 
 FAULTS: Mapping[int, str] = {
     errno.ENAMETOOLONG: "a component of its name is longer than the file system allows",
@@ -91,19 +84,25 @@ def unpack(
         unpacker.close()
 
 
+def refusal(archive: str, name: bytes, reason: str) -> ImageError:
+    """Return the error that the member *name* of *archive* cannot be in a tree for *reason*."""
+    return ImageError(
+        f"{archive}: {printable(name or b'.')}: {reason}", hint="pack the archive again without this member"
+    )
+
+
 class _Unpacker:
     def __init__(self, archive: Archive, root: int, lower: LowerLayers, *, single_id: bool) -> None:
         self._archive = archive
         self._destination = Destination(root, self._inherit)
         self._lower = lower
-        self._metadata = MetadataWriter(single_id=single_id)
+        self._left_out = LeftOut()
+        self._metadata = MetadataWriter(self._left_out, single_id=single_id)
         self._links = HardLinks(self._destination, self._lower, self._metadata)
-        self._shared: dict[tuple[tuple[bytes, bytes], ...], Mapping[bytes, bytes]] = {}
-        self._attributes_size = 0
+        # Those of directories are set at the end.
+        self._shared = SharedAttributes(" of directories")
         self._entries = 0
         self._bytes = 0
-        self._devices = 0
-        self._device_names: list[str] = []
 
     def run(self) -> UnpackReport:
         for member in self._archive:
@@ -114,13 +113,9 @@ class _Unpacker:
                 raise self._explain(member.name, error) from error
         self.close()
         self._finish_directories()
-        return UnpackReport(
+        return self._left_out.report(
             entries=self._entries,
             data_bytes=self._bytes + self._links.copied,
-            skipped_devices=self._devices,
-            skipped_device_names=tuple(self._device_names),
-            skipped_xattrs=self._metadata.xattrs,
-            skipped_xattr_names=tuple(self._metadata.xattr_names),
             used_below=self._lower.used,
         )
 
@@ -136,14 +131,11 @@ class _Unpacker:
                 return OSError(error.errno, error.strerror, printable(name))
         else:
             reason = str(error)
-        return ImageError(
-            f"{self._archive.name}: {printable(name or b'.')}: {reason}",
-            hint="pack the archive again without this member",
-        )
+        return refusal(self._archive.name, name, reason)
 
     def _unpack(self, member: Member) -> None:
         if member.left_out:
-            self._metadata.skip_xattrs(member.name, *member.left_out)
+            self._left_out.add_xattrs(member.name, *member.left_out)
         path = relative(member.name)
         if not path:
             if member.kind is not Kind.DIRECTORY:
@@ -242,19 +234,7 @@ class _Unpacker:
         self._entries += 1
 
     def _kept_xattrs(self, xattrs: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
-        """Return a shared mapping equal to *xattrs*, so that directories with equal attributes store them once."""
-        if not xattrs:
-            return NO_XATTRS
-        kept = self._shared.setdefault(tuple(sorted(xattrs.items())), xattrs)
-        if kept is xattrs:
-            self._attributes_size += sum(
-                len(name) + len(value) + _ATTRIBUTE_COST for name, value in xattrs.items()
-            )
-            if self._attributes_size > _ATTRIBUTES:
-                raise RefusedError(
-                    f"the extended attributes of directories take more than {_ATTRIBUTES >> 20} MiB of memory"
-                )
-        return kept
+        return self._shared.share(xattrs) if xattrs else NO_XATTRS
 
     def _hard_link(self, member: Member, place: Place, path: bytes, leaf: bytes) -> bool:
         """Make a hard link; return False if it is left out because its target is a device that was left out."""
@@ -272,10 +252,7 @@ class _Unpacker:
         except FileNotFoundError:
             pass
         self._destination.absent.add(path)
-        if not path.startswith(b"dev/"):
-            self._devices += 1
-            if len(self._device_names) < MAX_NAMES:
-                self._device_names.append(printable(member.name))
+        self._left_out.add_device(path, member.name)
 
     # Attributes
 
