@@ -11,8 +11,7 @@ import errno
 import mmap
 import os
 import stat
-from collections.abc import Iterable, Sequence
-from weakref import WeakValueDictionary
+from collections.abc import Sequence
 
 from unionfs._stdlib.hashlib import sha256
 from unionfs._stdlib.typing import NoReturn
@@ -24,6 +23,7 @@ from unionfs.layer_index.archive_frames import read_key
 from unionfs.layer_index.archive_records import Record
 from unionfs.layer_index.archived_contents import ArchivedContents, PlainData
 from unionfs.layer_index.format import ROOT_PAGE, DamagedError, LayerIndex, Page
+from unionfs.layer_index.indexed_directory import IndexedDirectory
 from unionfs.types import Mark
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
@@ -110,41 +110,26 @@ class ArchiveLayer(Layer):
         os.close(self.archive_fd)
 
 
-class ArchiveDirectory(LayerDir):
+class ArchiveDirectory(IndexedDirectory):
     """A directory of an archive. It needs no descriptor."""
 
-    __slots__ = ("_own", "_page", "_row")
+    __slots__ = ()
 
     layer: ArchiveLayer
+    _listing: Page
+    _rows: Page | None
 
-    def __init__(
-        self,
-        layer: ArchiveLayer,
-        parent: ArchiveDirectory | None,
-        name: bytes,
-        own: Page,
-        row: int,
-        *,
-        device: int,
-    ) -> None:
-        """Describe *row* of the page *own*, the page of *parent*, as the directory *name*."""
-        super().__init__(layer, parent, name)
-        self.device = device
-        self._own = own
-        self._row = row
-        self._page: Page | None = None
-
-    def page(self) -> Page:
+    def listing(self) -> Page:
         """Return the page with the names of this directory.
 
         Raises:
             OSError: EIO if the index is damaged.
         """
-        page = self._page
+        page = self._rows
         if page is None:
             try:
-                number = ROOT_PAGE if self.parent is None else self._own.page(self._row)
-                page = self._page = Page(self.layer.index, number)
+                number = ROOT_PAGE if self.parent is None else self._listing.page(self._row)
+                page = self._rows = Page(self.layer.index, number)
             except DamagedError as error:
                 raise _damaged(error) from None
         return page
@@ -164,86 +149,34 @@ class ArchiveDirectory(LayerDir):
     def unpin(self) -> None:
         """Do nothing."""
 
-    def reachable(self) -> bool:
-        """Return True: nothing can be mounted in an archive."""
-        return True
-
-    def is_mount_point(self, name: bytes) -> bool:  # noqa: ARG002 - the same for every name
-        """Return False: nothing can be mounted in an archive."""
-        return False
-
     @property
     def known_no_xattrs(self) -> bool:
         """Return whether the directory has no extended attributes."""
-        return self._own.known_no_xattrs(self._row)
+        return self._listing.known_no_xattrs(self._row)
 
     # -- names -------------------------------------------------------------------------------------
 
-    def mark(self, name: bytes) -> Mark | None:
-        """Return the mark of *name* in this directory; None if the archive has no such name."""
-        page = self._page or self.page()
-        row = page.rows.get(name)
-        return None if row is None else page.mark(row)
-
-    def names(self) -> Iterable[bytes]:
-        """Return the names that have a mark."""
-        return self.page().rows
-
-    def opaque(self, name: bytes) -> bool:
-        """Return whether the directory *name* hides directories of that name in lower layers."""
-        return self.mark(name) is Mark.OPAQUE_DIRECTORY
-
-    def redirect(self, name: bytes) -> bytes | None:  # noqa: ARG002 - the same for every name
-        """Return None: archives have no redirects."""
-        return None
-
-    def redirected(self) -> bytes | None:
-        """Return None: archives have no redirects."""
-        return None
-
-    def is_opaque(self) -> bool:
-        """Return whether this directory hides directories of its name in lower layers."""
-        return self._own.mark(self._row) is Mark.OPAQUE_DIRECTORY
-
-    def hides_below(self) -> bool:
-        """Return whether this directory, the root, hides the layers below."""
-        return self.is_opaque()
-
-    def child(self, name: bytes) -> LayerDir:
-        """Return the directory *name*: the same object as long as a reference to it exists."""
-        children = self._children
-        if children is None:
-            children = self._children = WeakValueDictionary()
-        child = children.get(name)
-        if child is None:
-            page = self.page()
-            row = page.rows.get(name)
-            if row is None or page.mark(row) not in (Mark.DIRECTORY, Mark.OPAQUE_DIRECTORY):
-                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-            child = children[name] = ArchiveDirectory(self.layer, self, name, page, row, device=self.device)
-        return child
-
-    def entry(self, name: bytes) -> PathRef:
-        """Return a reference to *name*, a non-directory."""
-        page = self._page or self.page()
-        row = page.rows.get(name)
-        if row is None:
+    def _new_child(self, name: bytes, listing: Page, row: int) -> LayerDir:
+        if listing.mark(row) not in (Mark.DIRECTORY, Mark.OPAQUE_DIRECTORY):
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-        return ArchivedRef(self, name, page, row)
+        return ArchiveDirectory(self.layer, self, name, listing, row, self.device)
+
+    def _new_entry(self, name: bytes, listing: Page, row: int) -> PathRef:
+        return ArchivedRef(self, name, listing, row)
 
     # -- attributes --------------------------------------------------------------------------------
 
     def stat(self) -> os.stat_result:
         """Return the attributes of the directory."""
-        return _info(self._own, self._row, self.layer)
+        return _info(self._listing, self._row, self.layer)
 
     def list_xattrs(self) -> list[str]:
         """Return the names of the extended attributes."""
-        return _xattr_names(self._own, self._row)
+        return _xattr_names(self._listing, self._row)
 
     def get_xattr(self, name: str) -> bytes:
         """Return an extended attribute; ENODATA if there is none."""
-        return _xattr(self._own, self._row, name)
+        return _xattr(self._listing, self._row, name)
 
     def birth_time_ns(self) -> int | None:
         """Return None: an archive records no birth times."""

@@ -11,12 +11,12 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
-from weakref import WeakValueDictionary
 
 from unionfs import _libc
 from unionfs.layer.directory import Layer, LayerDir
 from unionfs.layer.objects import PathRef
 from unionfs.layer_index.format import ROOT_PAGE, DamagedError, LayerIndex, Page, Source
+from unionfs.layer_index.indexed_directory import IndexedDirectory
 from unionfs.layer_index.scan import CannotIndexError, Parts, roots, scan
 from unionfs.types import Mark
 
@@ -186,21 +186,21 @@ class _Read:
         return None
 
 
-class MergedDirectory(LayerDir):
+class MergedDirectory(IndexedDirectory):
     """A directory of a stack, merged from directories of its layers."""
 
-    __slots__ = ("_listing", "_places", "_row", "_rows", "_stack")
+    __slots__ = ("_places", "_stack")
+
+    _listing: _Listing
+    _rows: _Listing | None
 
     def __init__(
         self, stack: Stack, parent: MergedDirectory | None, name: bytes, listing: _Listing, row: int
     ) -> None:
         """Describe *row* of *listing*, which is the listing of *parent*, as the directory *name*."""
-        super().__init__(listing.layer(row), parent, name)
-        self.device = self.layer.device
+        layer = listing.layer(row)
+        super().__init__(layer, parent, name, listing, row, layer.device)
         self._stack = stack
-        self._listing = listing
-        self._row = row
-        self._rows: _Listing | None = None
         self._places: dict[Layer, LayerDir] = {}
 
     # -- location ----------------------------------------------------------------------------------
@@ -242,10 +242,6 @@ class MergedDirectory(LayerDir):
         """Return the descriptor to the cache."""
         self.place(self.layer).unpin()
 
-    def reachable(self) -> bool:
-        """Return True: a directory in the index is neither a mount point nor hidden."""
-        return True
-
     @property
     def merged(self) -> bool:
         """Return whether several layers contribute."""
@@ -257,9 +253,6 @@ class MergedDirectory(LayerDir):
         return self._stack.trusted and self._listing.known_no_xattrs(self._row)
 
     # -- names -------------------------------------------------------------------------------------
-
-    def _load(self) -> dict[bytes, Mark] | None:
-        raise NotImplementedError  # all methods that would call it are overridden
 
     def listing(self) -> _Listing:
         """Return the listing of this directory.
@@ -315,56 +308,10 @@ class MergedDirectory(LayerDir):
                 return found.parts
         raise OSError(errno.ESTALE, "the layer changed while mounted", self.name)
 
-    def mark(self, name: bytes) -> Mark | None:
-        """Return the mark of *name* in this directory; None if the stack has no such name."""
-        listing = self._rows or self.listing()
-        row = listing.rows.get(name)
-        return None if row is None else listing.mark(row)
+    def _new_child(self, name: bytes, listing: _Listing, row: int) -> LayerDir:
+        return MergedDirectory(self._stack, self, name, listing, row)
 
-    def names(self) -> Iterable[bytes]:
-        """Return the names that have a mark."""
-        return self.listing().rows
-
-    def opaque(self, name: bytes) -> bool:
-        """Return whether the directory *name* hides directories of that name in layers below the stack."""
-        return self.mark(name) is Mark.OPAQUE_DIRECTORY
-
-    def redirect(self, name: bytes) -> bytes | None:  # noqa: ARG002 - the same for every name
-        """Return None: a layer with redirects has no index."""
-        return None
-
-    def redirected(self) -> bytes | None:
-        """Return None: a layer with redirects has no index."""
-        return None
-
-    def hides_below(self) -> bool:
-        """Return whether this directory, the root of the stack, hides the layers below it."""
-        return self.is_opaque()
-
-    def is_opaque(self) -> bool:
-        """Return whether this directory hides directories of its name below the stack."""
-        return self._listing.mark(self._row) is Mark.OPAQUE_DIRECTORY
-
-    def child(self, name: bytes) -> LayerDir:
-        """Return the directory *name*: the same object as long as a reference to it exists."""
-        children = self._children
-        if children is None:
-            children = self._children = WeakValueDictionary()
-        child = children.get(name)
-        if child is None:
-            listing = self.listing()
-            row = listing.rows.get(name)
-            if row is None:
-                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-            child = children[name] = MergedDirectory(self._stack, self, name, listing, row)
-        return child
-
-    def entry(self, name: bytes) -> PathRef:
-        """Return a reference to *name*, a non-directory."""
-        listing = self._rows or self.listing()
-        row = listing.rows.get(name)
-        if row is None:
-            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+    def _new_entry(self, name: bytes, listing: _Listing, row: int) -> PathRef:
         return IndexedRef(self, name, listing, row)
 
     def stat(self) -> os.stat_result:
@@ -387,10 +334,6 @@ class MergedDirectory(LayerDir):
     def info(self) -> os.stat_result:
         """Return the attributes of the topmost part, from the index if it is trusted."""
         return self._listing.info(self._row) or self.stat()
-
-    def is_mount_point(self, name: bytes) -> bool:  # noqa: ARG002 - the same for every name
-        """Return False: a layer with something mounted inside has no index."""
-        return False
 
 
 class IndexedRef(PathRef):
