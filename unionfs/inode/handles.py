@@ -13,26 +13,15 @@ if TYPE_CHECKING:
     from unionfs.layer.contents import FileContents
 
 
-class FileHandle:
-    """One open(2) of a file: a descriptor with its own access mode. It is used with explicit offsets only (pread, pwrite)."""
+class OpenContents:
+    """An open file: a descriptor, or contents without one. It is used with explicit offsets only (pread, pwrite)."""
 
-    __slots__ = ("contents", "fd", "flags", "inode", "internal")
+    __slots__ = ("contents", "fd")
 
-    def __init__(self, inode: FileInode, fd: int, flags: int, contents: FileContents | None = None) -> None:
-        """Take over *fd*, opened with *flags*. For a file of an archive, *fd* is -1, and *contents* are read instead."""
-        self.inode = inode
-        self.fd = fd
-        #: The contents of a file of an archive, which has no descriptor, until it is copied up; otherwise None.
-        self.contents = contents
-        self.flags = flags
-        #: No client opened it: the server keeps it for the next read or write of the file. It does not count as a use of the
-        #: file.
-        self.internal = False
-
-    def replace(self, fd: int) -> None:
-        """Continue with *fd*, a descriptor of the same file after copy-up, and close the old descriptor."""
-        self.close()
-        self.fd, self.contents = fd, None
+    #: -1 if the file has no descriptor.
+    fd: int
+    #: What is read instead of the descriptor; None if there is one.
+    contents: FileContents | None
 
     def read(self, size: int, offset: int) -> bytes:
         """Return up to *size* bytes at *offset*."""
@@ -48,6 +37,28 @@ class FileHandle:
         """Close the descriptor, if there is one."""
         if self.fd >= 0:
             os.close(self.fd)
+            self.fd = -1
+
+
+class FileHandle(OpenContents):
+    """One open(2) of a file, with its own access mode. It has no descriptor if the file is one of an archive, until it is copied up."""
+
+    __slots__ = ("flags", "inode", "internal")
+
+    def __init__(self, inode: FileInode, fd: int, flags: int, contents: FileContents | None = None) -> None:
+        """Take over *fd*, opened with *flags*. For a file of an archive, *fd* is -1, and *contents* are read instead."""
+        self.inode = inode
+        self.fd = fd
+        self.contents = contents
+        self.flags = flags
+        #: No client opened it: the server keeps it for the next read or write of the file. It does not count as a use of the
+        #: file.
+        self.internal = False
+
+    def replace(self, fd: int) -> None:
+        """Continue with *fd*, a descriptor of the same file after copy-up, and close the old descriptor."""
+        self.close()
+        self.fd, self.contents = fd, None
 
 
 class HandleTable:
