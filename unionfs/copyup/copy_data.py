@@ -47,7 +47,7 @@ class Copier:
             else:
                 return size
         if info.st_blocks * _BLOCK >= size:
-            copied = _copy_range(at, to, 0, size)
+            copied = copy_range(at, 0, to, 0, size)
             if copied < size:
                 os.ftruncate(to, size)
             return copied
@@ -69,27 +69,32 @@ def _copy_segments(at: int, to: int, size: int) -> int:
             start, end = end, size
         if start >= size:
             break
-        copied += _copy_range(at, to, start, end)
+        copied += copy_range(at, start, to, start, end - start)
     os.ftruncate(to, size)
     return copied
 
 
-def _copy_range(at: int, to: int, start: int, end: int) -> int:
-    offset = start
-    offload = end - start > _SMALL
-    while offset < end:
+def copy_range(at: int, position: int, to: int, offset: int, length: int) -> int:
+    """Copy *length* bytes at *position* of *at* to *offset* of *to*, in the kernel if it can; return how many there were.
+
+    Raises:
+        OSError: reading or writing failed.
+    """
+    done = 0
+    offload = length > _SMALL
+    while done < length:
         if offload:
             try:
-                done = os.copy_file_range(at, to, end - offset, offset, offset)
+                more = os.copy_file_range(at, to, length - done, position + done, offset + done)
             except OSError as error:
                 if error.errno not in NO_OFFLOAD:
                     raise
                 offload = False
                 continue
         else:
-            data = os.pread(at, min(_CHUNK, end - offset), offset)
-            done = os.pwrite(to, data, offset)
-        if done == 0:  # the source has become shorter: another process changed the layer
+            data = os.pread(at, min(_CHUNK, length - done), position + done)
+            more = os.pwrite(to, data, offset + done)
+        if more == 0:  # the source has become shorter: another process changed it
             break
-        offset += done
-    return offset - start
+        done += more
+    return done

@@ -11,16 +11,13 @@ import errno
 import os
 
 from unionfs._stdlib.typing import Protocol
-from unionfs.copyup.copy_data import NO_OFFLOAD
+from unionfs.copyup.copy_data import copy_range
 from unionfs.layer.file_systems import is_remote
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-#: Bytes of one copy.
-_CHUNK = 1 << 20
 
 
 class ArchiveData(Protocol):
@@ -77,22 +74,8 @@ class PlainData:
 
     def copy(self, position: int, length: int, to: int, offset: int) -> None:
         """Copy in the kernel if it can."""
-        done, offload = 0, True
-        while done < length:
-            if offload:
-                try:
-                    more = os.copy_file_range(self._fd, to, length - done, position + done, offset + done)
-                except OSError as error:
-                    if error.errno not in NO_OFFLOAD:
-                        raise
-                    offload = False
-                    continue
-            else:
-                data = os.pread(self._fd, min(_CHUNK, length - done), position + done)
-                more = write_all(to, data, offset + done)
-            if not more:
-                raise truncated()
-            done += more
+        if copy_range(self._fd, position, to, offset, length) < length:
+            raise truncated()
 
 
 class ArchivedContents:
@@ -187,14 +170,6 @@ class ArchivedContents:
 def truncated() -> OSError:
     """Return the error for an archive that lacks bytes that it had when it was indexed."""
     return OSError(errno.EIO, "the archive has become shorter")
-
-
-def write_all(to: int, data: bytes | memoryview, offset: int) -> int:
-    """Write *data* at *offset* of the file *to*, and return its length."""
-    done, view = 0, memoryview(data)
-    while done < len(view):
-        done += os.pwrite(to, view[done:], offset + done)
-    return done
 
 
 def _zero(room: memoryview) -> None:

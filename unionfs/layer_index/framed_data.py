@@ -9,7 +9,7 @@ from collections import OrderedDict
 from threading import Lock
 
 from unionfs._stdlib.typing import Any
-from unionfs.layer_index.archived_contents import truncated, write_all
+from unionfs.layer_index.archived_contents import truncated
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -64,8 +64,11 @@ class FramedData:
         for number, start, part in self._parts(position, length):
             with self._lock:
                 frame = self._kept.get(number) or self._load(number)
-            write_all(to, memoryview(frame)[start : start + part], offset)
-            offset += part
+            rest = memoryview(frame)[start : start + part]
+            while rest:
+                written = os.pwrite(to, rest, offset)
+                rest = rest[written:]
+                offset += written
 
     def _parts(self, position: int, length: int) -> Iterator[tuple[int, int, int]]:
         """Yield number of the frame, offset in it, and length for each part of the range."""
