@@ -17,6 +17,7 @@ from sandbox.plan import IdPlan
 from sandbox.state.layer_records import ids_from_json
 from sandbox.state.locks import probe
 from sandbox.state.runs import Run, list_runs, paths_in
+from sandbox.state.selection import by_prefix, is_file, selects
 from sandbox.state.stack_record import RecordedStack
 from sandbox.state.trusted_files import read_json
 from unionfs._stdlib.dataclasses import dataclass
@@ -47,11 +48,6 @@ class WritableLayer:
     started: bool = True
 
 
-def is_file(argument: str) -> bool:
-    """Return whether *argument* names an environment file, not a sandbox."""
-    return "/" in argument or argument.endswith(".toml")
-
-
 def find(state_directory: str, argument: str) -> WritableLayer:
     """Return the writable layer that *argument*, an environment file or a name, selects.
 
@@ -64,7 +60,7 @@ def find(state_directory: str, argument: str) -> WritableLayer:
     layers = list_layers(state_directory)
     found = [layer for layer in layers if _is_selected(layer, argument)]
     if not found and not is_file(argument):
-        found = _by_prefix(layers, argument)
+        found = by_prefix(argument, layers, lambda layer: layer.id)
     if not found:
         raise _read_only(state_directory, argument) or _nothing(argument, layers)
     return max(found, key=lambda layer: (layer.in_use, layer.started, layer.time))
@@ -83,25 +79,7 @@ def read_again(layer: WritableLayer) -> WritableLayer:
 
 
 def _is_selected(layer: WritableLayer, argument: str) -> bool:
-    return _names(argument, (layer.name, layer.id), layer.file)
-
-
-def _names(argument: str, names: Sequence[str], file: str | None) -> bool:
-    """Return whether *argument* is one of *names* or the environment file *file*."""
-    if not is_file(argument):
-        return argument in names
-    try:
-        return file is not None and os.path.samefile(file, argument)
-    except OSError:
-        return file == os.path.abspath(argument)
-
-
-def _by_prefix(layers: Sequence[WritableLayer], argument: str) -> list[WritableLayer]:
-    found = [layer for layer in layers if layer.id.startswith(argument)]
-    if len(found) > 1:
-        names = ", ".join(sorted(layer.id for layer in found))
-        raise StateError(f"{argument} is the beginning of several names: {names}", hint="write more of it")
-    return found
+    return selects(argument, (layer.name, layer.id), layer.file)
 
 
 def _read_only(state_directory: str, argument: str) -> StateError | None:
@@ -111,7 +89,7 @@ def _read_only(state_directory: str, argument: str) -> StateError | None:
         if (
             run.state == "running"
             and record is not None
-            and _names(argument, (record.name, run.id), record.file)
+            and selects(argument, (record.name, run.id), record.file)
         ):
             return StateError(
                 f"sandbox {run.id} has no writable layer",

@@ -50,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the changes; return the exit status."""
     from sandbox.changes.reader import changes_of, state_directory
-    from sandbox.changes.writable_layers import find, is_file
+    from sandbox.changes.writable_layers import find
+    from sandbox.state.selection import is_file
 
     if arguments.json and arguments.stat:
         raise SandboxError("--json has no summary", hint="leave out --stat or --json")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from sandbox.errors import SandboxError
     from sandbox.host.facts import HostFacts
+    from sandbox.host.network_facts import NetworkFacts
     from sandbox.host.paths import PathFact
     from sandbox.host.private_directories import PrivateFacts
     from sandbox.images.registry.settings import TlsSettings
@@ -128,6 +129,7 @@ def plan(
         command=command,
         persistent=persistent,
         images=stored,
+        network=network_facts(spec),
         accept_layers=accept_layers,
     )
     return Planning(
@@ -216,6 +218,13 @@ def private_directories(state: str, images: str, uid: int) -> PrivateFacts:
         run=run_directory.default_path(os.environ, uid),
         usual_run=run_directory.default_path({}, uid),
     )
+
+
+def network_facts(spec: Spec) -> NetworkFacts:
+    """Return facts about the network that *spec* wants; without one, nothing is examined."""
+    from sandbox.host.network_facts import NOT_EXAMINED, look
+
+    return NOT_EXAMINED if spec.network.mode == "none" else look(os.environ.get("PATH", ""))
 
 
 def joined_namespaces(spec: Spec, state_directory: str) -> Found:

@@ -6,6 +6,7 @@ import os
 import signal
 import stat
 import sys
+import time
 
 from sandbox.cli.options import add_file, add_overrides
 from sandbox.cli.output import print_json, print_warnings, warn
@@ -24,9 +25,13 @@ if TYPE_CHECKING:
     from sandbox.images.stored_images import ImageRecord
     from sandbox.plan import Plan
     from sandbox.runtime.report import Report
+    from sandbox.runtime.supervisor import Supervisor
     from sandbox.runtime.timeline import Timeline
     from sandbox.spec.model import Spec
     from sandbox.state.directory import StateDirectory
+
+#: Seconds between the end of a sandbox whose network has failed and its restart.
+_RESTART_SECONDS = 1.0
 
 DESCRIPTION = "Start the sandbox that FILE describes, in the foreground, and wait for its program."
 EPILOG = (
@@ -103,6 +108,22 @@ def run(arguments: argparse.Namespace) -> int:
         )
     # SIG_IGN is inherited from the parent. With it, the kernel would reap child processes before waitpid(2) returns their status.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    spec = None
+    while True:
+        spec, supervisor, status = _run_once(arguments, spec, as_json=as_json)
+        if not supervisor.wants_restart:
+            return status
+        warn("the sandbox is restarted (network.on_failure)")
+        time.sleep(_RESTART_SECONDS)
+
+
+def _run_once(
+    arguments: argparse.Namespace, spec: Spec | None, *, as_json: bool
+) -> tuple[Spec, Supervisor, int]:
+    """Start the sandbox and wait for its end; return its specification, its supervisor and the exit status.
+
+    *spec* is the specification of an earlier run; None to read the file.
+    """
     import gc
 
     gc.disable()  # collections during the imports would take time and find no garbage
@@ -119,7 +140,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if not _may_need_no_server(arguments):
             server.start()
-        spec = load_to_plan(arguments, tuple(arguments.command) or None)
+        if spec is None:
+            spec = load_to_plan(arguments, tuple(arguments.command) or None)
         timeline.mark("read")
         from sandbox.plan import may_need_no_server
         from sandbox.runtime.supervisor import Supervisor
@@ -174,7 +196,7 @@ def run(arguments: argparse.Namespace) -> int:
     gc.freeze()
     gc.enable()
     try:
-        return supervisor.run()
+        return spec, supervisor, supervisor.run()
     finally:
         timeline.mark("gone")
         if supervisor.report is not None:
@@ -190,7 +212,7 @@ def _make_plan(
 
     Return facts, state directory, the secret of the run directory (None if there is none), and plan.
     """
-    from sandbox.cli.planning import joined_namespaces, private_directories, with_images
+    from sandbox.cli.planning import joined_namespaces, network_facts, private_directories, with_images
     from sandbox.host import facts as host
     from sandbox.host.paths import inspect_all
     from sandbox.plan import host_details, host_files, host_paths, make_plan, wants_cgroup
@@ -222,6 +244,7 @@ def _make_plan(
         command=tuple(arguments.command) or None,
         persistent=look(spec, directory.path),
         images=stored,
+        network=network_facts(spec),
         accept_layers=arguments.accept_layers,
     )
     return facts, directory, secret, plan

@@ -10,6 +10,7 @@ from sandbox.errors import EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EX
 GROUPS: dict[str, dict[str, str]] = {
     "run": {
         "up": "start the sandbox of an environment file and wait for it",
+        "port": "print the ports of the host that lead to a running sandbox",
     },
     "review": {
         "diff": "show what a sandbox has added, changed, deleted and moved",

@@ -14,10 +14,10 @@ from sandbox.doctor.checks.programs import check_base, check_programs
 from sandbox.doctor.checks.run_directory import check_leftovers, check_run_directory, unusable_because
 from sandbox.doctor.checks.storage import check_storage
 from sandbox.doctor.facts import MachineFacts, StateFacts
-from sandbox.doctor.probes import control, namespaces, storage, surroundings
+from sandbox.doctor.probes import control, namespaces, pasta, storage, surroundings
 from sandbox.errors import SandboxError, SpecError, printable
 from sandbox.host import facts as host
-from sandbox.host import private_directories
+from sandbox.host import network_facts, private_directories
 from sandbox.host.facts import HostFacts
 from sandbox.host.paths import inspect_all
 from sandbox.plan import Plan, host_details, host_files, host_paths, make_plan, warnings_of
@@ -63,8 +63,8 @@ def examine(
 
 def probe_machine(facts: HostFacts, environ: Mapping[str, str]) -> MachineFacts:
     """Run every probe."""
-    # The programs start first and run during the other probes.
-    running = surroundings.Running(environ.get("PATH", os.defpath))
+    # The interpreter starts first and runs during the other probes.
+    running = surroundings.ServerInterpreter()
     mountinfo = _read("/proc/self/mountinfo")
     try:
         with storage.probe_state(facts, environ, mountinfo) as tried:
@@ -73,6 +73,7 @@ def probe_machine(facts: HostFacts, environ: Mapping[str, str]) -> MachineFacts:
         cgroups = control.probe_cgroups(facts.cgroup_levels[0][1], mountinfo=mountinfo)
         session = surroundings.look_at_session(facts, environ)
         security = surroundings.probe_security()
+        found_pasta = pasta.probe_pasta(facts, environ.get("PATH", os.defpath))
         path = tried.facts.path if isinstance(tried.facts, StateFacts) else None
         leftovers = storage.look_for_leftovers(
             path, run.path if unusable_because(run) is None else None, mountinfo
@@ -80,15 +81,13 @@ def probe_machine(facts: HostFacts, environ: Mapping[str, str]) -> MachineFacts:
     except BaseException:
         running.abandon()
         raise
-    programs = running.facts()
-    server = programs.pop("server")
     return MachineFacts(
         namespaces=found_namespaces,
         cgroups=cgroups,
         session=session,
         security=security,
-        programs=programs,
-        server=server,
+        pasta=found_pasta,
+        server=running.facts(),
         state=tried.facts,
         leftovers=leftovers,
         mtab=os.path.exists("/etc/mtab"),
@@ -138,6 +137,7 @@ def plan_file(
             joined=joined,
             persistent=persistent,
             images=stored,
+            network=network_facts.look(environ.get("PATH", os.defpath)),
         )
     except SandboxError as error:
         return FileOutcome(file=file, error=error)

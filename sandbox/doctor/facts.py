@@ -148,7 +148,8 @@ class MachineFacts:
     cgroups: CgroupFacts
     session: SessionFacts
     security: SecurityFacts
-    programs: Mapping[str, ProgramFacts]
+    #: The program that connects private networks; its problem is that of a trial.
+    pasta: ProgramFacts
     #: The interpreter that can import the modules of the file system server.
     server: ProgramFacts
     #: The state directory, or the reason why there can be none, with the remedy.

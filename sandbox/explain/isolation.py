@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from sandbox.explain.case import Case
 from sandbox.explain.filters import landlock_facts, seccomp_facts
 from sandbox.explain.report import DEFAULT, Fact, Origin
-from sandbox.explain.storage import binds, sockets_below
 from sandbox.kernel import capabilities
 from sandbox.kernel.idmaps import IdMap, lookup
 from sandbox.plan.operations import MaskPaths, ReadOnlyPaths, SetHostname
@@ -183,62 +182,6 @@ def namespaces_section(case: Case) -> Iterator[Fact]:
             yield Fact(
                 label="host name", text=operation.name, value=operation.name, origin=origin, keys=keys[:1]
             )
-
-
-def network_section(case: Case) -> Iterator[Fact]:
-    """Yield facts about what the program can reach over the network and over unix sockets."""
-    joined = next((join.asked for join in case.plan.joins if join.kind == "net"), None)
-    host = "net" not in case.plan.namespaces and joined is None
-    keys = ("network.mode", "namespaces.net")
-    origin = case.effective(*keys)
-    value = joined or ("host" if host else "none")
-    reaches = "only a loopback interface of its own"
-    listens = "on its own loopback interface"
-    if host:
-        reaches = "everything that this machine reaches, and the services on its loopback interface"
-        listens = "on every address of this machine, at ports that any user may listen on"
-    elif joined:
-        reaches = f"everything that {joined} reaches, and the services on its loopback interface"
-        listens = f"on every address of {joined}"
-    yield Fact(label="reaches", text=reaches, value=value, origin=origin, keys=keys[:1])
-    yield Fact(label="listens", text=listens, value=value, origin=origin)
-    yield Fact(
-        label="ports",
-        text="no port of this machine is forwarded",
-        value=[],
-        origin=case.effective("network.ports"),
-        keys=("network.ports",),
-    )
-    abstract = list(case.surroundings.abstract_sockets) if host else []
-    text = "the program can connect to those of this machine" + (
-        f"; at present {' '.join(abstract)}" if abstract else "; at present there are none"
-    )
-    yield Fact(
-        label="abstract sockets",
-        text=text if host else f"those of {joined}" if joined else "its own only",
-        value=abstract,
-        origin=origin,
-    )
-    sources = [bind.source for bind in binds(case.plan.operations)]
-    found = sorted({socket for source in sources for socket in sockets_below(source, case)})
-    yield Fact(
-        label="sockets in volumes",
-        text=f"the program can connect to them, also in read-only volumes: {' '.join(found)}"
-        if found
-        else "none at present; the program could connect to sockets that are created there later"
-        if sources
-        else "none: there is no bind volume",
-        value=found,
-        origin=DEFAULT,
-    )
-    yield Fact(
-        label="sockets in layers",
-        text="the program cannot connect to them: unionfs shows them without a listener"
-        if case.plan.bound is None
-        else "none: a layer with sockets does not qualify for a direct bind",
-        value=[],
-        origin=DEFAULT,
-    )
 
 
 def security_section(case: Case) -> Iterator[Fact]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from sandbox.explain.case import Case
-from sandbox.explain.isolation import ids_section, namespaces_section, network_section, security_section
+from sandbox.explain.isolation import ids_section, namespaces_section, security_section
 from sandbox.explain.limits import limits_section
+from sandbox.explain.network import network_section
 from sandbox.explain.program import environment_section, program_section, settings_section
 from sandbox.explain.report import Deviation, Fact, Report
 from sandbox.explain.risks import risks

@@ -128,6 +128,28 @@ def _network(case: Case) -> Iterator[Risk]:
             "interface and abstract unix sockets, and can send all data that it reads to other machines."
         )
         yield _risk(case, "danger", text, "network.mode", "namespaces.net")
+    elif case.plan.network is not None:
+        raw = sorted(case.plan.process.capabilities & {"NET_ADMIN", "NET_RAW"})
+        if raw:
+            text = (
+                f"With {' and '.join(raw)} the program can reach addresses of this machine in spite of the private network: "
+                "it can remove what closes them, or send packets past it."
+            )
+            yield _risk(case, "danger", text, "security.capabilities.add", "network.mode")
+        text = "The program reaches other machines, and can send all data that it reads to them."
+        yield _risk(case, "caution", text, "network.mode")
+        if services := " ".join(map(str, case.plan.network.host_access)):
+            yield _risk(
+                case,
+                "caution",
+                f"The program can connect to services of this machine: {services}.",
+                "network.host_access",
+            )
+        if open_ports := [
+            str(port) for port in case.plan.network.ports if port.address not in ("127.0.0.1", "::1")
+        ]:
+            text = f"Other machines can connect to the program: {' '.join(open_ports)}."
+            yield _risk(case, "caution", text, "network.ports")
 
 
 def _privileges(case: Case) -> Iterator[Risk]:

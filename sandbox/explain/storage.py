@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from sandbox.explain.case import Case
+from sandbox.explain.name_files import name_file
 from sandbox.explain.report import DEFAULT, Fact
 from sandbox.host.paths import PathFact
 from sandbox.plan import fuse_problem
@@ -22,6 +23,7 @@ from sandbox.plan.operations import (
     MountSys,
     Operation,
     ShowHosts,
+    ShowResolver,
     TmpfsVolume,
     VolumeOperation,
 )
@@ -295,10 +297,10 @@ def _mount(operation: Operation, case: Case) -> Fact | None:
             source = f"null zero full random urandom tty, new pts shm{queues}; {other}"
             fact = _own_mount("/dev", "tmpfs", source, ["rw", "nosuid", "nodev", "noexec"], case)
             return fact if case.spec.devices else replace(fact, keys=("devices",))
-        case ShowHosts():
-            source = f"the root's own file, and the name {operation.name}; absent if a direct bind of the root has no such file"
+        case ShowHosts() | ShowResolver():
+            target, source, shown, of = name_file(operation)
             options = ["ro", "nosuid", "nodev", "noexec"]
-            return _own_mount("/etc/hosts", "tmpfs", source, options, case, "sandbox.hostname")
+            return replace(_own_mount(target, "tmpfs", source, options, case, *shown, of), keys=shown)
         case BindDevice():
             return _device(operation, case)
         case DirectBind():

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from sandbox.errors import HostError, SpecError
 from sandbox.host.facts import HostFacts
+from sandbox.host.network_facts import NOT_EXAMINED, NetworkFacts
 from sandbox.host.paths import PathFact
 from sandbox.host.private_directories import PrivateFacts
 from sandbox.kernel.cgroups import CgroupLimits
@@ -19,6 +20,7 @@ from sandbox.plan.image_values import NO_IMAGES, StoredImage
 from sandbox.plan.limits import plan_cgroup, plan_process_limits, plan_server_cgroup
 from sandbox.plan.mount_order import plan_operations
 from sandbox.plan.namespaces import KINDS, plan_namespaces
+from sandbox.plan.network import plan_network, resolver_configuration
 from sandbox.plan.operations import BindRoot
 from sandbox.plan.persistent_state import (
     NO_PERSISTENT_STATE,
@@ -143,6 +145,7 @@ def make_plan(
     command: tuple[str, ...] | None = None,
     persistent: PersistentState = NO_PERSISTENT_STATE,
     images: Mapping[int, StoredImage] = NO_IMAGES,
+    network: NetworkFacts = NOT_EXAMINED,
     accept_layers: bool = False,
 ) -> Plan:
     """Plan the sandbox that *spec* describes on the machine that *facts* describe; see :func:`draft`.
@@ -162,6 +165,7 @@ def make_plan(
         command=command,
         persistent=persistent,
         images=images,
+        network=network,
         accept_layers=accept_layers,
     )
     return made.accepted()
@@ -179,6 +183,7 @@ def draft(
     command: tuple[str, ...] | None = None,
     persistent: PersistentState = NO_PERSISTENT_STATE,
     images: Mapping[int, StoredImage] = NO_IMAGES,
+    network: NetworkFacts = NOT_EXAMINED,
     accept_layers: bool = False,
 ) -> Draft:
     """Plan the sandbox that *spec* describes on the machine that *facts* describe, and record refusals instead of raising them.
@@ -194,6 +199,7 @@ def draft(
         command: replaces command and arguments of the file.
         persistent: facts of :func:`sandbox.state.layer_records.look`.
         images: the images in the store, by the number of their layer in the file.
+        network: facts of :func:`sandbox.host.network_facts.look`, if *spec* has a network.
         accept_layers: accept a persistent layer that was made over other layers.
     """
     findings = Findings.of(spec)
@@ -242,6 +248,7 @@ def draft(
         through=namespaces.through,
         inner_maps=inner_maps(ids, namespaces.user) if namespaces.user is not None and own_user else None,
         clocks=namespaces.clocks,
+        network=plan_network(spec, facts, network, findings),
         operations=plan_operations(
             spec,
             ids,
@@ -252,6 +259,7 @@ def draft(
             with_hidden(volumes, private, ids.uid_map if own_user else None),
             name,
             user,
+            resolver_configuration(spec, network),
         ),
         volumes=plan_named_volumes(spec),
         private=private.directories,

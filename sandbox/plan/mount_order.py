@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from sandbox.kernel.idmaps import lookup
 from sandbox.kernel.masked_paths import MASKED_PATHS, READONLY_PATHS
 from sandbox.plan.namespaces import NamespacePlan
 from sandbox.plan.operations import (
+    HOSTS,
+    RESOLV_CONF,
     BindDevice,
     BindRoot,
     BindVolume,
@@ -26,6 +29,7 @@ from sandbox.plan.operations import (
     ReadOnlyPaths,
     SetHostname,
     ShowHosts,
+    ShowResolver,
     VolumeOperation,
 )
 from sandbox.plan.values import IdPlan
@@ -47,10 +51,12 @@ def plan_operations(
     mounted: tuple[VolumeOperation | HideDirectory, ...],
     name: str,
     user: User,
+    resolver: bytes | None,
 ) -> tuple[Operation, ...]:
     """Return the operations in order.
 
     *mounted* are the volumes, each followed by the directories hidden in it. *user* is the user that the program runs as.
+    *resolver* is the content of /etc/resolv.conf; None leaves the root's.
     """
     volumes = tuple(step for step in mounted if not isinstance(step, HideDirectory))
     private = namespaces.private
@@ -67,7 +73,7 @@ def plan_operations(
         # Before the volumes, whose targets may lie below.
         *direct_binds,
         *mounted,
-        *([ShowHosts(name=hostname)] if "uts" in private and not _has_hosts(volumes) else []),
+        *_plan_name_files(spec, volumes, hostname if "uts" in private else None, resolver),
         # After all mounts, because a volume may contain /etc/passwd and /etc/group; before any path becomes read-only.
         *_plan_owners(volumes, user),
         *([CheckVolumes(targets=_checked(direct_binds, volumes))] if volumes else []),
@@ -82,9 +88,20 @@ def plan_operations(
     return tuple(operations)
 
 
-def _has_hosts(volumes: tuple[VolumeOperation, ...]) -> bool:
-    """Tell whether a volume provides /etc/hosts."""
-    return any(step.target in ("/etc", "/etc/hosts") for step in volumes)
+def _plan_name_files(
+    spec: Spec, volumes: tuple[VolumeOperation, ...], hostname: str | None, resolver: bytes | None
+) -> Iterator[ShowHosts | ShowResolver]:
+    """Yield the operations that show /etc/hosts and /etc/resolv.conf; a volume that provides one of them has precedence."""
+    entries = tuple((address, name) for name, address in spec.network.hosts.items())
+    if (hostname is not None or entries) and not provides(volumes, HOSTS):
+        yield ShowHosts(name=hostname, entries=entries)
+    if resolver is not None and not provides(volumes, RESOLV_CONF):
+        yield ShowResolver(content=resolver)
+
+
+def provides(volumes: tuple[VolumeOperation, ...], path: str) -> bool:
+    """Tell whether a volume provides *path*, a file in /etc."""
+    return any(step.target in ("/etc", path) for step in volumes)
 
 
 def _checked(direct_binds: tuple[DirectBind, ...], volumes: tuple[VolumeOperation, ...]) -> tuple[str, ...]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from unionfs._stdlib.dataclasses import dataclass, field
 
+HOSTS, RESOLV_CONF = "/etc/hosts", "/etc/resolv.conf"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountRoot:
@@ -125,13 +127,31 @@ class FileVolume:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShowHosts:
-    """Mount a read-only copy of the root's /etc/hosts with an added line for the host name *name*."""
+    """Mount a read-only copy of the root's /etc/hosts with added lines: one for the host name *name*, one for each of *entries*.
 
-    name: str
+    *name* is None if the sandbox has the host's name. *entries* are pairs of an address and a name.
+    """
+
+    name: str | None
+    entries: tuple[tuple[str, str], ...] = ()
 
     def describe(self) -> str:
         """Return the operation as one line."""
-        return f"show /etc/hosts with the name {self.name} [read-only nosuid nodev noexec]"
+        names = [*([] if self.name is None else [self.name]), *(name for _, name in self.entries)]
+        return f"show /etc/hosts with the names {' '.join(names)} [read-only nosuid nodev noexec]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShowResolver:
+    """Mount a read-only file with the content *content* on /etc/resolv.conf."""
+
+    content: bytes
+
+    def describe(self) -> str:
+        """Return the operation as one line."""
+        servers = [line[11:] for line in self.content.decode().splitlines() if line.startswith("nameserver ")]
+        shown = " ".join(servers) or "no name server"
+        return f"show /etc/resolv.conf with {shown} [read-only nosuid nodev noexec]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,6 +323,7 @@ Operation = (
     | TmpfsVolume
     | FileVolume
     | ShowHosts
+    | ShowResolver
     | HideDirectory
     | ChownVolumes
     | CheckVolumes

@@ -11,7 +11,7 @@ from sandbox.host.paths import PathFact
 from sandbox.host.private_directories import PrivateFacts
 from sandbox.plan.findings import Findings
 from sandbox.plan.image_values import StoredImage
-from sandbox.plan.operations import BindVolume, TmpfsVolume, VolumeOperation
+from sandbox.plan.operations import HOSTS, RESOLV_CONF, BindVolume, TmpfsVolume, VolumeOperation
 from sandbox.plan.private import private_part
 from sandbox.plan.values import LayerPlan, MountPoint
 from sandbox.spec.file_types import wrong_layer_type
@@ -139,6 +139,12 @@ def plan_skeleton(
     if "process.cwd" in spec.image_values and spec.process.cwd not in ("/", *MANAGED):
         points.append(MountPoint(path=spec.process.cwd))
     files = {fact.real for fact in paths.values() if fact.kind == "file"}
+    if spec.network.mode != "none":
+        points += [
+            MountPoint(path=path, is_directory=False)
+            for path in (HOSTS, RESOLV_CONF)
+            if not any(volume.target in ("/etc", path) for volume in volumes)
+        ]
     points += [
         MountPoint(path=volume.target, is_directory=shows_directory(volume, files))
         for volume in volumes

@@ -13,6 +13,7 @@ from sandbox.kernel.idmaps import IdMap, lookup
 from sandbox.kernel.landlock import Rules
 from sandbox.kernel.namespaces import Identity
 from sandbox.plan.image_values import ImageLayer
+from sandbox.plan.network_values import NetworkPlan
 from sandbox.plan.operations import BindRoot, Operation
 from sandbox.seccomp.values import Filter
 from sandbox.spec.diagnostic import Diagnostic
@@ -283,6 +284,8 @@ class Plan:
     #: The maps of the sandbox's own user namespace relative to that one; a process within that one has to write them.
     inner_maps: tuple[tuple[IdMap, ...], tuple[IdMap, ...]] | None = None
     clocks: tuple[tuple[str, int], ...] = ()
+    #: The private network; None for another network.
+    network: NetworkPlan | None = None
     operations: tuple[Operation, ...]
     #: Named volumes whose directories some of the operations need.
     volumes: tuple[NamedVolume, ...]
@@ -354,6 +357,7 @@ def describe(plan: Plan) -> list[str]:
     lines += [f"join the {join.kind} namespace {join.asked}" for join in plan.joins]
     if shared := _shared(plan):
         lines.append("namespaces of the host: " + " ".join(shared))
+    lines += [] if plan.network is None else plan.network.describe()
     lines += [f"clock {name} {value / 10**9:+g} seconds" for name, value in plan.clocks]
     lines += [
         f"volume {volume.name}, created with mode {volume.mode:04o} if missing" for volume in plan.volumes

@@ -32,6 +32,16 @@ class Mapped:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkCreated:
+    """stage1: the network namespace is created; the descriptor beside this message is a netlink socket of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConnected:
+    """supervisor: no other process needs the namespaces of stage1 any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class InitStarted:
     """stage1: process 1 of the sandbox is *pid* in the supervisor's pid namespace.
 
@@ -137,6 +147,8 @@ class ProgramEnded:
 Message = (
     Unshared
     | Mapped
+    | NetworkCreated
+    | NetworkConnected
     | InitStarted
     | Adopted
     | CgroupNamespace
@@ -157,6 +169,8 @@ _KINDS: dict[str, type[Message]] = {
     for kind in (
         Unshared,
         Mapped,
+        NetworkCreated,
+        NetworkConnected,
         InitStarted,
         Adopted,
         CgroupNamespace,

@@ -183,19 +183,28 @@ class Monitor:
             fds = [*fds, self.denials.fileno()]
         interest = self.relay.interest() if self.relay is not None else {}
         asked = self._control.interest() if self._control is not None and self._serving else {}
+        network = self._handle.network
+        connected = {} if network is None else network.interest()
         waits = []
         if (deadline := self._life.next_deadline()) is not None:
             waits.append(deadline - self._system.now())
         if self.relay is not None and (patience := self.relay.patience()) is not None:
             waits.append(patience)
         timeout = None if not waits else max(0, min(int(min(waits) * 1000) + 1, _LONGEST_POLL))
-        ready = self._system.poll({**dict.fromkeys(fds, select.POLLIN), **interest, **asked}, timeout)
+        ready = self._system.poll(
+            {**dict.fromkeys(fds, select.POLLIN), **interest, **asked, **connected}, timeout
+        )
         for fd in interest:
             if fd in ready and self.relay is not None:
                 self.relay.handle(fd, ready[fd])
         for fd in asked:
             if fd in ready and self._control is not None:
                 self._control.handle(fd)
+        for fd in connected:
+            if fd in ready and network is not None and fd in network.interest():
+                network.handle(fd)
+                if network.failed:
+                    self._act(self._life.on_network_failed(self._system.now()))
         return ready
 
     def _act(self, actions: list[Action]) -> None:

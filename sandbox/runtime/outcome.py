@@ -6,7 +6,14 @@ import errno
 import os
 from collections.abc import Callable
 
-from sandbox.errors import EXIT_TIMED_OUT, CommandError, SandboxError, SetupError, describe_errno
+from sandbox.errors import (
+    EXIT_FAILURE,
+    EXIT_TIMED_OUT,
+    CommandError,
+    SandboxError,
+    SetupError,
+    describe_errno,
+)
 from sandbox.host.facts import explain_userns_failure
 from sandbox.plan import Plan
 from sandbox.runtime.messages import ExecFailed, SetupFailed
@@ -64,6 +71,8 @@ def exit_status(plan: Plan, life: Life, status: int, warn: Callable[[str], None]
     Raises:
         SandboxError: a part of the sandbox failed.
     """
+    if life.network_failed:
+        return EXIT_FAILURE  # the reason was printed when it happened
     if life.interrupted:
         return 128 + life.interrupted
     if life.failure is not None:

@@ -117,6 +117,8 @@ class Life:
         #: Whether Deadline.WALL_TIME has passed, and Deadline.STOP.
         self.timed_out = False
         self.overstayed = False
+        #: Whether the sandbox was stopped because its private network failed.
+        self.network_failed = False
         self.failure: SandboxError | None = None
         #: Whether `failure` says only that the mount is dead: the server knows the cause.
         self._cause_unknown = False
@@ -164,6 +166,11 @@ class Life:
             self.limit(Deadline.STOP, now + self._stop_timeout)
             number = self._stop_signal
         return [Forward(number)]
+
+    def on_network_failed(self, now: float) -> list[Action]:
+        """Return what to do about a private network that has failed: stop the program, as after SIGTERM."""
+        self.network_failed = True
+        return self.on_signal(signal.SIGTERM, now)
 
     def on_server_ended(self, now: float) -> None:
         """Note that the server has ended as it should. Its mount is gone, so process 1 ends.

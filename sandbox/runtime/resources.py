@@ -19,8 +19,8 @@ from sandbox.images.layer_store import LayerStore, recorded_digest
 from sandbox.kernel import cgroups, namespaces, open_paths, trampoline
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits
 from sandbox.plan import LayerPlan, MountPoint, NamedVolume, Plan, fuse_problem
-from sandbox.plan.operations import BindRoot, DirectBind, MountRoot, ShowHosts
-from sandbox.runtime.rootfs import hosts
+from sandbox.plan.operations import HOSTS, BindRoot, DirectBind, MountRoot, ShowHosts
+from sandbox.runtime.rootfs import name_files
 from sandbox.runtime.rootfs.direct_bind import DirectBindSource, choose, choose_root
 from sandbox.runtime.rootfs.targets import Links, resolve
 from sandbox.runtime.signals import Signals
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from sandbox.images.archive_names import ArchiveNames
     from sandbox.images.reading import Progress
     from sandbox.images.unpacked_trees import StoredLayer
+    from sandbox.network.private_network import PrivateNetwork
     from sandbox.plan.image_values import ImageLayer
+    from sandbox.plan.network_values import NetworkPlan
 
 
 class SandboxResources:
@@ -54,6 +56,7 @@ class SandboxResources:
         signals: Signals,
         *,
         warn: Callable[[str], None],
+        trace: Callable[[str], None],
         measure: bool,
         keep_changes: bool = False,
         progress: Callable[[], Progress] | None = None,
@@ -69,6 +72,7 @@ class SandboxResources:
         self._state = state
         self._signals = signals
         self._warn = warn
+        self._trace = trace
         self._measure = measure
         self._keep_changes = keep_changes
         #: Whether the program ran, so that there are changes to keep.
@@ -103,6 +107,8 @@ class SandboxResources:
         self._served_because = ""
         #: The sources of direct binds, including the root's.
         self.direct_binds: tuple[DirectBindSource, ...] = ()
+        #: The private network; None for another network.
+        self.network: PrivateNetwork | None = None
         #: The namespaces to join, by kind.
         self.joined: dict[str, int] = {}
         #: The descriptor of the memfd through which the program is executed.
@@ -142,6 +148,8 @@ class SandboxResources:
         undo.callback(os.close, self.trampoline)
         self.run = self._state.new_run(plan.ids, name=plan.name, uses=_uses(plan))
         undo.callback(self._remove_run)
+        if plan.network is not None:
+            self._make_network(plan.network, undo)
         if self.shares_processes:
             self.run.record({"root": self.label})
         self._open_images(undo)
@@ -164,6 +172,19 @@ class SandboxResources:
             self._make_cgroup(undo)
         elif self._measure:
             self._make_cgroup_to_measure(undo)
+
+    def _make_network(self, plan: NetworkPlan, undo: ExitStack) -> None:
+        from sandbox.network.private_network import PrivateNetwork  # only starts with such a network need it
+        from sandbox.state.runs import name_by_port
+
+        self.network = PrivateNetwork(
+            plan,
+            sandbox_with=lambda port: name_by_port(self._state.path, port),
+            warn=self._warn,
+            trace=self._trace,
+        )
+        undo.callback(self.network.close)
+        self.run.note({"ports": [str(port) for port in self.network.ports]})
 
     def _open_volume(self, volume: NamedVolume) -> int:
         plan = self.plan
@@ -273,12 +294,12 @@ class SandboxResources:
 
     def _make_skeleton(self, points: tuple[MountPoint, ...], undo: ExitStack) -> ServedLayer:
         hosts_shown = any(isinstance(step, ShowHosts) for step in self.plan.operations)
-        parent = os.path.dirname(hosts.PATH)
+        parent = os.path.dirname(HOSTS)
         if hosts_shown and (
-            any(hosts.has_directory(tree.fd) for tree in self._trees)
+            any(name_files.has_directory(tree.fd) for tree in self._trees)
             or any(names.is_directory(parent) for names in self._archives.values())
         ):
-            points = (*points, MountPoint(path=hosts.PATH, is_directory=False))
+            points = (*points, MountPoint(path=HOSTS, is_directory=False))
         fd = self.run.skeleton(points)
         undo.callback(os.close, fd)
         return ServedLayer(fd=fd, marks="none", squash=True, skeleton=True)

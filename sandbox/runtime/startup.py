@@ -15,7 +15,16 @@ from sandbox.host.facts import HostFacts
 from sandbox.kernel import idmaps, process
 from sandbox.plan import Plan
 from sandbox.runtime import outcome
-from sandbox.runtime.messages import Adopted, Channel, InitStarted, Mapped, SetupFailed, Unshared
+from sandbox.runtime.messages import (
+    Adopted,
+    Channel,
+    InitStarted,
+    Mapped,
+    NetworkConnected,
+    NetworkCreated,
+    SetupFailed,
+    Unshared,
+)
 from sandbox.runtime.process import execve, stage1
 from sandbox.runtime.resources import SandboxResources
 from sandbox.runtime.signals import CAUGHT
@@ -23,6 +32,11 @@ from sandbox.runtime.timeline import Timeline
 from sandbox.runtime.unionfs_server import Server
 from unionfs._stdlib.dataclasses import dataclass, field
 from unionfs._stdlib.typing import NoReturn, TypeVar
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.network.private_network import PrivateNetwork
 
 M = TypeVar("M")
 
@@ -36,6 +50,8 @@ class SandboxHandle:
 
     channel: Channel
     server: Server
+    #: The private network; None for another network.
+    network: PrivateNetwork | None = None
     #: Process 1, in the numbers of this pid namespace; 0 before there is one, and once it has been reaped.
     init_pid: int = 0
     user_namespace_fd: int = -1
@@ -150,6 +166,8 @@ class Startup:
             if self._plan.process.oom_score_adj is not None and self._facts.sys_resource:
                 _set_oom_score(self._stage1, self._plan.process.oom_score_adj)
             handle.channel.send(Mapped())
+            if handle.network is not None:
+                self._connect_network(handle.network)
             started = self._expect(InitStarted)
             handle.init_pid = started.pid
             for kind in started.namespaces:
@@ -164,6 +182,14 @@ class Startup:
             raise SetupError.from_os_error("stage 1", "start", error) from None
         finally:
             self._reap_stage1()
+
+    def _connect_network(self, network: PrivateNetwork) -> None:
+        handle, cgroup = self._handle, self._resources.cgroup
+        self._expect(NetworkCreated)
+        pid = network.connect(self._stage1, handle.channel.take_fd())
+        if cgroup is not None and self._resources.served:
+            cgroup.add(pid, "server")
+        handle.channel.send(NetworkConnected())
 
     def _reap_stage1(self) -> None:
         """End stage1. Its child, if there is one, ends too, as it finds the channel closed."""

@@ -118,7 +118,7 @@ class Supervisor:
         signals = Signals(undo)
         serving_filter = self._prepare(signals, undo)
         ours, theirs = Channel.pair()
-        handle = SandboxHandle(channel=ours, server=self._server)
+        handle = SandboxHandle(channel=ours, server=self._server, network=self._resources.network)
         undo.callback(handle.close)
         undo.callback(theirs.close)
         process.become_subreaper()
@@ -171,6 +171,7 @@ class Supervisor:
         self._resources = SandboxResources(
             *known,
             warn=self._warn,
+            trace=self._trace,
             measure=self._measure,
             keep_changes=self._keep_changes,
             progress=self._progress,
@@ -194,6 +195,12 @@ class Supervisor:
         if bound is not None and bound.otherwise == "refuse":
             return None  # there will be no server
         return filters.serving_program(self._facts, state_fd=state_fd, secret=self._secret)
+
+    @property
+    def wants_restart(self) -> bool:
+        """Whether the sandbox is to be started again, because its private network has failed (network.on_failure)."""
+        network = self._plan.network
+        return self._life.network_failed and network is not None and network.on_failure == "restart"
 
     @property
     def _shared_label(self) -> str | None:

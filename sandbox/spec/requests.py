@@ -148,13 +148,9 @@ def _network(spec: Spec) -> _Found:
         yield "privilege", 'network.mode = "host"', text, "network.mode"
     elif network.mode != "none":
         yield "privilege", f"network.mode = {quote(network.mode)}", "reaches other machines", "network.mode"
-    if network.host_access:
-        yield (
-            "privilege",
-            "network.host_access = true",
-            "reaches this machine's services",
-            "network.host_access",
-        )
+    for number, service in enumerate(network.host_access):
+        key = f"network.host_access[{number}]"
+        yield "port", str(service), "a service of this machine that the program can connect to", key
     for number, port in enumerate(network.ports):
         everybody = "" if port.address in ("127.0.0.1", "::1") else ", open to other machines"
         yield (

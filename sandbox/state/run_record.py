@@ -40,6 +40,8 @@ class RunRecord:
     archives: tuple[str, ...] = ()
     #: The images that it uses: name and digest of the manifest.
     images: tuple[str, ...] = ()
+    #: The ports of the host that are forwarded to it, in the notation of the file.
+    ports: tuple[str, ...] = ()
     #: The numbers of the supervisor's descriptors of the run's namespaces, by kind.
     namespaces: tuple[tuple[str, int], ...] = ()
     #: The source of its root in the mount table, if its processes are to be found by that.
@@ -77,6 +79,7 @@ def read(state: object) -> RunRecord | None:
         volumes=_texts(state.get("volumes")),
         archives=_texts(state.get("archives")),
         images=_texts(state.get("images")),
+        ports=_texts(state.get("ports")),
         namespaces=tuple(
             (str(kind), fd)
             for kind, fd in (namespaces.items() if isinstance(namespaces, dict) else ())

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 from sandbox.errors import StateError
 from sandbox.kernel.process import is_alive
+from sandbox.spec.values.addresses import Port, single_ports
 from sandbox.state import run_record
 from sandbox.state.locks import probe
 from sandbox.state.node import Place, this_place
@@ -110,6 +111,22 @@ def paths_in(base: str) -> list[str]:
             return sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
     except FileNotFoundError:
         return []
+
+
+def name_by_port(state_directory: str, port: Port) -> str | None:
+    """Return the name of the running sandbox of this node to which *port*, a single one, is forwarded; None if there is none.
+
+    Its address decides only if neither is the address of all interfaces.
+    """
+    for path in paths_in(os.path.join(state_directory, "run")):
+        record = read_run_record(path)
+        if record is None or not record.ports or not alive(record):
+            continue
+        for other in single_ports(record.ports):
+            same = {other.address, port.address} & {"0.0.0.0", "::"} or other.address == port.address
+            if same and (other.host, other.protocol) == (port.host, port.protocol):
+                return record.name
+    return None
 
 
 def list_runs(state_directory: str, here: Place | None = None) -> list[Run]:

@@ -47,8 +47,11 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "images": frozenset(
         {"as_container_root", "errors", "host", "kernel", "plan", "spec", "state"}
     ),  # archives, images, their unpacked layers, plans of builds
+    "network": frozenset(
+        {"errors", "kernel", "plan", "spec"}
+    ),  # connects private networks, and opens only what a file names
     "runtime": frozenset(
-        {"as_container_root", "errors", "host", "images", "kernel", "plan", "seccomp", "spec", "state"}
+        "as_container_root errors host images kernel network plan seccomp spec state".split()
     ),
     "changes": frozenset(
         {"as_container_root", "errors", "host", "images", "kernel", "plan", "sizes", "state"}
@@ -64,7 +67,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
         {"editing", "errors", "lifecycle", "reference", "spec", "state"}
     ),  # receives the parser of the command line
     "manual": frozenset({"reference"}),  # receives the parser of the command line, too
-    "doctor": frozenset({"errors", "host", "images", "kernel", "plan", "spec", "state"}),
+    "doctor": frozenset({"errors", "host", "images", "kernel", "network", "plan", "spec", "state"}),
     "cli": frozenset(
         (
             "__init__ as_container_root builder changes completion doctor editing errors explain host "

@@ -378,6 +378,20 @@ def probe_xfstests() -> Missing | None:
     return None
 
 
+def probe_pasta() -> Missing | None:
+    """pasta(1) and ip(8), and /dev/net/tun that this account may open."""
+    for program, package in (("pasta", "passt"), ("ip", "iproute2")):
+        if shutil.which(program) is None:
+            return Missing(program, f"apt-get install {package}")
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR))
+    except OSError as error:
+        return Missing(
+            f"/dev/net/tun: {error.strerror}", "as root: modprobe tun; chmod 666 /dev/net/tun, as udev has it"
+        )
+    return None
+
+
 def probe_vm() -> Missing | None:
     """Tools that run a command in a Debian virtual machine, in $SANDBOX_TEST_VM: a stock systemd and cgroups version 2."""
     given = os.environ.get("SANDBOX_TEST_VM")
@@ -429,6 +443,7 @@ PROBES: dict[str, Probe] = {
     "umoci": _program("umoci", "umoci"),
     "skopeo": _program("skopeo", "skopeo"),
     "docker_registry": _program("docker-registry", "docker-registry"),
+    "pasta": probe_pasta,
     "openssl": _program("openssl", "openssl"),
     "vm": probe_vm,
     "unionmount_testsuite": probe_unionmount_testsuite,

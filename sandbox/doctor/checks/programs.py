@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from sandbox.doctor.check import Check, Level
 from sandbox.doctor.checks.needs import Needs, as_needed
 from sandbox.doctor.facts import MachineFacts, ProgramFacts, SecurityFacts, SessionFacts
@@ -24,7 +22,7 @@ def check_programs(machine: MachineFacts, needs: Needs) -> list[Check]:
     """Return the checks `seccomp`, `landlock`, `network` and `mtab`."""
     security, session = machine.security, machine.session
     filtered = _seccomp(security, session, needed=needs.seccomp)
-    return [filtered, _landlock(security), _network(machine.programs, session), _mtab(exists=machine.mtab)]
+    return [filtered, _landlock(security), _network(machine.pasta, session), _mtab(exists=machine.mtab)]
 
 
 def _kernel(facts: HostFacts) -> Check:
@@ -151,33 +149,45 @@ def _landlock(security: SecurityFacts) -> Check:
     )
 
 
-def _network(programs: Mapping[str, ProgramFacts], session: SessionFacts) -> Check:
-    working = [name for name, found in programs.items() if found.path and found.problem is None]
-    evidence = {
-        name: {"path": found.path, "version": found.version, "problem": found.problem}
-        for name, found in programs.items()
-    }
-    if working:
-        what = " and ".join(working)
+def _network(pasta: ProgramFacts, session: SessionFacts) -> Check:
+    evidence = {"pasta": {"path": pasta.path, "problem": pasta.problem}}
+    if pasta.path is not None and pasta.problem is None:
+        return Check(
+            id="network", level="ok", summary="pasta connects private networks to the host's", facts=evidence
+        )
+    cost = 'environment files with network.mode = "private" are refused'
+    if pasta.path is None:
+        install = "apt-get install passt" if session.debian else "install passt"
         return Check(
             id="network",
-            level="ok",
-            summary=f"{what} can connect private networks to the host's",
+            level="note",
+            summary="pasta, which connects private networks to the host's, is not installed",
+            cost=cost,
+            remedy=f"as root: {install}",
             facts=evidence,
         )
-    reasons = [
-        f"{name} is not installed" if found.path is None else f"{found.path}: {found.problem}"
-        for name, found in programs.items()
-    ]
-    install = "apt-get install passt" if session.debian else "install passt"
     return Check(
         id="network",
-        level="note",
-        summary=f"no program can connect private networks to the host's: {', '.join(reasons)}",
-        cost='none yet: this version does not offer network.mode = "private"',
-        remedy=f"as root: {install}",
+        level="warning",
+        summary=f"{pasta.path} cannot connect a private network: {pasta.problem}",
+        cost=cost.replace("are refused", "fail"),
+        remedy=_remedy_of_pasta(pasta.problem or ""),
         facts=evidence,
     )
+
+
+def _remedy_of_pasta(problem: str) -> str:
+    """Return the remedy for what pasta printed."""
+    if "/dev/net/tun" in problem:
+        return "as root: modprobe tun; chmod 666 /dev/net/tun (udev has it so); in a container: --device /dev/net/tun"
+    if "option" in problem or "specifier" in problem:
+        return "install passt from 2024 or later, which has --map-host-loopback and --map-guest-addr"
+    if "ermission denied" in problem or "not permitted" in problem:
+        return (
+            "AppArmor may forbid it: as root, `journalctl -k -g apparmor` names the profile and the path; add a line "
+            "`PATH rw,` to the file of that profile in /etc/apparmor.d/local, then systemctl reload apparmor"
+        )
+    return "run the command line that `sandbox up --debug` prints"
 
 
 def _mtab(*, exists: bool) -> Check:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import stat
 import sys
@@ -13,13 +12,6 @@ from sandbox.doctor.child import Report, attempt, reason_of, run_limited
 from sandbox.doctor.facts import Failure, Place, ProgramFacts, SecurityFacts, SessionFacts
 from sandbox.host.facts import HostFacts
 from sandbox.kernel import filters
-from unionfs._stdlib.dataclasses import replace
-
-PROGRAMS = ("pasta", "slirp4netns")
-"""Programs that connect a network namespace with the host's network without root."""
-
-PROGRAM_SECONDS = 2.0
-"""Time limit in seconds for a program to print its version."""
 
 SERVER_SECONDS = 30.0
 """Time limit in seconds for the server's interpreter: a tenth is usual, but a slow machine with a cold cache takes seconds."""
@@ -108,29 +100,19 @@ def probe_security() -> SecurityFacts:
     )
 
 
-class Running:
-    """Programs that run during the other probes. Their output is collected at the end."""
+class ServerInterpreter:
+    """The interpreter of the server, which runs during the other probes. Its output is collected at the end."""
 
-    def __init__(self, path: str) -> None:
-        """Start the installed ones of PROGRAMS on *path* (as in $PATH), and the interpreter of the server."""
+    def __init__(self, path: str = sys.executable) -> None:
+        """Start the interpreter *path*."""
         import subprocess
 
-        self._started: dict[str, tuple[str, subprocess.Popen[str] | None, str | None]] = {}
-        self._missing: list[str] = []
-        for name in PROGRAMS:
-            found = shutil.which(name, path=path)
-            if found is None:
-                self._missing.append(name)
-            else:
-                self._start(name, found, [found, "--version"])
-        self._start("server", sys.executable, [sys.executable, "-P", "-c", _SERVER_SCRIPT])
-
-    def _start(self, name: str, path: str, command: list[str]) -> None:
-        import subprocess
-
+        self._path = path
+        self._process: subprocess.Popen[str] | None = None
+        self._problem = ""
         try:
-            process = subprocess.Popen(
-                command,
+            self._process = subprocess.Popen(
+                [path, "-P", "-c", _SERVER_SCRIPT],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -139,38 +121,27 @@ class Running:
                 start_new_session=True,
             )
         except OSError as error:
-            self._started[name] = (path, None, reason_of(error))
-        else:
-            self._started[name] = (path, process, None)
+            self._problem = reason_of(error)
 
     def abandon(self) -> None:
-        """Kill all programs."""
-        for _, process, _ in self._started.values():
-            if process is not None:
-                with process:
-                    process.kill()
+        """Kill the process."""
+        if self._process is not None:
+            with self._process:
+                self._process.kill()
 
-    def facts(self, *, seconds: float | None = None) -> dict[str, ProgramFacts]:
-        """Return the results; a program that exceeds its time limit, or *seconds* if given, is killed."""
+    def facts(self, *, seconds: float = SERVER_SECONDS) -> ProgramFacts:
+        """Return the result; a process that takes longer than *seconds* is killed."""
         import subprocess
 
-        result = {name: ProgramFacts(path=None) for name in self._missing}
-        for name, (path, process, problem) in self._started.items():
-            if process is None:
-                result[name] = ProgramFacts(path=path, problem=problem)
-                continue
-            limit = seconds or (SERVER_SECONDS if name == "server" else PROGRAM_SECONDS)
-            with process:
-                try:
-                    results, _ = process.communicate(timeout=limit)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    result[name] = ProgramFacts(path=path, problem=f"no answer within {limit:g} seconds")
-                    continue
-            lines = results.strip().splitlines()
-            found = _facts_of_output(path, process.returncode, lines)
-            result[name] = found if name == "server" else replace(found, lacks=None)
-        return result
+        if self._process is None:
+            return ProgramFacts(path=self._path, problem=self._problem)
+        with self._process:
+            try:
+                results, _ = self._process.communicate(timeout=seconds)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                return ProgramFacts(path=self._path, problem=f"no answer within {seconds:g} seconds")
+        return _facts_of_output(self._path, self._process.returncode, results.strip().splitlines())
 
 
 def _facts_of_output(path: str, status: int, lines: list[str]) -> ProgramFacts:

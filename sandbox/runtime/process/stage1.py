@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 
-from sandbox.kernel import idmaps, namespaces, open_paths, process
+from sandbox.kernel import idmaps, namespaces, netlink, open_paths, process
 from sandbox.kernel.idmaps import IdMap
+from sandbox.kernel.network import loopback_up
 from sandbox.plan import Plan
+from sandbox.plan.network_values import NetworkPlan
 from sandbox.plan.operations import BindDevice, BindVolume
-from sandbox.runtime.messages import Channel, InitStarted, Mapped, Unshared
+from sandbox.runtime.messages import Channel, InitStarted, Mapped, NetworkConnected, NetworkCreated, Unshared
 from sandbox.runtime.process.execve import Confinement
 from sandbox.runtime.process.failures import run_guarded, run_step
 from sandbox.runtime.process.init import run_init
 from sandbox.runtime.rootfs.direct_bind import DirectBindSource
 from sandbox.runtime.rootfs.executor import StepError
+from sandbox.spec.values.addresses import HostService
 from unionfs._stdlib.typing import NoReturn
 
 
@@ -78,6 +82,8 @@ def _stage1(
     run_step(
         "namespaces", "unshare", lambda: namespaces.unshare(sorted(plan.namespaces - {"user", "cgroup"}))
     )
+    if plan.network is not None:
+        _offer_network(channel, plan.network)
     if plan.clocks:
         run_step(
             "namespaces.time", "write timens_offsets", lambda: namespaces.write_clock_offsets(plan.clocks)
@@ -112,6 +118,39 @@ def _stage1(
     made = sorted(plan.namespaces - ({"mount", "cgroup"} if "pid" in plan.namespaces else {"cgroup"}))
     channel.send(InitStarted(pid, made), *(namespaces.open_for_children(kind) for kind in made))
     return 0
+
+
+def _offer_network(channel: Channel, network: NetworkPlan) -> None:
+    """Send a netlink socket of the new network namespace, and wait until the network is connected.
+
+    Process 1 inherits sockets that have the ports of services that must not be opened. The program that connects it opens the namespaces of this process in /proc. Later, this process is not dumpable, and then no
+    process of the same user may open them.
+    """
+    if network.other_services:
+        run_step("network namespace", "loopback", loopback_up)
+        for service in network.other_services:
+            run_step("network.host_access", "bind", _binder(service))
+    with run_step("network namespace", "socket", netlink.open_socket) as netlink_socket:
+        channel.send(NetworkCreated(), netlink_socket.fileno())
+    channel.expect(NetworkConnected)
+
+
+def _binder(service: HostService) -> Callable[[], None]:
+    """Return a function that takes the port of *service* in this network namespace for as long as process 1 lives."""
+
+    def action() -> None:
+        family = socket.AF_INET6 if ":" in service.address else socket.AF_INET
+        kind = socket.SOCK_STREAM if service.protocol == "tcp" else socket.SOCK_DGRAM
+        try:
+            one = socket.socket(family, kind | socket.SOCK_CLOEXEC)
+        except OSError as error:
+            if error.errno == errno.EAFNOSUPPORT:
+                return  # the kernel has no IPv6
+            raise
+        one.bind((service.address, service.port))
+        one.detach()
+
+    return action
 
 
 def _joiner(kind: str, fd: int) -> Callable[[], None]:

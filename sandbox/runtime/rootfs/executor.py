@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from sandbox.kernel import devices, filesystems, masked_paths, mounts, network, open_paths
 from sandbox.kernel.mount_flags import MountFlags
 from sandbox.plan.operations import (
+    HOSTS,
+    RESOLV_CONF,
     BindDevice,
     BindRoot,
     BindVolume,
@@ -29,11 +31,12 @@ from sandbox.plan.operations import (
     ReadOnlyPaths,
     SetHostname,
     ShowHosts,
+    ShowResolver,
     TmpfsVolume,
     VolumeOperation,
 )
 from sandbox.runtime.process.passwd import Account
-from sandbox.runtime.rootfs import hosts, volumes
+from sandbox.runtime.rootfs import name_files, volumes
 from sandbox.runtime.rootfs.direct_bind import ROOT
 from unionfs._stdlib.dataclasses import dataclass, field
 
@@ -260,9 +263,15 @@ def _pivot(_operation: PivotRoot, workspace: Workspace) -> None:
 
 
 def _show_hosts(operation: ShowHosts, workspace: Workspace) -> None:
-    tree = hosts.show(operation.name, workspace.root_fd, workspace.staging_fd)
+    tree = name_files.show_hosts(operation, workspace.root_fd, workspace.staging_fd)
     if tree >= 0:
-        workspace.mounted[hosts.PATH] = tree
+        workspace.mounted[HOSTS] = tree
+
+
+def _show_resolver(operation: ShowResolver, workspace: Workspace) -> None:
+    tree = name_files.show_resolver(operation, workspace.root_fd, workspace.staging_fd)
+    if tree >= 0:
+        workspace.mounted[RESOLV_CONF] = tree
 
 
 def _set_hostname(operation: SetHostname, _workspace: Workspace) -> None:
@@ -331,6 +340,7 @@ _ACTIONS: Mapping[type[Operation], tuple[str, Callable[..., None]]] = {
     TmpfsVolume: ("mount", volumes.tmpfs),
     FileVolume: ("mount", volumes.file),
     ShowHosts: ("mount", _show_hosts),
+    ShowResolver: ("mount", _show_resolver),
     HideDirectory: ("mount tmpfs", volumes.hide),
     ChownVolumes: ("chown", volumes.change_owner),
     CheckVolumes: ("mount", volumes.check),

@@ -30,7 +30,7 @@ RULES: tuple[Rule, ...] = (
     Rule(("process.stop_signal",), process.stop_signal_can_end_programs),
     Rule(("ids",), isolation.id_maps_are_whole),
     Rule(("root.writable",), storage.only_a_writable_layer_is_bounded),
-    Rule(("network",), network.some_settings_need_a_private_network),
+    Rule(("network",), network.some_settings_need_a_network),
     Rule(("network.networks", "networks"), network.networks_are_defined),
     Rule(("restart",), process.restarting_is_wanted),
     Rule(("sandboxes",), process.dependencies_have_an_order),

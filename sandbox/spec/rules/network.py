@@ -32,19 +32,27 @@ def mode_matches_namespace(spec: Spec) -> Iterator[Problem]:
         )
 
 
-_NEED_A_PRIVATE_NETWORK = ("ports", "networks", "egress", "dns", "search", "host_access")
+_NEED_A_PRIVATE_NETWORK = ("ports", "networks", "egress", "host_access")
 
 
-def some_settings_need_a_private_network(spec: Spec) -> Iterator[Problem]:
-    for key in _NEED_A_PRIVATE_NETWORK:
-        if spec.network.mode != "private" and getattr(spec.network, key) not in (None, ()):
-            yield Problem(
-                path=("network", key),
-                message=f'needs network.mode = "private", but the mode is {quote(spec.network.mode)}',
-                hint='set mode = "private", or remove it',
-                part="key",
-                if_enforced=True,
+def some_settings_need_a_network(spec: Spec) -> Iterator[Problem]:
+    mode = quote(spec.network.mode)
+    for key in (*_NEED_A_PRIVATE_NETWORK, "dns", "search"):
+        if getattr(spec.network, key) in (None, ()):
+            continue
+        if key in _NEED_A_PRIVATE_NETWORK and spec.network.mode != "private":
+            message, hint = (
+                f'needs network.mode = "private", but the mode is {mode}',
+                'set mode = "private", or remove it',
             )
+        elif spec.network.mode == "none":
+            message, hint = (
+                f"needs a network, but network.mode is {mode}",
+                'set mode = "private", or remove it',
+            )
+        else:
+            continue
+        yield Problem(path=("network", key), message=message, hint=hint, part="key", if_enforced=True)
 
 
 def networks_are_defined(spec: Spec) -> Iterator[Problem]:
@@ -62,11 +70,18 @@ def networks_are_defined(spec: Spec) -> Iterator[Problem]:
 def ports_differ(spec: Spec) -> Iterator[Problem]:
     first: dict[tuple[str, int, str], int] = {}
     for index, port in elements(spec.network.ports):
-        name = (port.address, port.host, port.protocol)
-        if name in first:
+        used = [
+            (port.address, number, port.protocol)
+            for number in range(port.host, port.host + port.count)
+            if number
+        ]
+        taken = next((name for name in used if name in first), None)
+        if taken is not None:
+            address, number, protocol = taken
             yield Problem(
                 path=("network", "ports", index),
-                message=f"port {port.host}/{port.protocol} of {port.address} is already used by network.ports[{first[name]}]",
+                message=f"port {number}/{protocol} of {address} is already used by network.ports[{first[taken]}]",
                 hint="choose another port of the host",
             )
-        first.setdefault(name, index)
+        for name in used:
+            first.setdefault(name, index)

@@ -12,6 +12,8 @@ from sandbox.spec.values.addresses import (
     AddressCodec,
     DomainCodec,
     EndpointCodec,
+    HostService,
+    HostServiceCodec,
     Port,
     PortCodec,
     SubnetCodec,
@@ -50,38 +52,36 @@ class Network:
     """[network]: the network of the sandbox."""
 
     mode: str = setting(
-        Choice("none", "host", planned=("private",)),
-        doc="none: only a loopback interface of its own. host: the network of the host, including its loopback interface.",
-        example="host",
+        Choice("none", "host", "private"),
+        doc="none: only a loopback interface of its own. host: the network of the host, including its loopback interface. "
+        "private: a network of its own that reaches other machines, but no address of the host.",
+        example="private",
         default="none",
     )
     ports: tuple[Port, ...] = setting(
         ListOf(PortCodec()),
-        doc="Ports of the host that are forwarded to the sandbox; without an address, only this machine can connect.",
-        example=["127.0.0.1:8080:80/tcp"],
+        doc="Ports of the host that are forwarded to the sandbox; without an address, only this machine can connect. "
+        "Port 0 of the host is any free port, which `sandbox port` prints.",
+        example=["127.0.0.1:8080:80/tcp", "8000-8010:8000-8010"],
         default=(),
-        enforced=False,
     )
     dns: tuple[str, ...] = setting(
         ListOf(AddressCodec(), distinct=True),
-        doc="Name servers.",
+        doc="Name servers; without any, those of the host.",
         example=["9.9.9.9"],
         default=(),
-        enforced=False,
     )
     search: tuple[str, ...] = setting(
         ListOf(DomainCodec(), distinct=True),
-        doc="Domains in which names are looked up.",
+        doc="Domains in which names are looked up; without any, those of the host.",
         example=["example.org"],
         default=(),
-        enforced=False,
     )
     hosts: Mapping[str, str] = setting(
         TableOf(AddressCodec(), check_domain),
         doc="Names with their addresses, for /etc/hosts.",
         example={"db": "10.0.0.2"},
         default=_NO_STRINGS,
-        enforced=False,
     )
     networks: tuple[str, ...] = setting(
         ListOf(Text(NETWORK_NAME, NETWORK_NAME_RULE), distinct=True),
@@ -96,8 +96,17 @@ class Network:
         example={"allow": ["example.org:443"]},
         enforced=False,
     )
-    host_access: bool | None = setting(
-        Boolean(), doc="Whether the host's own services can be reached.", example=False, enforced=False
+    host_access: tuple[HostService, ...] = setting(
+        ListOf(HostServiceCodec(), distinct=True),
+        doc="Services on the host's loopback interface that the sandbox reaches at the same address and port.",
+        example=["127.0.0.1:5432", "127.0.0.1:53/udp"],
+        default=(),
+    )
+    on_failure: str = setting(
+        Choice("stop", "restart"),
+        doc="What happens if the program that connects the private network ends: stop the sandbox, or restart it.",
+        example="restart",
+        default="stop",
     )
     optional: tuple[str, ...] = setting(
         ListOf(Text(), distinct=True),

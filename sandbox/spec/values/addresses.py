@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from sandbox.spec.codecs import expect_text, mismatch, text_schema
 from sandbox.spec.notation import nearest, quote, shown
@@ -15,14 +16,22 @@ Protocol = Literal["tcp", "udp"]
 
 PORT_MAX = 65535
 
+_LOOPBACK = ("127.0.0.1", "::1")
+
 _PROTOCOLS: dict[str, Protocol] = {"tcp": "tcp", "udp": "udp"}
 _PORT = pattern(
     r"(?:(?P<address>\[[^\]]*\]|[^:\[\]]*):)?(?P<host>[^:/]*):(?P<inside>[^:/]*)(?:/(?P<protocol>.*))?",
     re.DOTALL,
 )
 _PORT_HINT = (
-    'write "HOST:SANDBOX", "ADDRESS:HOST:SANDBOX" or either with "/udp", such as "127.0.0.1:8080:80/tcp"'
+    'write "HOST:SANDBOX", "ADDRESS:HOST:SANDBOX" or either with "/udp", such as "127.0.0.1:8080:80/tcp"; '
+    'ranges of the same length are possible, such as "8000-8010:8000-8010"'
 )
+_SERVICE = pattern(
+    r"(?P<address>\[[^\]]*\]|[^:\[\]]*):(?P<port>[^:/]*)(?:/(?P<protocol>.*))?",
+    re.DOTALL,
+)
+_SERVICE_HINT = 'write "127.0.0.1:PORT" or "127.0.0.1:PORT/udp", such as "127.0.0.1:5432"'
 _DOMAIN = pattern(
     r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*"
 )
@@ -33,21 +42,47 @@ _ENDPOINT = pattern(
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A port of the host that is forwarded to a port of the sandbox."""
+    """One or more consecutive ports of the host that are forwarded to ports of the sandbox."""
 
     address: str
+    #: The first port of the host; 0 for any that is free.
     host: int
+    #: The first port of the sandbox.
     sandbox: int
+    protocol: Protocol
+    count: int = 1
+
+    def __str__(self) -> str:
+        """Return the ports in the notation of a file, with all its parts."""
+        ports = f"{_range(self.host, self.count)}:{_range(self.sandbox, self.count)}"
+        return f"{bracketed(self.address)}:{ports}/{self.protocol}"
+
+
+@dataclass(frozen=True, slots=True)
+class HostService:
+    """A service on the loopback interface of the host that the sandbox may use."""
+
+    #: "127.0.0.1" or "::1".
+    address: str
+    port: int
     protocol: Protocol
 
     def __str__(self) -> str:
-        """Return the port in the notation of a file, with all its parts."""
-        address = f"[{self.address}]" if ":" in self.address else self.address
-        return f"{address}:{self.host}:{self.sandbox}/{self.protocol}"
+        """Return the service in the notation of a file, with all its parts."""
+        return f"{bracketed(self.address)}:{self.port}/{self.protocol}"
+
+
+def bracketed(address: str) -> str:
+    """Return *address*, an IPv6 address in brackets, as it stands before a port (RFC 3986, 3.2.2)."""
+    return f"[{address}]" if ":" in address else address
+
+
+def _range(first: int, count: int) -> str:
+    return str(first) if count == 1 else f"{first}-{first + count - 1}"
 
 
 class PortCodec(Codec[Port]):
-    """A port as "[ADDRESS:]HOST:SANDBOX[/PROTOCOL]". The default address 127.0.0.1 makes it reachable from the host only."""
+    """Ports as "[ADDRESS:]HOST:SANDBOX[/PROTOCOL]". The default address 127.0.0.1 makes them reachable from the host only."""
 
     expects = "port"
     toml_types = ("string",)
@@ -55,29 +90,13 @@ class PortCodec(Codec[Port]):
     def decode(self, value: object, _cursor: Cursor, /) -> Port:
         if type(value) is int:
             raise mismatch(self, value, f"write {quote(f'{value}:{value}')}")
-        text = expect_text(self, value)
-        match = _PORT.fullmatch(text)
-        if match is None:
-            raise Invalid(f"{shown(text)} is not a port", _PORT_HINT)
-        word = match["protocol"]
-        protocol = _PROTOCOLS.get("tcp" if word is None else word)
-        if protocol is None:
-            meant = nearest(word, _PROTOCOLS)
-            hint = f"did you mean {quote(meant)}?" if meant else 'write "tcp" or "udp"'
-            raise Invalid(f"unknown protocol {shown(word)}", hint, fragment="/" + word)
-        address = match["address"]
-        return Port(
-            "127.0.0.1" if address is None else parse_address(address.removeprefix("[").removesuffix("]")),
-            _port_number(match["host"], text),
-            _port_number(match["inside"], text),
-            protocol,
-        )
+        return _parse_port(expect_text(self, value))
 
     def encode(self, value: Port, /) -> object:
         return str(value)
 
     def schema(self) -> dict[str, object]:
-        return text_schema("^(.*:)?[0-9]+:[0-9]+(/(tcp|udp))?$")
+        return text_schema("^(.*:)?[0-9]+(-[0-9]+)?:[0-9]+(-[0-9]+)?(/(tcp|udp))?$")
 
     def describe(self) -> str:
         return '"[ADDRESS:]HOST:SANDBOX[/tcp|/udp]"'
@@ -90,11 +109,94 @@ class PortCodec(Codec[Port]):
         return (value, match["host"], short, f"{match['host']}/{protocol}", f"{short}/{protocol}")
 
 
-def _port_number(text: str, whole: str) -> int:
+def _parse_port(text: str) -> Port:
+    match = _PORT.fullmatch(text)
+    if match is None:
+        raise Invalid(f"{shown(text)} is not a port", _PORT_HINT)
+    address = match["address"]
+    host, count = _port_range(match["host"], text, minimum=0)
+    inside, inside_count = _port_range(match["inside"], text)
+    if count != inside_count:
+        message = f"{match['host']} has {count} ports, but {match['inside']} has {inside_count}"
+        raise Invalid(message, "write two ranges of the same length")
+    return Port(
+        "127.0.0.1" if address is None else parse_address(address.removeprefix("[").removesuffix("]")),
+        host,
+        inside,
+        _protocol(match["protocol"]),
+        count,
+    )
+
+
+class HostServiceCodec(Codec[HostService]):
+    """A service of the host as "ADDRESS:PORT[/PROTOCOL]"; the address is that of the loopback interface."""
+
+    expects = "service of the host"
+    toml_types = ("string",)
+
+    def decode(self, value: object, _cursor: Cursor, /) -> HostService:
+        text = expect_text(self, value)
+        match = _SERVICE.fullmatch(text)
+        if match is None:
+            raise Invalid(f"{shown(text)} is not an address with a port", _SERVICE_HINT)
+        address = parse_address(match["address"].removeprefix("[").removesuffix("]"))
+        if address not in _LOOPBACK:
+            message = f"{address} is not the address of the loopback interface"
+            service = f"127.0.0.1:{match['port']}"
+            hint = f"write {quote(service)}; the service has to listen there"
+            raise Invalid(message, hint, fragment=match["address"])
+        return HostService(
+            address, _port_number(match["port"], text, _SERVICE_HINT), _protocol(match["protocol"])
+        )
+
+    def encode(self, value: HostService, /) -> object:
+        return str(value)
+
+    def schema(self) -> dict[str, object]:
+        return text_schema(r"^(127\.0\.0\.1|\[::1\]):[0-9]+(/(tcp|udp))?$")
+
+    def describe(self) -> str:
+        return '"127.0.0.1:PORT[/tcp|/udp]"'
+
+
+def single_ports(texts: Iterable[str]) -> tuple[Port, ...]:
+    """Return the ports of *texts*, which :class:`PortCodec` has written, each range as its single ports."""
+    found = []
+    for text in texts:
+        ports = _parse_port(text)
+        found += [
+            Port(ports.address, ports.host + number, ports.sandbox + number, ports.protocol)
+            for number in range(ports.count)
+        ]
+    return tuple(found)
+
+
+def _protocol(word: str | None) -> Protocol:
+    protocol = _PROTOCOLS.get("tcp" if word is None else word)
+    if protocol is None:
+        assert word is not None
+        meant = nearest(word, _PROTOCOLS)
+        hint = f"did you mean {quote(meant)}?" if meant else 'write "tcp" or "udp"'
+        raise Invalid(f"unknown protocol {shown(word)}", hint, fragment="/" + word)
+    return protocol
+
+
+def _port_range(text: str, whole: str, *, minimum: int = 1) -> tuple[int, int]:
+    """Return the first port and the number of ports of *text*, "PORT" or "FIRST-LAST"."""
+    first, dash, last = text.partition("-")
+    if not dash:
+        return _port_number(first, whole, minimum=minimum), 1
+    start, end = _port_number(first, whole), _port_number(last, whole)
+    if end < start:
+        raise Invalid(f"the range {text} ends before it starts", f"write {last}-{first}", fragment=text)
+    return start, end - start + 1
+
+
+def _port_number(text: str, whole: str, hint: str = _PORT_HINT, *, minimum: int = 1) -> int:
     if not text.isdecimal() or not text.isascii():
-        raise Invalid(f"{shown(whole)} is not a port", _PORT_HINT)
-    if not 1 <= int(text[:8]) <= PORT_MAX or len(text) > 7:
-        raise Invalid(f"a port is a number from 1 to {PORT_MAX}, found {text[:20]}", fragment=text)
+        raise Invalid(f"{shown(whole)} is not a port", hint)
+    if not minimum <= int(text[:8]) <= PORT_MAX or len(text) > 7:
+        raise Invalid(f"a port is a number from {minimum} to {PORT_MAX}, found {text[:20]}", fragment=text)
     return int(text)
 
 
@@ -185,7 +287,7 @@ class EndpointCodec(Codec[str]):
         if match is None or not match["place"]:
             raise Invalid(f"{shown(text)} is not a destination", self._hint)
         if match["port"] is not None:
-            _port_number(match["port"], text)
+            _port_number(match["port"], text, self._hint)
         place = match["place"].replace("[", "").replace("]", "")
         if "/" in place:
             _parse_network(place)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sandbox.host.facts import HostFacts, IdHelper
+from sandbox.host.network_facts import NetworkFacts
 from sandbox.host.paths import DeviceNode, PathFact
 from sandbox.host.private_directories import PrivateDirectory, PrivateFacts
 from sandbox.kernel.cgroups import NoHierarchy
@@ -16,6 +17,11 @@ from sandbox.plan import Plan, host_details, host_paths, make_plan
 from sandbox.plan.image_values import NO_IMAGES, StoredImage
 from sandbox.plan.images import with_image_defaults
 from sandbox.spec.load import parse
+
+#: A machine with pasta and two name servers.
+NETWORK = NetworkFacts(
+    pasta="/usr/bin/pasta", resolv_conf=b"nameserver 127.0.0.53\nnameserver 192.0.2.53\nsearch lan\n"
+)
 
 PRIVATE = PrivateFacts(
     directories=(
@@ -71,6 +77,7 @@ def plan(
     joined: Mapping[str, NamespaceFact] | None = None,
     private: PrivateFacts = PRIVATE,
     images: Mapping[int, StoredImage] = NO_IMAGES,
+    network: NetworkFacts = NETWORK,
 ) -> Plan:
     """Plan the environment file *text*; host paths without a fact are directories that are there.
 
@@ -89,4 +96,5 @@ def plan(
         joined=joined,
         command=command,
         images=images,
+        network=network,
     )

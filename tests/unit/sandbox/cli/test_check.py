@@ -83,14 +83,14 @@ b.toml:2:15: limits.pids: must be at least 1, found 0
 
 def test_what_may_go_unenforced_is_a_warning(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "w.toml").write_text(
-        GOOD + 'network.hosts = { db = "10.0.0.2" }\nnetwork.optional = ["hosts"]\n'
+        GOOD + 'network.mode = "private"\nnetwork.egress = {}\nnetwork.optional = ["egress"]\n'
     )
     assert main(["check", "w.toml"]) == 0
     assert capsys.readouterr() == (
         """\
-w.toml:2:9: warning: network.hosts: not enforced by this version
-    2 | network.hosts = { db = "10.0.0.2" }
-      |         ^~~~~ remove it, or use a version that enforces it
+w.toml:3:9: warning: network.egress: not enforced by this version
+    3 | network.egress = {}
+      |         ^~~~~~ remove it, or use a version that enforces it
 """,
         "1 file checked: no mistakes; --here also checks this machine\n",
     )
@@ -260,9 +260,9 @@ def test_here_tells_mistakes_and_refusals_together(
 
 
 def test_here_tells_what_is_not_enforced_once(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (directory / "here.toml").write_text(GOOD + 'network.mode = "private"\n[profile.a]\nlimits.pids = 5\n')
+    (directory / "here.toml").write_text(GOOD + "process.init = false\n[profile.a]\nlimits.pids = 5\n")
     assert main(["check", "--here", "here.toml"]) == 1
-    assert told(capsys.readouterr().out).count("2:16: network.mode") == 1
+    assert told(capsys.readouterr().out).count("2:16: process.init") == 1
 
 
 def test_here_starts_and_changes_nothing(

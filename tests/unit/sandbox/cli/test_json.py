@@ -19,8 +19,10 @@ layers = ["dir:/"]
 [process]
 command = ["true"]
 [network]
+mode = "private"
 hosts = { db = "10.0.0.2" }
-optional = ["hosts"]
+egress = {}
+optional = ["egress"]
 """
 
 

@@ -61,7 +61,7 @@ def test_keys_are_those_that_this_version_enforces_with_their_descriptions() -> 
     assert keys["limits.memory"] == "Memory of all processes together, at least 4M."
     assert "limits" in keys
     assert "root.native" in keys
-    assert "network.hosts" not in keys
+    assert "network.hosts" in keys
     assert "health.command" not in keys
     assert not [key for key in keys if setting_at(parse_key_path(key)) is None]
 
@@ -107,7 +107,7 @@ def test_assignment_begins_with_a_key_of_a_value() -> None:
         ("root.writable=per", ["ephemeral", "persistent", "none"]),  # the shell selects those that match
         ("process.terminal=", ["auto", "true", "false"]),
         ("process.init=", ["true"]),  # this version refuses false
-        ("network.mode=", ["none", "host"]),
+        ("network.mode=", ["none", "host", "private"]),
         ("limits.core=", ["unlimited"]),
         ("limits.memory=", []),
         ("volumes[0].type=", ["bind", "tmpfs", "named", "file"]),

@@ -148,10 +148,7 @@ def machine(**changes: Any) -> MachineFacts:
         "cgroups": cgroups(),
         "session": session(),
         "security": SecurityFacts(seccomp=None, libseccomp=True, landlock=7),
-        "programs": {
-            "pasta": ProgramFacts(path="/usr/bin/pasta", version="pasta 0.0"),
-            "slirp4netns": ProgramFacts(path=None),
-        },
+        "pasta": ProgramFacts(path="/usr/bin/pasta"),
         "server": ProgramFacts(path="/usr/bin/python3", version="pyfuse3 3.5.0, trio 0.35.0, Python 3.13.5"),
         "state": state(),
         "leftovers": Leftovers(),

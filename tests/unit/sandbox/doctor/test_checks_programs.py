@@ -236,45 +236,74 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         ),
     ),
     (
-        "a helper",
+        "pasta",
         "network",
         None,
         {},
-        (
-            "ok",
-            "pasta can connect private networks to the host's",
-            "",
-            "",
-        ),
+        ("ok", "pasta connects private networks to the host's", "", ""),
     ),
     (
-        "no helper",
+        "no pasta",
         "network",
         None,
-        {
-            "programs": {
-                "pasta": ProgramFacts(path=None),
-                "slirp4netns": ProgramFacts(path="/usr/bin/slirp4netns", problem="Permission denied"),
-            }
-        },
+        {"pasta": ProgramFacts(path=None)},
         (
             "note",
-            "no program can connect private networks to the host's: pasta is not installed, /usr/bin/slirp4netns: Permission denied",
-            'none yet: this version does not offer network.mode = "private"',
+            "pasta, which connects private networks to the host's, is not installed",
+            'environment files with network.mode = "private" are refused',
             "as root: apt-get install passt",
         ),
     ),
     (
-        "no helper elsewhere",
+        "no pasta elsewhere",
         "network",
         None,
-        {"session": session(debian=False), "programs": {"pasta": ProgramFacts(path=None)}},
+        {"session": session(debian=False), "pasta": ProgramFacts(path=None)},
         (
             "note",
-            "no program can connect private networks to the host's: pasta is not installed",
-            'none yet: this version does not offer network.mode = "private"',
+            "pasta, which connects private networks to the host's, is not installed",
+            'environment files with network.mode = "private" are refused',
             "as root: install passt",
         ),
+    ),
+    *(
+        (
+            name,
+            "network",
+            None,
+            {"pasta": ProgramFacts(path="/usr/bin/pasta", problem=problem)},
+            (
+                "warning",
+                f"/usr/bin/pasta cannot connect a private network: {problem}",
+                'environment files with network.mode = "private" fail',
+                remedy,
+            ),
+        )
+        for name, problem, remedy in (
+            (
+                "no tun",
+                "Failed to open() /dev/net/tun: Permission denied",
+                "as root: modprobe tun; chmod 666 /dev/net/tun (udev has it so); in a container: --device /dev/net/tun",
+            ),
+            (
+                "an old pasta",
+                "pasta: unrecognized option '--map-host-loopback'",
+                "install passt from 2024 or later, which has --map-host-loopback and --map-guest-addr",
+            ),
+            (
+                "AppArmor",
+                "Couldn't open network namespace: Permission denied",
+                (
+                    "AppArmor may forbid it: as root, `journalctl -k -g apparmor` names the profile and the path; add a line "
+                    "`PATH rw,` to the file of that profile in /etc/apparmor.d/local, then systemctl reload apparmor"
+                ),
+            ),
+            (
+                "another failure",
+                "it prints no reason",
+                "run the command line that `sandbox up --debug` prints",
+            ),
+        )
     ),
     (
         "a table of mounts",

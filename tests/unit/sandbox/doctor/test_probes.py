@@ -16,7 +16,9 @@ import pytest
 
 from sandbox.doctor.facts import CgroupFacts, Leftovers, ProgramFacts, SessionFacts, StateFacts
 from sandbox.doctor.probes import control, surroundings
+from sandbox.doctor.probes.pasta import probe_pasta
 from sandbox.doctor.probes.storage import look_for_leftovers, mount_of, probe_run_directory
+from sandbox.host.facts import gather
 from sandbox.kernel import cgroups
 from sandbox.state.node import Node, Place
 from tests.unit.sandbox.facts import host
@@ -226,43 +228,52 @@ def program(directory, name: str, script: str) -> str:
     return str(path)
 
 
-def test_programs_are_run_and_say_their_version_or_why_not(tmp_path):
-    pasta = program(tmp_path, "pasta", "echo pasta 1.0; echo more")
-    slirp = program(tmp_path, "slirp4netns", "echo first; echo broken >&2; exit 3")
-    found = surroundings.Running(str(tmp_path)).facts()
-    assert found["pasta"] == ProgramFacts(path=pasta, version="pasta 1.0")
-    assert found["slirp4netns"] == ProgramFacts(path=slirp, problem="broken")
-    assert found["server"].problem is None
-    assert (found["server"].version or "").startswith("pyfuse3 ")
+def test_the_interpreter_of_the_server_prints_its_versions():
+    found = surroundings.ServerInterpreter().facts()
+    assert found.problem is None
+    assert (found.version or "").startswith("pyfuse3 ")
 
 
-def test_programs_that_are_not_there_or_cannot_run_are_told_apart(tmp_path):
-    path = tmp_path / "pasta"
+def test_an_interpreter_that_cannot_run_has_a_reason(tmp_path):
+    path = tmp_path / "python"
     path.write_bytes(b"no program")
     path.chmod(stat.S_IRWXU)
-    found = surroundings.Running(str(tmp_path)).facts()
-    assert found["pasta"] == ProgramFacts(path=str(path), problem=f"{path}: Exec format error")
-    assert found["slirp4netns"] == ProgramFacts(path=None)
+    found = surroundings.ServerInterpreter(str(path)).facts()
+    assert found == ProgramFacts(path=str(path), problem=f"{path}: Exec format error")
+    broken = program(tmp_path, "broken", "echo first; echo broken >&2; exit 3")
+    assert surroundings.ServerInterpreter(broken).facts() == ProgramFacts(path=broken, problem="broken")
 
 
-def test_a_program_that_hangs_is_killed(tmp_path):
-    program(tmp_path, "pasta", "echo $$ > $0.pid; exec sleep 60")
+def test_an_interpreter_that_hangs_is_killed(tmp_path):
+    path = program(tmp_path, "python", "echo $$ > $0.pid; exec sleep 60")
     start = time.monotonic()
-    running = surroundings.Running(str(tmp_path))
-    while not (tmp_path / "pasta.pid").exists():
+    running = surroundings.ServerInterpreter(path)
+    while not (tmp_path / "python.pid").exists():
         time.sleep(0.01)
     found = running.facts(seconds=3)
-    assert found["pasta"].problem == "no answer within 3 seconds"
+    assert found.problem == "no answer within 3 seconds"
     assert time.monotonic() - start < 20
     with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pasta.pid").read_text()), 0)
+        os.kill(int((tmp_path / "python.pid").read_text()), 0)
 
 
-def test_programs_that_nobody_wants_to_hear_any_more_are_ended(tmp_path):
-    program(tmp_path, "pasta", "exec sleep 60")
+def test_an_interpreter_whose_answer_is_not_needed_any_more_is_ended(tmp_path):
+    path = program(tmp_path, "python", "exec sleep 60")
     start = time.monotonic()
-    surroundings.Running(str(tmp_path)).abandon()  # the fixture would find a process that still runs
+    surroundings.ServerInterpreter(path).abandon()  # the fixture would find a process that still runs
     assert time.monotonic() - start < 20
+
+
+@pytest.mark.pasta
+def test_pasta_is_tried_in_a_network_namespace_of_its_own():
+    found = probe_pasta(gather(), os.environ["PATH"])
+    assert found.path is not None
+    assert found.problem is None
+
+
+def test_a_pasta_that_fails_has_what_it_printed_as_its_problem(tmp_path):
+    path = program(tmp_path, "pasta", "echo 'no such option' >&2; exit 1")
+    assert probe_pasta(gather(), str(tmp_path)) == ProgramFacts(path=path, problem="no such option")
 
 
 def test_the_mount_of_a_path_is_the_deepest_and_the_last():

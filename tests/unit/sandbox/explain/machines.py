@@ -16,7 +16,7 @@ from sandbox.kernel.cgroups.v2 import V2Hierarchy
 from sandbox.kernel.namespaces import NamespaceFact, UserNamespaceFact
 from sandbox.plan import draft, host_details, host_paths
 from sandbox.spec.load import parse
-from tests.unit.sandbox.facts import PRIVATE, device, directory, host
+from tests.unit.sandbox.facts import NETWORK, PRIVATE, device, directory, host
 
 CASES = Path(__file__).parent / "cases"
 NAMES = sorted(path.stem for path in CASES.glob("*.toml"))
@@ -101,6 +101,10 @@ MACHINES: Mapping[str, Machine] = {
         paths=(file("/specs/web.json", content=b'{"defaultAction": "SCMP_ACT_ALLOW"}'),),
         environ={"HOME": "/home/user", "LANG": "de_DE.UTF-8", "SSH_AUTH_SOCK": "/run/agent", "TERM": "xterm"},
         surroundings=Surroundings(abstract_sockets=("@/tmp/.X11-unix/X0", "@dbus")),
+    ),
+    "private": Machine(
+        environ={"HOME": "/home/user"},
+        paths=(directory("/home/user/root"),),
     ),
     "variables": Machine(
         paths=(
@@ -202,6 +206,7 @@ def case(text: str, machine: Machine, name: str = "test") -> Case:
         state_directory="/state",
         private=PRIVATE,
         joined=machine.joined,
+        network=NETWORK,
     )
     return Case(
         spec=spec,

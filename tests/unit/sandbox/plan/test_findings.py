@@ -14,7 +14,7 @@ from sandbox.plan import (
     host_paths,
 )
 from sandbox.spec.load import parse
-from tests.unit.sandbox.facts import PRIVATE, directory, host, plan
+from tests.unit.sandbox.facts import NETWORK, PRIVATE, directory, host, plan
 from tests.unit.sandbox.plan.plans import ROOT, refusal
 
 
@@ -73,7 +73,7 @@ def drafted(text: str, **paths: PathFact) -> Draft:
     spec = parse(text.encode(), path="/specs/test.toml", environ={}, unenforced="keep")
     known = {path: directory(path) for path in host_paths(spec)}
     known |= {f"/specs/{name}": fact for name, fact in paths.items()}
-    return draft(spec, host(), known, environ={}, state_directory="/state", private=PRIVATE)
+    return draft(spec, host(), known, environ={}, state_directory="/state", private=PRIVATE, network=NETWORK)
 
 
 def test_draft_goes_on_without_what_is_refused() -> None:
@@ -101,33 +101,22 @@ def test_draft_goes_on_without_what_is_refused() -> None:
 def test_setting_that_this_version_does_not_enforce_is_refused_even_if_the_file_was_loaded_to_be_looked_at() -> (
     None
 ):
-    made = drafted(ROOT + '[network]\nhosts = { db = "10.0.0.2" }\n')
-    with pytest.raises(SpecError, match=r"network\.hosts: not enforced by this version"):
+    made = drafted(ROOT + '[health]\ncommand = ["true"]\n')
+    with pytest.raises(SpecError, match=r"health: not enforced by this version"):
         made.accepted()
 
 
 def test_setting_that_may_go_unenforced_is_a_warning() -> None:
-    made = plan(
-        ROOT + '[network]\nmode = "private"\nhosts = { db = "10.0.0.2" }\noptional = ["mode", "hosts"]\n'
-    )
+    made = plan(ROOT + '[network]\nmode = "private"\negress = {}\noptional = ["egress"]\n')
     assert made.differences == (
         Degradation(
-            key="network.mode",
-            asked='"private"',
-            effective=None,
-            reason='"private" is not enforced by this version',
-        ),
-        Degradation(
-            key="network.hosts",
-            asked='{ db = "10.0.0.2" }',
+            key="network.egress",
+            asked="{ allow = [], deny = [] }",
             effective=None,
             reason="this version does not enforce it",
         ),
     )
-    assert made.warnings == (
-        'not enforced: network.mode: "private" is not enforced by this version',
-        "not enforced: network.hosts: this version does not enforce it",
-    )
+    assert made.warnings == ("not enforced: network.egress: this version does not enforce it",)
 
 
 @pytest.mark.parametrize("name", ["net", "ipc", "uts", "cgroup"])

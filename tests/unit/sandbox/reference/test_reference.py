@@ -116,12 +116,11 @@ volumes[].target
 
 network.ports
   Ports of the host that are forwarded to the sandbox; without an address, only this machine can
-  connect.
+  connect. Port 0 of the host is any free port, which `sandbox port` prints.
   value:    array, each: "[ADDRESS:]HOST:SANDBOX[/tcp|/udp]"
   default:  []
   example:  [network]
-            ports = ["127.0.0.1:8080:80/tcp"]
-  Not enforced by this version: an error, unless `optional` of its table names it.
+            ports = ["127.0.0.1:8080:80/tcp", "8000-8010:8000-8010"]
 """,
         "",
     )

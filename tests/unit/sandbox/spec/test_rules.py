@@ -87,20 +87,39 @@ def test_files_that_break_no_rule_are_accepted(text: str) -> None:
     assert isinstance(parse((MINIMAL + text).encode(), path="/conf/f.toml", environ={}), Spec)
 
 
-@pytest.mark.parametrize("key", ["ports", "dns", "search", "networks", "host_access"])
-def test_the_error_for_an_unenforced_key_does_not_suggest_another_unenforced_value(
-    key: str,
-) -> None:
-    value = {"ports": '["80:80"]', "dns": '["9.9.9.9"]', "search": '["example.org"]', "networks": '["b"]'}
-    text = f'[root]\nlayers = ["dir:/"]\n[networks.b]\n[network]\n{key} = {value.get(key, "true")}\n'
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("ports", '["80:80"]'),
+        ("host_access", '["127.0.0.1:80"]'),
+        ("dns", '["9.9.9.9"]'),
+        ("search", '["example.org"]'),
+    ],
+)
+def test_settings_of_a_network_are_refused_without_one(key: str, value: str) -> None:
+    text = f'[root]\nlayers = ["dir:/"]\n[network]\n{key} = {value}\n'
+    with pytest.raises(SpecError, match=rf"network\.{key}: needs .*mode is \"none\""):
+        parse(text.encode(), path="f.toml", environ={})
+    private = text.replace("[network]", '[network]\nmode = "private"')
+    assert getattr(parse(private.encode(), path="f.toml", environ={}).network, key)
+
+
+@pytest.mark.parametrize("key", ["dns", "search"])
+def test_the_network_of_the_host_may_have_other_name_servers(key: str) -> None:
+    text = f'{MINIMAL}[network]\nmode = "host"\n{key} = ["9.9.9.9"]\n'
+    assert getattr(parse(text.encode(), path="f.toml", environ={}).network, key) == ("9.9.9.9",)
+
+
+def test_the_error_for_an_unenforced_key_does_not_suggest_another_unenforced_value() -> None:
+    text = '[root]\nlayers = ["dir:/"]\n[networks.b]\n[network]\nnetworks = ["b"]\n'
     for unenforced in ("refuse", "keep"):
         with pytest.raises(SpecError) as caught:
             parse(text.encode(), path="f.toml", environ={}, unenforced=unenforced)
-        of_key = [one.message for one in caught.value.diagnostics if one.key == f"network.{key}"]
+        of_key = [one.message for one in caught.value.diagnostics if one.key == "network.networks"]
         assert of_key == ["not enforced by this version"]
     # If the key is optional, or the file is for a later version, the contradiction is reported.
     needs = 'needs network.mode = "private", but the mode is "none"'
     with pytest.raises(SpecError, match=needs):
-        parse(f'{text}optional = ["{key}"]\n'.encode(), path="f.toml", environ={})
+        parse(f'{text}optional = ["networks"]\n'.encode(), path="f.toml", environ={})
     with pytest.raises(SpecError, match=needs):
         parse(text.encode(), path="f.toml", environ={}, every_mistake=True)

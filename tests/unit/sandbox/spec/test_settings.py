@@ -28,7 +28,7 @@ def test_the_vocabulary_is_that_of_the_design() -> None:
         "ids": "map uid_map gid_map optional",
         "ids.uid_map[]": "inside outside count",
         "ids.gid_map[]": "inside outside count",
-        "network": "mode ports dns search hosts networks egress host_access optional",
+        "network": "mode ports dns search hosts networks egress host_access on_failure optional",
         "network.egress": "allow deny",
         "limits": "memory memory_high swap cpus cpu_weight cpuset pids io open_files processes file_size core stack cpu_time "
         "wall_time oom_score_adj optional",

@@ -11,7 +11,7 @@ from sandbox.host.paths import inspect_all
 from sandbox.plan import draft, host_details, host_files, host_paths
 from sandbox.spec import Diagnostic, parse
 from sandbox.spec.valid_part import ValidPart
-from tests.unit.sandbox.facts import PRIVATE, host
+from tests.unit.sandbox.facts import NETWORK, PRIVATE, host
 from tests.unit.sandbox.spec.test_bad_files import CASES, HERE, error_of
 
 
@@ -27,7 +27,9 @@ def valid_part_of(text: str) -> ValidPart:
 def refused(rest: ValidPart) -> list[Diagnostic]:
     spec = rest.spec
     paths = inspect_all(host_paths(spec), read=host_files(spec), **host_details(spec))
-    found = draft(spec, host(), paths, environ={}, state_directory="/state", private=PRIVATE).refusals
+    found = draft(
+        spec, host(), paths, environ={}, state_directory="/state", private=PRIVATE, network=NETWORK
+    ).refusals
     return [one for refusal in found if (one := rest.in_file(refusal)) is not None]
 
 
