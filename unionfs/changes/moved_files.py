@@ -35,7 +35,12 @@ class MovedFiles:
         takers = []
         for row in rows:
             new, old = row.new, row.old
-            if row.kind == MOVED or new is None or new.is_dir or not isinstance(new.ref, PathRef):
+            if row.kind == MOVED:
+                sources.add_replaced(row)
+                continue
+            if row.kind == CHANGED and new is not None and new.is_dir:
+                sources.add(row)  # a directory may have taken the place of a file
+            if new is None or new.is_dir or not isinstance(new.ref, PathRef):
                 continue
             copied = self._union.may_be_copy(new)
             number = None if old is None or old.is_dir else self._below.number(old.info)
@@ -60,18 +65,25 @@ class MovedFiles:
                 row.replaced.append((row.old_path, row.old))
             row.kind, row.old_path, row.old = MOVED, source.path, source.old
             moved.append(row)
-        for row in moved:
-            if id(row) in sources.taken:
-                row.replaced.clear()  # what was there has moved itself
-        for row in rows:
-            if row.kind == CHANGED and id(row) in sources.taken:
-                row.kind, row.old_path, row.old = ADDED, None, None
+        self._leave(rows, moved, sources)
         changed = [
             Row(CHANGED, row.path, row.new, row.old_path, row.old)
             for row in moved
             if row.new is not None and row.old is not None and not self._equality.equal(row.new, row.old)
         ]
         return rows + changed + [row for row in deleted if id(row) not in sources.taken]
+
+    @staticmethod
+    def _leave(rows: list[Row], moved: list[Row], sources: _Sources) -> None:
+        """Let the rows of what is at the old paths of the *moved* files show that these have moved."""
+        for row in moved:
+            if id(row) in sources.taken:
+                row.replaced.clear()  # what was there has moved itself
+        for row in rows:
+            if row.replaced:
+                row.replaced = [each for each in row.replaced if each[0] not in sources.taken_paths]
+            if row.kind == CHANGED and id(row) in sources.taken:
+                row.kind, row.old_path, row.old = ADDED, None, None
 
     def _origin(self, new: Entry, expected: Ino | None, sources: _Sources) -> Ino | None:
         return self._union.origin(new, lambda number: number == expected or sources.has(number))
@@ -97,8 +109,10 @@ class _Source:
 
     path: bytes
     old: Entry
-    #: The row that says so: "deleted", or "changed" as another object is there now.
+    #: The row that says so: "deleted", or "changed" as another object is there now, or "moved" with the file among what it replaces.
     row: Row
+    #: Whether the row is that of a moved directory, which replaces the file.
+    is_replaced: bool
 
 
 class _Sources:
@@ -109,15 +123,24 @@ class _Sources:
         self._below = below
         self._by_path: dict[bytes, _Source] = {}
         self._by_number: dict[Ino, list[_Source]] = {}
-        #: The rows of those that were taken, by identity.
+        #: The rows of those that were taken, by identity, but for rows of directories that replace one.
         self.taken: set[int] = set()
+        self.taken_paths: set[bytes] = set()
 
     def add(self, row: Row) -> None:
         """Add the old object of *row*, unless it is a directory."""
-        if row.old is not None and row.old_path is not None and not row.old.is_dir:
-            source = _Source(row.old_path, row.old, row)
-            self._by_path[source.path] = source
-            self._by_number.setdefault(self._below.number(source.old.info), []).append(source)
+        if row.old is not None and row.old_path is not None:
+            self._add(row.old_path, row.old, row, is_replaced=False)
+
+    def add_replaced(self, row: Row) -> None:
+        """Add the files that the moved directory of *row* replaces."""
+        for path, old in row.replaced:
+            self._add(path, old, row, is_replaced=True)
+
+    def _add(self, path: bytes, old: Entry, row: Row, *, is_replaced: bool) -> None:
+        if not old.is_dir:
+            source = self._by_path[path] = _Source(path, old, row, is_replaced)
+            self._by_number.setdefault(self._below.number(old.info), []).append(source)
 
     def has(self, number: Ino) -> bool:
         """Return whether one of the files has the inode *number*."""
@@ -128,7 +151,9 @@ class _Sources:
         found = [] if path is None or path not in self._by_path else [self._by_path[path]]
         found += self._by_number.get(number, []) if number is not None else []
         for source in found:
-            if id(source.row) not in self.taken:
-                self.taken.add(id(source.row))
+            if source.path not in self.taken_paths:
+                self.taken_paths.add(source.path)
+                if not source.is_replaced:
+                    self.taken.add(id(source.row))
                 return source
         return None

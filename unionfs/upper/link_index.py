@@ -6,9 +6,9 @@ It keeps hard links together, and inode numbers constant over copy-up, forgettin
 * **origin**: each copied-up regular file has the attribute ``user.unionfs.origin=GENERATION:NUMBER``, its inode number
   before the copy-up.
 * **copies**: an additional link ``index/NUMBER.COUNT.BORN`` of the copy. Each copied-up lower file with several names has
-  one. So has each copied-up object that is not a regular file, as Linux has no ``user.*`` attributes on those. COUNT is how
-  many of its lower names are not yet links of the copy. A lookup of such a name finds the copy by the number. The visible
-  link count is that of the copy, minus the index's own link, plus COUNT.
+  one. So has each copied-up object that is not a regular file, as Linux has no ``user.*`` attributes on those, until its layer
+  is about to be frozen (upper/origin_log.py). COUNT is how many of its lower names are not yet links of the copy. A lookup of
+  such a name finds the copy by the number. The visible link count is that of the copy, minus the index's own link, plus COUNT.
 * **lost names**: an empty file ``index/NUMBER-COUNT.BORN``. COUNT names of a lower file without a copy have been deleted.
   The visible link count is that of the lower file minus COUNT.
 
@@ -30,7 +30,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 
 from unionfs.layer.directory import Layer, LayerDir
@@ -50,6 +50,7 @@ from unionfs.upper.link_records import (
     count_in,
     read_stack,
 )
+from unionfs.upper.origin_log import Origin, append_origins, read_origins, remove_origins
 
 #: The temporary name of a link that is about to become an entry; no entry has this name.
 _NEW = b"new"
@@ -84,12 +85,13 @@ class LinkIndex(LinkRecords):
         self.lasts = recurs(fingerprint)
         #: The numbers in the records of objects of the running mount that have another number there.
         self._recorded: dict[Ino, Ino] = {}
-        #: Copies that do not record their inode numbers, as far as :meth:`complete_copies` has seen them.
+        #: Copies whose inode numbers nothing else could record, as far as :meth:`complete_copies` has seen them.
         self._need_entries: set[Ino] = set()
         #: Changes when a search for the lower names that are not yet links of their copies may have missed one.
         self.search_stamp = 0
         try:
             self._generation = self._read_stack(home_fd, fingerprint)
+            self._logged = read_origins(home_fd)
             self._load(unpublished)
         except OSError:
             self._directory.close()
@@ -104,6 +106,7 @@ class LinkIndex(LinkRecords):
             pass
         for name in os.listdir(self._directory.proc_path()):
             os.unlink(name, dir_fd=self._directory.fd())
+        remove_origins(home_fd)
         generation = os.urandom(4).hex().encode()
         self._write_stack(home_fd, generation, fingerprint)
         return generation
@@ -310,18 +313,40 @@ class LinkIndex(LinkRecords):
         return any(entry.startswith(PASSING) for entry in counted)
 
     def complete_copies(self, most: int) -> list[Ino]:
-        """Return up to *most* copies that need no entry: no lower name leads to them, and they record their inode numbers."""
+        """Return up to *most* copies that need no entry: no lower name leads to them, and something else can record their inode
+        numbers, even if the layer is not frozen then: they themselves, or the file ``origins``.
+        """
         found: list[Ino] = []
         for ino, entry in self._copies.items():
             if len(found) == most:
                 break
             if ino in self._need_entries or count_in(COPY, entry):
                 continue
-            if self._records_origin(PathRef(self._directory, entry)):
+            ref = PathRef(self._directory, entry)
+            if self._records_origin(ref) or ref.birth_time_ns() is not None:
                 found.append(ino)
             else:
                 self._need_entries.add(ino)
         return found
+
+    def log_origins(self, home_fd: int, copies: Iterable[Ino]) -> None:
+        """Append the inode numbers of those of *copies* that do not record it themselves to the file ``origins`` in *home_fd*, the
+        directory ``unionfs`` in the work directory of their layer.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        lasting: list[tuple[int, Origin]] = []
+        for ino in copies:
+            entry, inode = self._copies[ino], self._inodes[ino]
+            ref = PathRef(self._directory, entry)
+            if self._records_origin(ref):
+                continue
+            born = ref.birth_time_ns()
+            self._logged[inode] = Origin(ino, born)
+            if not entry.startswith(PASSING):
+                lasting.append((inode, Origin(self.recorded(ino), born)))
+        append_origins(home_fd, lasting)
 
     @staticmethod
     def _records_origin(ref: PathRef) -> bool:
@@ -331,22 +356,20 @@ class LinkIndex(LinkRecords):
             return False
 
     def unlink_copy(self, ino: Ino) -> None:
-        """Remove the entry of the copy *ino*, whose layer is going to be a lower one. The inode number stays known.
+        """Remove the entry of the copy *ino*. Its inode number stays known if it records it, or after :meth:`log_origins`.
 
         Raises:
             OSError: the entry cannot be removed.
         """
         os.unlink(self._copies[ino], dir_fd=self._directory.fd())
         del self._copies[ino]
-        inode = self._inodes.pop(ino)
-        self._numbers.pop(inode, None)
-        self._frozen[inode] = ino
+        self._numbers.pop(self._inodes.pop(ino), None)
 
     def move(self, home_fd: int, to: int, layer: Layer) -> None:
         """Move the index, without copies, from the directory *home_fd* to *to*, that of the new writable *layer*.
 
-        The previous writable layer becomes the topmost lower one. *home_fd* keeps an empty index, with which other programs can
-        still read the origins in that layer.
+        The previous writable layer becomes the topmost lower one. *home_fd* keeps an empty index, and the file ``origins``, with
+        which other programs can still read the origins in that layer.
 
         Raises:
             OSError: *to* has an index already, or cannot be written.

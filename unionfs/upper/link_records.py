@@ -16,6 +16,7 @@ from unionfs.inode.numbers import Identity
 from unionfs.layer.directory import Layer, LayerDir
 from unionfs.layer.objects import NO_XATTR, PathRef, follows
 from unionfs.types import Ino
+from unionfs.upper.origin_log import Origin, read_origins
 
 ORIGIN_XATTR = "user.unionfs.origin"
 STACK_FILE = b"stack"
@@ -40,8 +41,8 @@ class LinkRecords:
         self._inodes: dict[Ino, int] = {}
         #: Entries of lost names by inode number.
         self._lost: dict[Ino, bytes] = {}
-        #: Inode numbers of objects of frozen layers that had entries of copies, by the inode number on disk.
-        self._frozen: dict[int, Ino] = {}
+        #: Origins of copies that had entries and do not record them themselves, by the inode number on disk.
+        self._logged: dict[int, Origin] = {}
         #: Inode numbers of objects that have another number in the records (:meth:`LinkIndex.add`), by the latter.
         self._shown: dict[Ino, Ino] = {}
         #: Of the records that count; empty if none do.
@@ -68,6 +69,11 @@ class LinkRecords:
             records.close()
             return None
         records._generation = generation
+        try:
+            records._logged = read_origins(home_fd)
+        except OSError:
+            records.close()
+            raise
         for name, inode in records._entries():
             if name.startswith(PASSING):
                 continue  # its number means nothing to another process
@@ -104,7 +110,9 @@ class LinkRecords:
         """Return the inode number that the object *ref* of the writable layer or a frozen one, with attributes *info*, had before
         its copy-up; None if unknown.
         """
-        number = self._numbers.get(info.st_ino) or self._frozen.get(info.st_ino)
+        number = self._numbers.get(info.st_ino)
+        if number is None and info.st_ino in self._logged:
+            number = self._logged_number(ref, self._logged[info.st_ino])
         if number is not None or not stat.S_ISREG(info.st_mode):
             return number
         try:
@@ -121,6 +129,13 @@ class LinkRecords:
         except ValueError:
             return None
         return self._shown.get(number, number)
+
+    @staticmethod
+    def _logged_number(ref: PathRef, origin: Origin) -> Ino | None:
+        """Return the number in *origin*; None if *ref* is another object than the one that it is about, or may be."""
+        if origin.born is None:
+            return None if ref.layer.writable else origin.number
+        return origin.number if ref.birth_time_ns() == origin.born else None
 
     def find(self, ino: Ino) -> PathRef | None:
         """Return a reference to the copy of the object with inode number *ino*; None if the index has none."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 
 from unionfs.inode.inode import DirectoryInode, FileInode, Inode
@@ -21,6 +21,7 @@ from unionfs.upper.workdir import HOME
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from unionfs.types import Ino
     from unionfs.vfs.filesystem import UnionFs
 
 
@@ -42,9 +43,16 @@ def link_remaining_names(fs: UnionFs, paths: Iterable[bytes]) -> int:
 def leave_index(fs: UnionFs, most: int) -> bool:
     """Do what :meth:`unionfs.vfs.filesystem.UnionFs.leave_index` describes."""
     index = fs.parts().index
-    for ino in index.complete_copies(most):
-        fs.inode_table.leave_index(ino, index.remove)
+    _leave_index(fs, index.complete_copies(most))
     return bool(index.complete_copies(1))
+
+
+def _leave_index(fs: UnionFs, copies: Sequence[Ino]) -> None:
+    """Remove *copies* from the link index. The work directory records what no attribute of theirs does."""
+    parts = fs.parts()
+    parts.index.log_origins(parts.upper.workdir.home_fd, copies)
+    for ino in copies:
+        fs.inode_table.leave_index(ino, parts.index.unlink_copy)
 
 
 def _parent_of(fs: UnionFs, path: bytes) -> tuple[DirectoryInode, bytes]:
@@ -85,8 +93,7 @@ def freeze(fs: UnionFs, upper_fd: int, work_fd: int, searched: int | None) -> No
             successor = parts.upper.successor(layer, work_fd)
             undo.callback(successor.close)
             parts.copy_up.root(inode_table.root, layer.root)
-            for ino in [ino for ino, _, _ in parts.index.copies()]:
-                inode_table.leave_index(ino, parts.index.unlink_copy)
+            _leave_index(fs, [ino for ino, _, _ in parts.index.copies()])
             nameless = inode_table.nameless_inodes()
             parts.index.move(parts.upper.workdir.home_fd, successor.workdir.home_fd, layer)
             undo.pop_all()

@@ -162,6 +162,51 @@ def test_a_file_that_was_moved_three_times(client: EarlierClient, judge: Judge) 
     judge()
 
 
+def test_symbolic_links_and_special_files_that_moved_before_and_after(
+    client: EarlierClient, judge: Judge
+) -> None:
+    client.rename("s", "e/s")
+    client.rename("p", "d/sub/p")
+    client.rename("d/link", "link")
+    client.freeze_running()
+    judge("R s -> e/s", "R p -> d/sub/p", "R d/link -> link")
+    client.rename("d/sub/p", "p2")
+    client.utime("e/s", 10**18)
+    judge("R s -> e/s", "C e/s", "R p -> p2", "R d/link -> link")
+    client.freeze_running()
+    client.unlink("link")
+    client.symlink("link", "other")
+    judge("R s -> e/s", "C e/s", "R p -> p2", "D d/link", "A link")
+    client.rename("p2", "p")
+    judge("R s -> e/s", "C e/s", "D d/link", "A link")
+
+
+def test_a_moved_symbolic_link_is_found_if_its_layer_was_not_frozen_in_the_end(
+    client: EarlierClient, judge: Judge
+) -> None:
+    client.rename("s", "e/s")
+    client.rename("p", "d/sub/p")
+    number = client.stat("e/s").ino
+    assert not client.fs.leave_index(10)
+    client.reopen()
+    assert client.stat("e/s").ino == number
+    judge("R s -> e/s", "R p -> d/sub/p")
+    client.unlink("e/s")
+    for at in range(20):  # one of them may get the inode number of the other link
+        client.symlink(f"e/s{at}", "d/a")
+    judge("D s", *(f"A e/s{at}" for at in range(20)), "R p -> d/sub/p")
+
+
+def test_a_file_whose_place_a_directory_has_taken(client: EarlierClient, judge: Judge) -> None:
+    client.rename("e", "s", RENAME_EXCHANGE)
+    client.rename("b", "moved")
+    client.mkdir("b")
+    expected = ["R e -> s", "R s -> e", "R b -> moved", "A b"]
+    judge(*expected)
+    client.freeze_running()
+    judge(*expected)
+
+
 def test_a_metadata_only_copy_in_an_earlier_layer(client: EarlierClient, judge: Judge) -> None:
     client.chmod("big", 0o644)
     client.freeze_running()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
+import stat
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,6 +22,7 @@ from tests.unit.unionfs.compared_union import ComparedUnion
 from tests.unit.unionfs.freezing import EarlierClient
 from tests.unit.unionfs.operations import FORMS, copy_tree
 from tests.unit.unionfs.test_freezing_histories import FreezingHistories
+from unionfs.changes.rows import MOVED, Row
 
 
 class EarlierHistories(FreezingHistories):
@@ -27,6 +31,8 @@ class EarlierHistories(FreezingHistories):
     client: ClassVar[type[Client]] = EarlierClient
     max_generations: ClassVar[int] = 8
     compared: ClassVar[int] = 0
+    #: How often an object of each type was elsewhere than at the beginning.
+    moved: ClassVar[Counter[int]] = Counter()
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,6 +41,14 @@ class EarlierHistories(FreezingHistories):
         self._cleanup.callback(shutil.rmtree, self._copies)
         self._base = self._copies / "base"
         copy_tree(Path(self.plain), self._base)
+        #: Descriptors of the objects with one name that the plain directory has at the beginning, by path. They keep the inode
+        #: numbers of these objects.
+        self._first: dict[bytes, int] = {}
+        for path in itertools.chain(*self.walk()):
+            fd = os.open(self.plain + path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            self._cleanup.callback(os.close, fd)
+            if stat.S_ISDIR(os.fstat(fd).st_mode) or os.fstat(fd).st_nlink == 1:
+                self._first[os.fsencode(path[1:])] = fd
 
     def freeze(self) -> None:
         """Not a rule: a layer that lost its work directory is not an earlier one."""
@@ -64,8 +78,9 @@ class EarlierHistories(FreezingHistories):
     def compare(self) -> None:
         """Compare the two trees, then the rows with the trees, and now and then an archive."""
         super().compare()
-        shown = shown_by(self.union)
-        check(compare(self.union), self._below, shown)
+        shown, rows = shown_by(self.union), compare(self.union)
+        check(rows, self._below, shown)
+        self._check_moves(rows)
         since = {
             (value["kind"], value["path"], value["old"]["path"], value["old"]["since"])
             for value in facts(self.union)
@@ -75,6 +90,25 @@ class EarlierHistories(FreezingHistories):
         if EarlierHistories.compared % 3 == 0:
             check_layer_archive(self.union, shown, self._base, self._copies)
         EarlierHistories.compared += 1
+
+    def _check_moves(self, rows: list[Row]) -> None:
+        """Compare the moves with those in the plain directory, of objects that have had one name all the time."""
+        moves = {row.old_path: row.path for row in rows if row.kind == MOVED and row.old_path is not None}
+        paths = {
+            os.lstat(self.plain + path).st_ino: os.fsencode(path[1:])
+            for path in itertools.chain(*self.walk())
+        }
+        for old, fd in self._first.items():
+            info = os.fstat(fd)
+            now = paths.get(info.st_ino)
+            if now is None or (info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode)):
+                continue
+            at = old
+            while at and at not in moves:
+                at = at.rpartition(b"/")[0]
+            expected = moves[at] + old[len(at) :] if at else old
+            assert now == expected, f"{old!r} is at {now!r}, but the changes have it at {expected!r}"
+            EarlierHistories.moved[stat.S_IFMT(info.st_mode)] += now != old
 
     def compare_numbers(self) -> None:
         """Compare inode numbers, unless they depend on the way in which a symbolic link is stored."""
