@@ -60,6 +60,8 @@ class LayerSource:
     #: The layer was the writable one, until it was frozen (vfs/freezing.py). Such layers are the first of the lower ones. They
     #: are read like the writable one, whatever *policy* is, and have no index.
     earlier: bool = False
+    #: An earlier layer in which objects that were moved in the layers below are at their old paths (changes/relocation.py).
+    relocation: bool = False
     #: The layer is an archive: *fd* is that of the archive, this one that of its index (layer_index/archive_layer.py).
     archive_index_fd: int | None = None
     #: The work directory of an earlier layer: `unionfs changes` reads its records, a mount does not.
@@ -173,7 +175,7 @@ def lower_layers(source: StackSource, fds: FdCache) -> list[Layer]:
         upper_policy(lower.fd, source.form, shared=False) if lower.earlier else lower.policy
         for lower in source.lowers
     ]
-    return [
+    layers = [
         _archive(lower.fd, lower.archive_index_fd, fds, number)
         if lower.archive_index_fd is not None
         else Layer(
@@ -188,6 +190,9 @@ def lower_layers(source: StackSource, fds: FdCache) -> list[Layer]:
         )
         for number, (lower, policy) in enumerate(zip(source.lowers, policies, strict=True))
     ]
+    for layer, lower in zip(layers, source.lowers, strict=True):
+        layer.relocation = lower.relocation
+    return layers
 
 
 def _archive(fd: int, index_fd: int, fds: FdCache, number: int) -> Layer:

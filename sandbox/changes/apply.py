@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sandbox.changes.apply_plan import Plan
 from sandbox.changes.host_attributes import Attributes, Owners
@@ -58,11 +58,18 @@ def execute(
     stream: Readable | None,
     owners: Owners,
     on_step: Callable[[Step], None] = lambda _step: None,
+    *,
+    structural: bool = False,
 ) -> Applied:
     """Do the steps of *plan*, which must have no conflicts, to *tree*.
 
-    *stream* is the archive of `Plan.members`, None if there are none. *owners* returns the ids of the host for those of a row or
-    member. *on_step* is called after each step, also if it was found done.
+    Args:
+        plan: what is to be done.
+        tree: the directory of the host.
+        stream: the archive of `Plan.members`, or of `Plan.structural_members`; None if there are none.
+        owners: returns the ids of the host for those of a row or member.
+        on_step: called after each step, also if it was found done.
+        structural: do the structural steps only. A later call without it does the others.
 
     Raises:
         SandboxError: the host has changed since it was compared, or something cannot be written. The message names the path.
@@ -71,18 +78,21 @@ def execute(
         conflicts = plan.conflicts or found
         more = f", and {len(conflicts) - 1} more conflicts" if len(conflicts) > 1 else ""
         raise SandboxError(f"{conflicts[0].text()}{more}; nothing was changed", hint=_HINT)
-    execution = _Execution(plan, tree, stream, owners)
-    for step in plan.steps:
+    steps = plan.structural_steps if structural else plan.steps
+    execution = _Execution(plan, steps, tree, stream, owners)
+    for step in steps:
         execution.run(step)
         on_step(step)
     return execution.finish()
 
 
 class _Execution:
-    def __init__(self, plan: Plan, tree: HostTree, stream: Readable | None, owners: Owners) -> None:
+    def __init__(
+        self, plan: Plan, steps: Sequence[Step], tree: HostTree, stream: Readable | None, owners: Owners
+    ) -> None:
         self._tree = tree
         self._members = None
-        if any(step.action in WITH_MEMBER for step in plan.steps):
+        if any(step.action in WITH_MEMBER for step in steps):
             if stream is None:
                 raise ValueError("the plan needs an archive")
             self._members = Members(stream, tree, owners)

@@ -80,7 +80,21 @@ class Plan:
     @property
     def members(self) -> tuple[bytes, ...]:
         """The paths, without a leading slash, to give to `unionfs changes --archive members` in this order."""
-        return tuple(step.path for step in self.steps if step.action in step_order.WITH_MEMBER)
+        return _members(self.steps)
+
+    @property
+    def structural_steps(self) -> tuple[Step, ...]:
+        """The steps that bring objects to their new places, which come before all others."""
+        return tuple(step for step in self.steps if step.action in step_order.STRUCTURAL)
+
+    @property
+    def structural_members(self) -> tuple[bytes, ...]:
+        """The same as :attr:`members` for these steps alone."""
+        return _members(self.structural_steps)
+
+
+def _members(steps: Sequence[Step]) -> tuple[bytes, ...]:
+    return tuple(step.path for step in steps if step.action in step_order.WITH_MEMBER)
 
 
 def make(changes: Sequence[Change], rules: Rules) -> Plan:
@@ -136,9 +150,6 @@ def _conflicts(change: Change, rules: Rules) -> list[Conflict]:
         else:
             reason = _SINCE.get(old.since, _SINCE["unknown"])
         found.append(Conflict(change, old.path, reason))
-    if change.is_fixed:
-        reason = "an earlier layer of the sandbox has this move, and cannot be adapted to it: export the path instead"
-        found.append(Conflict(change, change.path, reason))
     return found
 
 

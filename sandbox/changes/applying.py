@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, nullcontext, suppress
 
 from sandbox.as_container_root import run_with_ids, with_own_id
-from sandbox.changes import apply, apply_plan
+from sandbox.changes import apply, apply_plan, relocating
 from sandbox.changes.apply_plan import Conflict, Plan, Rules
 from sandbox.changes.host_tree import HostTree
 from sandbox.changes.reader import changes_of, has_changes, output_of, start, state_directory
@@ -66,12 +66,19 @@ def prepare(
         with ExitStack() as undo:
             _lock(layer, undo)
             _refuse_if_frozen(layer, undo)
-            output_of(layer, ["--applied"])
+            _finish_killed(layer)
     plan = apply_plan.make(changes_of(layer, facts=True), rules)
     if layer.in_use:
-        moved = tuple(Conflict(row, row.path, _MOVED) for row in plan.changes if row.kind == "R")
-        plan = replace(plan, conflicts=(*plan.conflicts, *moved))
+        plan = _without_moves(plan, _MOVED)
+    elif any(row.kind == "R" for row in plan.changes) and (running := relocating.running_sharers(layer)):
+        plan = _without_moves(plan, f"{_MOVED}, and {' and '.join(running)}, with which it shares layers")
     return Application(layer=layer, target=target, plan=plan)
+
+
+def _without_moves(plan: Plan, reason: str) -> Plan:
+    """Return *plan* with *reason* as a conflict of each moved object."""
+    moved = tuple(Conflict(row, row.path, reason) for row in plan.changes if row.kind == "R")
+    return replace(plan, conflicts=(*plan.conflicts, *moved))
 
 
 def choose_layer(layer: WritableLayer, to: str | None) -> tuple[int, RecordedLayer]:
@@ -112,27 +119,58 @@ def execute(application: Application) -> list[str]:
     with ExitStack() as undo:
         _lock(layer, undo)
         _refuse_if_frozen(layer, undo)
+        layer = replace(layer, stack=settle(layer.stack, layer.ids))
         root_fd = open_paths.open_real(target.path, directory=True)
         undo.callback(os.close, root_fd)
-        members = [os.fsdecode(path) for path in plan.members]
+        said = ""
+        if any(row.kind == "R" for row in plan.changes):
+            # What is written afterwards is read in the sandbox, where contents may come from an object that moves.
+            said += _move(layer, plan, target, root_fd)
+        said += _write(layer, plan, target, root_fd, structural=False)
+        _renew(layer, _paths_of(plan.changes))
+    return [f"{notice}: the attribute was left out" for notice in said.splitlines()]
+
+
+def _move(layer: WritableLayer, plan: Plan, target: RecordedLayer, root_fd: int) -> str:
+    """Execute the structural steps of *plan*, and let *layer* follow. Return the same as :func:`_write`."""
+    moved = _paths_of([row for row in plan.changes if row.kind == "R"])
+    if not layer.stack.earlier:
+        said = _write(layer, plan, target, root_fd, structural=True)
+        _renew(layer, moved)
+        return said
+    with relocating.sharers_locked(layer):
+        relocating.begin(layer, target.path, relocating.moves_of(plan))
+        try:
+            said = _write(layer, plan, target, root_fd, structural=True)
+        except SandboxError:
+            with suppress(SandboxError, OSError):  # the first error matters
+                _follow(layer)
+            raise
+        relocating.follow(layer)
+        _renew(layer, moved)
+        relocating.end(layer)
+    return said
+
+
+def _write(layer: WritableLayer, plan: Plan, target: RecordedLayer, root_fd: int, *, structural: bool) -> str:
+    """Execute the steps of *plan*, or the structural ones alone; return a line about each attribute that could not be set."""
+    members = list(map(os.fsdecode, plan.structural_members if structural else plan.members))
+    with ExitStack() as undo:
         process = start(layer, ["--archive=members"], members, undo) if members else None
 
         def write(owners: Callable[[int, int], tuple[int, int]]) -> str:
             tree = HostTree(root_fd, target.path, keep_acls=layer.ids.single)
             if process is None:
-                done = apply.execute(plan, tree, None, owners)
+                done = apply.execute(plan, tree, None, owners, structural=structural)
             else:
                 with open(process.output_fd, "rb", closefd=False) as stream:
-                    done = apply.execute(plan, tree, stream, owners)
-            return "\n".join(one.text() for one in done.left_out)
+                    done = apply.execute(plan, tree, stream, owners, structural=structural)
+            return "".join(f"{one.text()}\n" for one in done.left_out)
 
         with nullcontext() if process is None else process.explaining():
             if os.geteuid() == 0:
-                said = write(owners_of(layer.ids))
-            else:
-                said = run_with_ids(with_own_id(layer.ids), lambda: write(lambda uid, gid: (uid, gid)))
-        _renew(layer, plan, undo)
-    return [f"{notice}: the attribute was left out" for notice in said.splitlines()]
+                return write(owners_of(layer.ids))
+            return run_with_ids(with_own_id(layer.ids), lambda: write(lambda uid, gid: (uid, gid)))
 
 
 def owners_of(ids: IdPlan) -> Callable[[int, int], tuple[int, int]]:
@@ -183,17 +221,30 @@ def _refuse_if_frozen(layer: WritableLayer, undo: ExitStack) -> None:
         )
 
 
-def _renew(layer: WritableLayer, plan: Plan, undo: ExitStack) -> None:
-    """Let the writable layer follow what is below it now."""
-    paths = sorted({path for row in plan.changes for path in _paths_of(row)})
-    if paths:
-        process = start(layer, ["--applied"], paths, undo)
-        process.finish()
+def _finish_killed(layer: WritableLayer) -> None:
+    """Let *layer* follow the moves that a command made which was killed afterwards."""
+    layer = replace(layer, stack=settle(layer.stack, layer.ids))
+    if not layer.stack.earlier:
+        output_of(layer, ["--applied"])
+    elif relocating.has_begun(layer):
+        with relocating.sharers_locked(layer):
+            _follow(layer)
 
 
-def _paths_of(row: Change) -> list[str]:
-    found = [row.path] if row.from_path is None else [row.path, row.from_path]
-    return [os.fsdecode(path) for path in found]
+def _follow(layer: WritableLayer) -> None:
+    _renew(layer, relocating.follow(layer))
+    relocating.end(layer)
+
+
+def _renew(layer: WritableLayer, paths: Iterable[str]) -> None:
+    """Let the writable layer follow what is below it at *paths* now."""
+    chosen = sorted(set(paths))
+    if chosen:
+        output_of(layer, ["--applied"], chosen)
+
+
+def _paths_of(rows: Iterable[Change]) -> list[str]:
+    return [os.fsdecode(path) for row in rows for path in (row.path, row.from_path) if path is not None]
 
 
 def _owned_places(top: str) -> Callable[[bytes], bool]:

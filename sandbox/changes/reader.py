@@ -26,7 +26,7 @@ from sandbox.images.places import archives_in, layers_in
 from sandbox.kernel import open_paths
 from sandbox.plan import IdPlan
 from sandbox.state import run_directory
-from sandbox.state.earlier_layers import settle
+from sandbox.state.earlier_layers import relocation_of, settle
 from sandbox.state.location import default_path, locate
 from sandbox.state.stack_record import RecordedLayer
 from unionfs._stdlib.dataclasses import replace
@@ -262,6 +262,7 @@ def open_layers(layer: WritableLayer, undo: ExitStack) -> ServedStack:
     where = locate(os.environ, os.geteuid())
     stack = settle(layer.stack, layer.ids)
     layers = [_open_layer(one, where.images, directory, undo) for one in stack.layers]
+    relocation = relocation_of(stack.earlier)
     layers += [
         ServedLayer(
             fd=directory(os.path.join(path, "upper")),
@@ -269,8 +270,9 @@ def open_layers(layer: WritableLayer, undo: ExitStack) -> ServedStack:
             marks="all",
             squash=False,
             earlier=True,
+            relocation=path == relocation,
         )
-        for path in stack.earlier
+        for path in (*([] if relocation is None else [relocation]), *stack.earlier)
     ]
     facts = private_directories.look(
         state=where.state,

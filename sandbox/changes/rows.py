@@ -80,8 +80,6 @@ class Change:
     old: OldObject | None = None
     #: Of a moved object, with facts: what it replaces, with everything below that which has no row.
     replaced: tuple[OldObject, ...] = ()
-    #: Of a moved object, with facts: an earlier layer has the move, and cannot be changed.
-    is_fixed: bool = False
     #: The lines of a unified diff without its header; None without texts, and for what has no text.
     diff: tuple[str, ...] | None = None
     #: Why there is no diff.
@@ -195,7 +193,6 @@ def _change(value: dict[str, Any]) -> Change:
         if "old" in value
         else None,
         replaced=_replaced(value["replaced"], kind) if "replaced" in value else (),
-        is_fixed=_flag(value, "fixed") if "fixed" in value else False,
         diff=diff,
         contents=contents,
     )

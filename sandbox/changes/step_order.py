@@ -43,6 +43,8 @@ class Action(Enum):
     SET_ATTRIBUTES = "set attributes"
 
 
+#: Actions that bring objects of the layers below to their new places. They come before all others.
+STRUCTURAL = frozenset({Action.MOVE_ASIDE, Action.MOVE, Action.REMOVE, Action.MAKE_DIRECTORY})
 #: Actions that need the next member of the archive.
 WITH_MEMBER = frozenset({Action.MAKE_DIRECTORY, Action.WRITE, Action.SET_ATTRIBUTES})
 

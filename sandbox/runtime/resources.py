@@ -347,8 +347,8 @@ class SandboxResources:
             home.explain_layer()
             self._later_fd = home.later()
             undo.callback(os.close, self._later_fd)
-            for path in () if home.stack is None else home.stack.earlier:
-                self._open_earlier(path, undo)
+            if home.stack is not None and home.stack.earlier:
+                self._open_all_earlier(home.stack.earlier, undo)
         top = plan.layers[-1]
         mode = top.mode if top.kind == "dir" else 0o755
         self._upper_fd = home.subdirectory("upper", mode=mode)
@@ -356,7 +356,17 @@ class SandboxResources:
         self._work_fd = home.subdirectory("work", mode=0o700)
         undo.callback(os.close, self._work_fd)
 
-    def _open_earlier(self, path: str, undo: ExitStack) -> None:
+    def _open_all_earlier(self, earlier: tuple[str, ...], undo: ExitStack) -> None:
+        """Open the layers in the directories *earlier*, bottom first, and the relocation below them."""
+        from sandbox.state.earlier_layers import relocation_of  # most sandboxes have no earlier layers
+
+        relocation = relocation_of(earlier)
+        if relocation is not None:
+            self._open_earlier(relocation, undo, relocation=True)
+        for path in earlier:
+            self._open_earlier(path, undo)
+
+    def _open_earlier(self, path: str, undo: ExitStack, *, relocation: bool = False) -> None:
         """Open the earlier layer in the directory *path*, which goes above those that were opened before."""
         upper = os.path.join(path, "upper")
         try:
@@ -364,7 +374,9 @@ class SandboxResources:
         except OSError as error:
             raise SetupError.from_os_error(f"earlier layer {upper}", "open", error) from None
         undo.callback(os.close, fd)
-        self._earlier.append(ServedLayer(fd=fd, marks="all", squash=False, earlier=True))
+        self._earlier.append(
+            ServedLayer(fd=fd, marks="all", squash=False, earlier=True, relocation=relocation)
+        )
 
     def _leave_changes(self, home: RunDirectory) -> None:
         """Keep the layer in *home*, or remove it if the program never ran."""

@@ -3,6 +3,8 @@
     HOME/upper, work               the first writable layer; HOME is STATE/sandboxes/NAME or STATE/changes/ID
     HOME/later/N/upper, work       those after it
     HOME/snapshots.json            the snapshots (sandbox/state/snapshots.py)
+    LAYER/relocated                LAYER is HOME or HOME/later/N: what lies below that layer if it is the lowest earlier one, since
+                                   objects were moved in the layers of the environment file (sandbox/changes/relocating.py)
 
 A snapshot freezes the writable layer: it becomes an earlier layer, which never changes again, and the sandbox goes on with a new
 one above it. The record of the stack (sandbox/state/stack_record.py) names the new directory as ``next`` before the freeze, and as
@@ -33,6 +35,8 @@ from unionfs.launch.protocol import BEGUN
 
 PARTS = ("upper", "work")
 """The directories of a writable layer."""
+RELOCATED = "relocated"
+"""The directory of relocations, beside the parts of the lowest earlier layer."""
 _REMOVED = ".removed-"
 
 
@@ -52,6 +56,21 @@ def settle(stack: RecordedStack, ids: IdPlan) -> RecordedStack:
     except PermissionError:
         begun = run_with_ids(with_own_id(ids), lambda: "begun" if os.path.lexists(path) else "") == "begun"
     return stack.frozen() if begun else replace(stack, next=None)
+
+
+def relocation_of(earlier: Sequence[str]) -> str | None:
+    """Return the directory of the relocation below the layers *earlier*, bottom first. It has the parts of a writable layer.
+
+    None: nothing was moved below them.
+    """
+    if not earlier:
+        return None
+    place = os.path.join(earlier[0], RELOCATED)
+    try:
+        numbers = [int(name) for name in os.listdir(place) if name.isdecimal()]
+    except FileNotFoundError:
+        return None
+    return os.path.join(place, str(max(numbers))) if numbers else None
 
 
 def make_next(home: str) -> str:
@@ -75,6 +94,15 @@ def used_by_others(state_directory: str, home: str) -> list[str]:
         StateError: a record cannot be read.
     """
     return forks(state_directory).get(home, [])
+
+
+def sharing(state_directory: str, directory: str) -> list[str]:
+    """Return the homes of the sandboxes whose records or snapshots name the layer in *directory*.
+
+    Raises:
+        StateError: a record cannot be read.
+    """
+    return [home for home, used in _all_used(state_directory) if directory in used]
 
 
 def forks(state_directory: str) -> dict[str, list[str]]:
@@ -121,7 +149,7 @@ def remove_unused(state_directory: str, home: str, ids: IdPlan) -> None:
     later = os.path.join(home, LATER)
     unused = [path for path in _layers_in(later) if path not in used]
     if home not in used:
-        unused += [path for part in PARTS if os.path.lexists(path := os.path.join(home, part))]
+        unused += [path for part in (*PARTS, RELOCATED) if os.path.lexists(path := os.path.join(home, part))]
     for path in unused:
         # Renamed first: if the removal is interrupted, no part of the layer is taken for a layer.
         os.rename(path, os.path.join(home, f"{_REMOVED}{os.urandom(4).hex()}"))

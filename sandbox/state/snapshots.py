@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from sandbox.errors import StateError
 from sandbox.state import locks
 from sandbox.state.stack_record import absolutes, relative
-from sandbox.state.trusted_files import new_json, read_json
+from sandbox.state.trusted_files import NEW_SUFFIX, new_json, read_json
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import Any
 
@@ -79,6 +79,8 @@ def write_snapshots(home: str, snapshots: Sequence[Snapshot]) -> None:
 def new_list(home: str, snapshots: Sequence[Snapshot]) -> Iterator[Callable[[], None]]:
     """Write *snapshots* beside the list in *home*, and give a function that replaces the list by them.
 
+    The caller has the lock of the snapshots.
+
     Raises:
         OSError: they cannot be written; the old list remains.
     """
@@ -87,6 +89,9 @@ def new_list(home: str, snapshots: Sequence[Snapshot]) -> Iterator[Callable[[], 
         for one in snapshots
     ]
     path, value = os.path.join(home, _NAME), {"version": _VERSION, "snapshots": listed}
+    for name in os.listdir(home):
+        if name.startswith(f"{_NAME}.") and name.endswith(NEW_SUFFIX):  # of a command that was killed
+            os.unlink(os.path.join(home, name))
     with new_json(path, value, lasting=True) as replace:
         yield replace
 

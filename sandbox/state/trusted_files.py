@@ -14,6 +14,8 @@ from unionfs._stdlib.typing import Any
 LARGEST = 1 << 20
 """The most bytes of a JSON file that are read; a real file has a few thousand."""
 
+NEW_SUFFIX = ".new"
+"""The end of the name of a file that is going to replace another one. A process that is killed leaves it."""
 _FOREIGN = "belongs to another user"
 
 
@@ -89,7 +91,7 @@ def new_json(path: str, value: object, *, lasting: bool = False) -> Iterator[Cal
     """
     import json
 
-    new = f"{path}.{os.urandom(4).hex()}.new"
+    new = f"{path}.{os.urandom(4).hex()}{NEW_SUFFIX}"
 
     def replace() -> None:
         os.rename(new, path)

@@ -211,28 +211,60 @@ def test_killed_at_any_moment_each_file_is_old_or_new_and_the_same_command_resum
     assert rows(sandbox(launcher, "diff", "box", "--json")) == set()
 
 
+@pytest.mark.parametrize("has_snapshot", [False, True])
+def test_files_that_moved_and_whose_metadata_changed_keep_their_contents(
+    launcher: Launcher,
+    layer: Path,  # noqa: F811
+    has_snapshot: bool,
+) -> None:
+    spec = over(layer, 'writable = "persistent"\n')
+    for number in range(6):
+        (layer / f"data/f{number}").write_bytes(b"%d" % number * 200_000)
+    script = (
+        'cd /data; for i in 0 1 2 3 4 5; do chmod 604 "f$i"; mv "f$i" "moved/g$i"; done; mv moved elsewhere'
+    )
+    assert launcher.shell(script, spec).status == 0
+    if has_snapshot:
+        assert sandbox(launcher, "snapshot", "box", "one").status == 0
+    done = applied(launcher, layer, "--yes")
+    assert done.status == 0, (done.out, done.err)
+    for number in range(6):
+        assert (layer / f"data/elsewhere/g{number}").read_bytes() == b"%d" % number * 200_000
+    assert rows(sandbox(launcher, "diff", "box", "--json")) == set()
+
+
+@pytest.mark.parametrize("renewals", [0, 1])
 def test_killed_before_the_layer_follows_a_move_loses_nothing_on_the_host_or_in_the_sandbox(
     launcher: Launcher,
     layer: Path,  # noqa: F811
+    renewals: int,
 ) -> None:
+    """The layer follows after the moves, and again after everything else."""
     spec = over(layer, 'writable = "persistent"\n')
+    expected_tree = changed_by_hand(layer)
     assert launcher.shell(f"{CHANGE}\nchmod 604 mode; mv mode mode2", spec).status == 0
+    (expected_tree / "data/mode").rename(expected_tree / "data/mode2")
+    (expected_tree / "data/mode2").chmod(0o604)
     expected = rows(sandbox(launcher, "diff", "box", "--json"))
     assert ("R", "/data/mode2", "/data/mode") in expected
     script = (
         "import os, sys\n"
         "from sandbox.changes import applying\n"
         "from sandbox.cli.main import main\n"
-        "applying._renew = lambda *_: os._exit(9)\n"
+        "left, renew = int(sys.argv.pop(1)), applying._renew\n"
+        "def renewed(*arguments):\n"
+        "    global left\n"
+        "    left -= 1\n"
+        "    return os._exit(9) if left < 0 else renew(*arguments)\n"
+        "applying._renew = renewed\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    command = [sys.executable, "-c", script, "apply", "box", "--yes", "--to", str(layer)]
+    command = [sys.executable, "-c", script, str(renewals), "apply", "box", "--yes", "--to", str(layer)]
     assert subprocess.run(command, env=launcher.environ, capture_output=True, check=False).returncode == 9
-    applied_tree = comparable(layer)
     assert (layer / "data/elsewhere/kept").exists()
     done = applied(launcher, layer, "--yes")
     assert done.status == 0, (done.out, done.err)
-    assert comparable(layer) == applied_tree
+    assert comparable(layer) == comparable(expected_tree)
     assert rows(sandbox(launcher, "diff", "box", "--json")) == set()
     shown = launcher.shell("cat /data/elsewhere/kept; wc -c < /data/mode2", spec)
     assert shown.out.split("\n")[:2] == ["old moved/kept", "100000"]

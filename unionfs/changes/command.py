@@ -2,6 +2,7 @@
 
 With ``--discard`` it discards changes instead, which no server may use meanwhile, and prints those that it discarded. With
 ``--freeze`` it freezes the layer, on the same condition, and with ``--begin`` it prepares an empty one above earlier layers.
+With ``--relocate`` it begins a relocation below the earlier layers.
 ``--remaining-names`` prints what a server has to link before it freezes the layer itself.
 
 The launcher calls it with ``--request-fd N`` instead of ``-o``: a socket over which the request of
@@ -71,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     )
     # For the launcher: these need the directories of a request.
     made.add_argument("--freeze", action="store_true", help=argparse.SUPPRESS)
+    made.add_argument("--relocate", action="store_true", help=argparse.SUPPRESS)
     made.add_argument("--begin", action="store_true", help=argparse.SUPPRESS)
     made.add_argument("--remaining-names", action="store_true", help=argparse.SUPPRESS)
     made.add_argument(
@@ -118,6 +120,8 @@ def main(argv: Sequence[str]) -> int:
 def _action_of(arguments: argparse.Namespace) -> Callable[[argparse.Namespace], None]:
     if arguments.freeze:
         return _freeze
+    if arguments.relocate:
+        return _relocate
     if arguments.begin:
         return _begin
     if arguments.remaining_names:
@@ -134,6 +138,20 @@ def _freeze(arguments: argparse.Namespace) -> None:
         raise UnionError("--freeze needs a request with the next directories")
     os.umask(0)
     freeze(source, *following)
+
+
+def _relocate(arguments: argparse.Namespace) -> None:
+    # Imported before the process is confined.
+    from unionfs.changes.moves_below import group_of
+    from unionfs.changes.relocation import relocate
+
+    source, following = _source_and_next(arguments)
+    if following is None or arguments.paths_fd is None:
+        raise UnionError("--relocate needs a request with the next directories, and --paths-fd")
+    with open(arguments.paths_fd, "rb") as file:
+        group = group_of(file.read().split(b"\0")[:-1])
+    os.umask(0)
+    relocate(source, *following, group)
 
 
 def _begin(arguments: argparse.Namespace) -> None:
@@ -243,6 +261,7 @@ def _source_and_next(arguments: argparse.Namespace) -> tuple[StackSource, tuple[
     """Return the stack, and the next upper and work directory of the launcher's request."""
     if arguments.request_fd is not None:
         writes = arguments.applied or arguments.discard or arguments.freeze or arguments.begin
+        writes = writes or arguments.relocate
         return _receive(arguments.request_fd, writes=writes)
     from unionfs._stdlib.dataclasses import replace
     from unionfs.assemble import source_from_options

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs.assemble import StackSource, lower_layers
 from unionfs.changes.merged_tree import MergedTree
+from unionfs.changes.moves_below import read_moves
 from unionfs.changes.origins import Origins
 from unionfs.errors import UnionError
 from unionfs.inode.numbers import InodeNumbers
@@ -39,8 +40,6 @@ class ComparedStack:
     union: MergedTree
     #: The layers that were never writable.
     below: MergedTree
-    #: All layers below the writable one: *below*, unless there are earlier layers.
-    lower: MergedTree
     #: Top first: the writable layer, the earlier ones, those of *below*.
     layers: list[Layer]
     #: The records of the link indexes of the writable layer and of the earlier ones, top first. None: there are none.
@@ -99,10 +98,8 @@ def open_stack_to_compare(source: StackSource) -> ComparedStack:
         numbers = InodeNumbers()
         for layer in reversed(layers):
             numbers.announce(layer.device)
-        shown_base, shown_lower, shown = (
-            roots([layer.root for layer in each]) for each in (base, lowers, layers)
-        )
-        for parts in (shown_base, shown_lower, shown):
+        shown_base, shown = (roots([layer.root for layer in each]) for each in (base, layers))
+        for parts in (shown_base, shown):
             for position, part in enumerate(parts):
                 part.layer.below = tuple(parts[position + 1 :])
         homes = [None if work_fd is None else open_home(work_fd) for work_fd in works]
@@ -118,14 +115,16 @@ def open_stack_to_compare(source: StackSource) -> ComparedStack:
                 undo.callback(found.close)
             records.append(found)
         facts = read_facts(*reversed(opened)) if len(opened) == len(homes) else None
+        for layer, home_fd in zip(layers, homes, strict=False):
+            if facts is not None and layer.relocation and home_fd is not None:
+                facts.paths_of = read_moves(home_fd).paths_of
         ownership = Ownership(source.ids)
         acls = source.acl and source.ids == SAME_IDS and not top.policy.override_stat
         origins = Origins(list(zip(layers, records, strict=False)), numbers)
         union = MergedTree(shown, numbers, ownership, records[0], origins, acls=acls)
         below = MergedTree(shown_base, numbers, ownership, acls=acls)
-        lower = below if base == lowers else MergedTree(shown_lower, numbers, ownership, acls=acls)
         undo.pop_all()
-    return ComparedStack(union, below, lower, layers, records, facts)
+    return ComparedStack(union, below, layers, records, facts)
 
 
 def _open_layers(source: StackSource, upper_fd: int, fds: FdCache) -> list[Layer]:

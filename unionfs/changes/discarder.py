@@ -142,7 +142,7 @@ class Discarder:
     def _clear(self, path: bytes) -> None:
         """Remove what the writable layer has at *path*, where the layers below have nothing."""
         if self._names is not None:
-            self._names.remove(path)  # an earlier layer may have something there
+            self._paths.remove(path)  # an earlier layer may have something there
             return
         _, directory, name = self._paths.directory_of(path)
         with kept_times(directory):
@@ -196,7 +196,7 @@ class Discarder:
             return
         replaced = None
         if self._names is not None:
-            self._names.empty(path)
+            self._paths.empty(path)
             replaced = self._names.replacing(path)
         self._fs.trim()
         inode = self._inode_table.add_unnamed_file(old.ref, old.info)
@@ -323,7 +323,7 @@ class Discarder:
 
     def _hide(self, path: bytes) -> None:
         if self._names is not None:
-            self._names.remove(path)
+            self._paths.remove(path)
             return
         above, directory, name = self._paths.directory_of(path)
         mark = directory.mark(name)

@@ -11,6 +11,7 @@ from unionfs.changes.comparison import Comparison
 from unionfs.changes.stack_copies import descriptors, duplicate, without_mount
 from unionfs.errors import UnionError
 from unionfs.inode.inode import DirectoryInode
+from unionfs.vfs.filesystem import UnionFs
 
 
 def remaining_names(source: StackSource) -> list[bytes]:
@@ -66,8 +67,17 @@ def begin(source: StackSource) -> None:
         raise UnionError("there is no writable layer to begin: give upperdir and workdir")
     fs = open_stack(source)
     try:
-        root = fs.inode_table.root
-        below = DirectoryInode(root.ino, root.parts[1].info(), root.parts[1:], None, b"")
-        fs.parts().copy_up.root(below, root.parts[0])
+        give_root_attributes(fs)
     finally:
         fs.close()
+
+
+def give_root_attributes(fs: UnionFs) -> None:
+    """Give the writable layer of *fs*, which has just been opened and is empty, the attributes of the root directory below.
+
+    Raises:
+        OSError: an attribute cannot be set.
+    """
+    root = fs.inode_table.root
+    below = DirectoryInode(root.ino, root.parts[1].info(), root.parts[1:], None, b"")
+    fs.parts().copy_up.root(below, root.parts[0])

@@ -18,7 +18,7 @@ from unionfs.changes.origins import Origins
 from unionfs.formats.xattrs import shown_name, stored_name
 from unionfs.inode.numbers import InodeNumbers
 from unionfs.layer.directory import LayerDir
-from unionfs.layer.metacopy import find_contents, is_metacopy
+from unionfs.layer.metacopy import find_contents, is_metacopy, relocated_file
 from unionfs.layer.objects import NO_XATTR, PathRef
 from unionfs.layer.ownership import Ownership
 from unionfs.layer.resolve import merge, resolve
@@ -49,6 +49,8 @@ class Entry(NamedTuple):
     parts: tuple[LayerDir, ...] = ()
     #: Of a non-directory: the parts of its directory in the layers below its own.
     below: tuple[LayerDir, ...] = ()
+    #: A file of the layers below that a relocation shows at its old path.
+    relocated: bool = False
 
     @property
     def is_dir(self) -> bool:
@@ -64,7 +66,7 @@ class Entry(NamedTuple):
     def is_change(self) -> bool:
         """Whether the writable layer or an earlier one has the object."""
         layer = self.ref.layer
-        return layer.writable or layer.earlier  # `has_changes`, which takes longer
+        return layer.writable or layer.earlier or self.relocated  # `has_changes` takes longer
 
     @property
     def change_parts(self) -> list[LayerDir]:
@@ -146,7 +148,11 @@ class MergedTree:
             return self._directory(tuple(part.child(at) for part, at in found.places(parts, name)))
         top = found.sources[0]
         ref = parts[top].entry(name)
-        info = ref.info()
+        info, relocated = ref.info(), False
+        if ref.layer.relocation:
+            place = relocated_file(ref, info, [part for part in parts[top + 1 :] if not part.skeleton])
+            if place is not None:
+                ref, info, relocated = place, place.info(), True
         if not ref.layer.writable and self._records is not None:
             number = self.number(info)
             # A file with one name may have had another one that was deleted while it was open (inode/table.py).
@@ -154,8 +160,8 @@ class MergedTree:
             copy = self._records.find(number) if known else None
             # A file that was made in the layer since may have the number of the one that was copied.
             if copy is not None and self._records.is_about(number, ref.birth_time_ns):
-                ref, info, top = copy, copy.stat(), -1
-        return self._entry(ref, info, below=tuple(parts[top + 1 :]))
+                ref, info, top, relocated = copy, copy.stat(), -1, False
+        return self._entry(ref, info, below=tuple(parts[top + 1 :]), relocated=relocated)
 
     def _directory(self, parts: tuple[LayerDir, ...]) -> Entry:
         for part in parts:
@@ -168,9 +174,11 @@ class MergedTree:
         info: os.stat_result,
         parts: tuple[LayerDir, ...] = (),
         below: tuple[LayerDir, ...] = (),
+        *,
+        relocated: bool = False,
     ) -> Entry:
         uid, gid, mode = self._ownership.visible(info, ref.layer)
-        return Entry(ref, info, uid, gid, mode, parts, below)
+        return Entry(ref, info, uid, gid, mode, parts, below, relocated)
 
     def at(self, path: bytes) -> Entry | None:
         """Return the object at *path*, which has no leading slash; None if there is none. No symbolic link is followed.
@@ -236,6 +244,8 @@ class MergedTree:
         """
         if self._origins is None or not entry.is_change or not isinstance(entry.ref, PathRef):
             return None
+        if entry.relocated:
+            return self.number(entry.info)
         self._fds.trim()
         try:
             return self._origins.of(entry.ref, entry.info, entry.below, is_base)
@@ -248,7 +258,7 @@ class MergedTree:
 
         True for any other object.
         """
-        if not entry.is_file:
+        if entry.relocated or not entry.is_file:
             return True
         entry.ref.layer.fds.trim()
         try:

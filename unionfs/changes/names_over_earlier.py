@@ -9,16 +9,16 @@ An old object that an earlier layer hides has to be copied. If it has several na
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 
 from unionfs.changes.discard_steps import Exchange, Move
 from unionfs.changes.hidden import names_in
-from unionfs.changes.merged_tree import Entry, MergedTree, joined
+from unionfs.changes.merged_tree import Entry, MergedTree
 from unionfs.changes.places import Places
 from unionfs.changes.rows import MOVED, Row
 from unionfs.changes.union_paths import UnionPaths, kept_times
 from unionfs.copyup.plan import Contents
-from unionfs.inode.inode import DirectoryInode, FileInode
+from unionfs.inode.inode import FileInode
 from unionfs.inode.numbers import Identity
 from unionfs.types import Ino, Mark
 from unionfs.vfs.entries import hard_link
@@ -44,44 +44,7 @@ class NamesOverEarlier:
         self._same: dict[Identity, list[tuple[bytes, Identity | None]]] = {}
         self._has_searched = False
 
-    # -- removal and moves -------------------------------------------------------------------------
-
-    def remove(self, path: bytes) -> None:
-        """Remove *path*, if it exists, with everything in it. A kill may leave some of that.
-
-        Raises:
-            OSError: an object cannot be removed.
-        """
-        above, directory, name = self._paths.directory_of(path)
-        if self._inode_table.exists(above, name):
-            with kept_times(directory):
-                self._remove([path])
-
-    def empty(self, path: bytes) -> None:
-        """Remove everything in *path*, if it is a directory. A kill may leave some of that.
-
-        Raises:
-            OSError: an object cannot be removed.
-        """
-        above, _, name = self._paths.directory_of(path)
-        inode = self._inode_table.lookup(above, name) if self._inode_table.exists(above, name) else None
-        if isinstance(inode, DirectoryInode):
-            self._remove([joined(path, each) for each in self._inode_table.listing(inode)])
-
-    def _remove(self, paths: Iterable[bytes]) -> None:
-        pending = [(path, False) for path in paths]
-        while pending:
-            path, is_empty = pending.pop()
-            above, _, name = self._paths.directory_of(path)
-            inode = self._inode_table.lookup(above, name)
-            if not isinstance(inode, DirectoryInode):
-                self._fs.names.unlink(above, name)
-            elif is_empty or self._inode_table.is_empty(inode):
-                self._fs.names.rmdir(above, name)
-            else:
-                inside = [(joined(path, each), False) for each in self._inode_table.listing(inode)]
-                pending += [(path, True), *inside]
-            self._fs.trim()
+    # -- moves --------------------------------------------------------------------------------------
 
     def move(self, step: Move) -> None:
         """Rename *step.path* to *step.to*, where nothing is.

@@ -3,7 +3,8 @@
 The changes stay in the writable layer: as they equal what is below now, they are no longer changes. Two things must follow what
 was written. The records of what is below (unionfs/upper/below_facts.py) describe the objects from before. And marks lead to
 places from which objects moved away: the redirect of a directory that is at its new place below, too, and that of a metadata-only
-copy whose contents are there. Earlier layers stay as they are, and so does a mark of the writable layer that leads to one.
+copy whose contents are there. Over earlier layers, the marks stay: a relocation shows the objects at their old places
+(unionfs/changes/relocation.py).
 
 The caller makes sure that no server uses the layer if anything moved: a server keeps redirects in memory.
 """
@@ -15,7 +16,6 @@ import stat
 from collections.abc import Iterable
 
 from unionfs.changes.compared_stack import ComparedStack
-from unionfs.changes.earlier import EarlierLayers
 from unionfs.changes.merged_tree import Entry, joined
 from unionfs.formats.xattrs import METACOPY_XATTRS, REDIRECT_XATTRS
 from unionfs.layer.directory import LayerDir
@@ -28,7 +28,7 @@ from unionfs.upper.below_facts import BelowFactsLog
 def renew(stack: ComparedStack, home_fd: int, paths: Iterable[bytes]) -> None:
     """Renew the records of *paths*, and those of what the writable layer has below them, and mend their redirects.
 
-    First, mend what an earlier call did not get to do, because its program was killed: directories and metadata-only copies whose
+    Over earlier layers, only the records of *paths* are renewed. Otherwise, first mend what an earlier call did not get to do, because its program was killed: directories and metadata-only copies whose
     redirect leads to nothing, while the layers below have the object at its own path.
 
     *home_fd* is the directory ``unionfs`` in the work directory.
@@ -39,6 +39,10 @@ def renew(stack: ComparedStack, home_fd: int, paths: Iterable[bytes]) -> None:
     log = BelowFactsLog(home_fd)
     try:
         renewal = _Renewal(stack, log)
+        if stack.earlier:
+            for path in paths:
+                renewal.record(path)
+            return
         for path in [*renewal.unfinished(), *paths]:
             renewal.at(path)
     finally:
@@ -49,10 +53,7 @@ class _Renewal:
     """The renewal of one path and of what is below it."""
 
     def __init__(self, stack: ComparedStack, log: BelowFactsLog) -> None:
-        self._union = stack.union
         self._below = stack.below
-        self._lower = stack.lower
-        self._earlier = EarlierLayers(stack.earlier, stack.union) if stack.earlier else None
         self._log = log
         top = stack.union.root.ref
         assert isinstance(top, LayerDir)
@@ -88,19 +89,19 @@ class _Renewal:
         if target == path:
             return False
         try:
-            here = self._lower.at(path)
-            return here is not None and here.is_dir == directory and self._lower.at(target) is None
+            here = self._below.at(path)
+            return here is not None and here.is_dir == directory and self._below.at(target) is None
         except PermissionError:
             return False
 
     def at(self, path: bytes) -> None:
-        self._record(path)
+        self.record(path)
         parent, _, name = path.rpartition(b"/")
         directory = _descend(self._top, parent)
         if directory is not None and path:
             self._entry(directory, name, path)
 
-    def _record(self, path: bytes) -> Entry | None:
+    def record(self, path: bytes) -> Entry | None:
         """Renew the record of *path*, and return what is there below; None for nothing, and in a directory that is closed to us."""
         try:
             old = self._below.at(path)
@@ -117,25 +118,15 @@ class _Renewal:
             mark = directory.mark(name)
             if mark in (None, Mark.WHITEOUT):
                 continue
-            old = self._record(path)
+            old = self.record(path)
             if mark is Mark.OTHER:
-                if old is not None and old.is_file and self._is_open(path):
+                if old is not None and old.is_file:
                     _lead_to(directory, name, path)
                 continue
             child = directory.child(name)
-            if old is not None and old.is_dir and self._merges_with_base_alone(path):
+            if old is not None and old.is_dir:
                 _remove_redirect(child)
             pending += [(child, each, joined(path, each)) for each in child.names()]
-
-    def _merges_with_base_alone(self, path: bytes) -> bool:
-        """Return whether no earlier layer is part of the directory at *path*, or would be without its redirect."""
-        if self._earlier is None:
-            return True
-        present = self._union.at(path)
-        return present is not None and not self._earlier.contribute(present) and self._is_open(path)
-
-    def _is_open(self, path: bytes) -> bool:
-        return self._earlier is None or self._earlier.let_through(path)
 
 
 def _descend(directory: LayerDir, path: bytes) -> LayerDir | None:

@@ -14,8 +14,7 @@ as the mount shows them, whether the object has ``capabilities``, and ``old``, t
 An old object that is gone by now has ``since`` "gone" and nothing else but its path.
 
 A moved object also has ``replaced`` if the layers below have another object at its path: a list of values like ``old``, of that
-object and, if it is a directory, of everything below it that has no row of its own. It has ``fixed``, true, if the move cannot be
-written to a directory below, because an earlier layer is part of it (:mod:`unionfs.changes.earlier`).
+object and, if it is a directory, of everything below it that has no row of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ import stat
 
 from unionfs._stdlib.typing import Any
 from unionfs.changes.compared_stack import ComparedStack
-from unionfs.changes.earlier import EarlierLayers
 from unionfs.changes.merged_tree import VANISHED, Entry
 from unionfs.changes.rows import DELETED, MOVED, Row
 
@@ -67,7 +65,6 @@ class Facts:
         self._union = stack.union
         self._below = stack.below
         self._recorded = stack.facts
-        self._earlier = EarlierLayers(stack.earlier, stack.union) if stack.earlier else None
         base = [layer for layer in stack.layers if not layer.has_changes]
         self._layers = {id(layer): position for position, layer in enumerate(base)}
 
@@ -84,8 +81,6 @@ class Facts:
             value["old"] = old
         if row.replaced:
             value["replaced"] = [self._facts(path, entry) for path, entry in row.replaced]
-        if self._earlier is not None and self._earlier.fix(row):
-            value["fixed"] = True
         return value
 
     def _has_capabilities(self, entry: Entry) -> bool:

@@ -1,12 +1,13 @@
-"""Finds inodes and directories of an unmounted union by path, for the steps that discard changes."""
+"""Finds inodes and directories of an unmounted union by path, and removes them, for commands that change its writable layer."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
+from unionfs.changes.merged_tree import joined
 from unionfs.changes.places import parent_of
 from unionfs.copyup.transaction import times_of
 from unionfs.inode.inode import DirectoryInode, Inode
@@ -19,6 +20,7 @@ class UnionPaths:
 
     def __init__(self, fs: UnionFs) -> None:
         """Find paths in *fs*, which has a writable layer."""
+        self._fs = fs
         self._inode_table = fs.inode_table
         self._copy_up = fs.parts().copy_up
 
@@ -47,6 +49,43 @@ class UnionPaths:
         self._copy_up.directory(above)
         assert above.upper is not None
         return above, above.upper, path.rpartition(b"/")[2]
+
+    def remove(self, path: bytes) -> None:
+        """Remove *path*, if it exists, with everything in it. A kill may leave some of that.
+
+        Raises:
+            OSError: an object cannot be removed.
+        """
+        above, directory, name = self.directory_of(path)
+        if self._inode_table.exists(above, name):
+            with kept_times(directory):
+                self._remove([path])
+
+    def empty(self, path: bytes) -> None:
+        """Remove everything in *path*, if it is a directory. A kill may leave some of that.
+
+        Raises:
+            OSError: an object cannot be removed.
+        """
+        above, _, name = self.directory_of(path)
+        inode = self._inode_table.lookup(above, name) if self._inode_table.exists(above, name) else None
+        if isinstance(inode, DirectoryInode):
+            self._remove([joined(path, each) for each in self._inode_table.listing(inode)])
+
+    def _remove(self, paths: Iterable[bytes]) -> None:
+        pending = [(path, False) for path in paths]
+        while pending:
+            path, is_empty = pending.pop()
+            above, _, name = self.directory_of(path)
+            inode = self._inode_table.lookup(above, name)
+            if not isinstance(inode, DirectoryInode):
+                self._fs.names.unlink(above, name)
+            elif is_empty or self._inode_table.is_empty(inode):
+                self._fs.names.rmdir(above, name)
+            else:
+                inside = [(joined(path, each), False) for each in self._inode_table.listing(inode)]
+                pending += [(path, True), *inside]
+            self._fs.trim()
 
 
 @contextmanager

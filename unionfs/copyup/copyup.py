@@ -67,6 +67,8 @@ class CopyUp:
         self._context = context
         self._preallocated_files = context.preallocated_files
         self._unfinished = context.unfinished
+        #: Files of at least this size, in bytes, get a copy of their metadata alone if their contents do not change.
+        self.least_metacopy = _WORTH_METACOPY
         #: Number of copies since the mount, for the statistics.
         self.copies = 0
         #: Called when a copy is going to be changed that the next mount will not find by all its names, as it drops the link
@@ -195,7 +197,9 @@ class CopyUp:
 
     def _lower_place(self, inode: FileInode, size: int) -> bytes | None:
         """Return the path of *inode*, of *size* bytes, in the layers below; None if its contents are to be copied, too."""
-        if size < _WORTH_METACOPY or not (self._upper.metacopy and stat.S_ISREG(inode.kind) and inode.names):
+        if size < self.least_metacopy or not (
+            self._upper.metacopy and stat.S_ISREG(inode.kind) and inode.names
+        ):
             return None
         directory, name = inode.names[0]
         place = self._inode_table.lower_path(directory) + b"/" + name

@@ -12,7 +12,7 @@ from unionfs.formats.whiteout import NAME_MAX
 from unionfs.inode.inode import DirectoryInode, FileInode, Inode, original_part
 from unionfs.inode.numbers import Identity, InodeNumbers
 from unionfs.layer.directory import Layer, LayerDir
-from unionfs.layer.metacopy import find_contents, is_metacopy
+from unionfs.layer.metacopy import find_contents, is_metacopy, relocated_file
 from unionfs.layer.objects import DescriptorRef, PathRef
 from unionfs.layer.resolve import Resolved, first, merge, resolve
 from unionfs.layer.resolve import roots as shown_roots
@@ -171,6 +171,10 @@ class InodeTable:
             # Another process replaced a file of a layer by a directory: harmless, but not the object that was listed.
             raise OSError(errno.ENOENT, "the layer changed while mounted", name)
         layer = ref.layer
+        if layer.relocation:
+            found = relocated_file(ref, info, _parts_below(directory, ref.directory))
+            if found is not None:
+                ref, info, layer = found, found.info(), found.layer
         is_mount_point = info.st_dev != ref.directory.device and ref.directory.is_mount_point(name)
         number = ino = self.numbers.number((info.st_dev, info.st_ino))
         if self.index is not None and not is_mount_point:

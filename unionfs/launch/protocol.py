@@ -10,8 +10,8 @@ send buffer (net.core.wmem_default, 208 KiB), which thousands of layers exceed; 
 too::
 
     {"fuse": I, "user_namespace": I,
-     "layers": [{"fd": I, "marks": "none"|"all"|"aufs", "squash": BOOL, "cross": [PATH, ...],
-                 "skeleton": BOOL, "indexed": BOOL, "earlier": BOOL, "work": I}, ...],   # top first
+     "layers": [{"fd": I, "marks": "none"|"all"|"aufs", "squash": BOOL, "cross": [PATH, ...], "skeleton": BOOL,
+                 "indexed": BOOL, "earlier": BOOL, "relocation": BOOL, "work": I}, ...],   # top first
      "upper": I, "work": I, "later": I, "next": [I, I], "index": I, "hidden": [[DEV, INO], ...], "volatile": BOOL,
      "size": BYTES, "inodes": COUNT, "filter": BASE64,
      "server": "auto"|"direct"|"pyfuse3", "open_requests": BOOL}
@@ -20,16 +20,17 @@ Each I is an index into the COUNT descriptors. These follow in packets of at mos
 SCM_MAX_FD, 253; unix(7)).
 
 * The first layers may be ``earlier`` ones: they were the writable layer of the sandbox, and count as changes. ``work`` is the
-  work directory that such a layer had; readers of changes need it.
+  work directory that such a layer had; readers of changes need it. The last of them may be a ``relocation``: in it, objects
+  that ``sandbox apply`` moved in the layers below are at their old paths (unionfs/changes/relocation.py).
 * ``later`` is a directory on the file system of ``upper``, in which the launcher will create the next writable layers.
-* ``next`` is an upper and a work directory for ``unionfs changes --freeze``, which begins them.
+* ``next`` is an upper and a work directory for ``unionfs changes --freeze`` or ``--relocate``, which begins them.
 * The last layer may be the ``skeleton``, which contains the mount points.
 * A layer with ``archive_index`` is an archive: ``fd`` is that of the archive, this one that of its index, which the launcher made.
 * ``indexed`` layers never change. The server keeps an index of them in the directory ``index``.
 * ``filter`` is the seccomp filter that the server installs for itself.
 * ``upper``, ``work``, ``later``, ``next``, ``index``, ``size``, ``inodes`` and ``filter`` may be null. ``unionfs changes``,
   which serves nothing, receives the same request with null for ``fuse``; ``user_namespace`` may be null there, too.
-* ``index``, ``size``, ``inodes``, ``filter``, ``skeleton``, ``indexed``, ``archive_index``, ``server`` and ``open_requests`` may be omitted. The
+* ``index``, ``size``, ``inodes``, ``filter``, ``skeleton``, ``indexed``, ``relocation``, ``archive_index``, ``server`` and ``open_requests`` may be omitted. The
   latter two are the options of the same name.
 
 The server sends ``ready {"server": WHICH, "times": {"loaded": T, "asked": T, "ready": T}}`` when the mount can be used. The
@@ -91,6 +92,8 @@ class ServedLayer:
     #: This was the writable layer of the sandbox, before it was frozen; with its work directory, which only readers need.
     earlier: bool = False
     work_fd: int | None = None
+    #: An earlier layer that no program has written: objects that were moved in the layers below are at their old paths in it.
+    relocation: bool = False
     #: The layer is an archive, *fd*, and this is a descriptor of its index.
     archive_index_fd: int | None = None
 
@@ -110,7 +113,7 @@ class ServedStack:
     open_requests: bool
     #: The directory in which the next writable layers will be created; None if this one is never frozen.
     later_fd: int | None = None
-    #: The upper and work directory that ``unionfs changes --freeze`` begins.
+    #: The upper and work directory that ``unionfs changes --freeze`` or ``--relocate`` begins.
     next_fds: tuple[int, int] | None = None
     #: The directory in which the server stores indexes of layers.
     index_fd: int | None = None
@@ -191,6 +194,7 @@ def send_request(
                 "skeleton": layer.skeleton,
                 "indexed": layer.indexed,
                 "earlier": layer.earlier,
+                "relocation": layer.relocation,
                 "work": index(layer.work_fd),
                 "archive_index": index(layer.archive_index_fd),
             }

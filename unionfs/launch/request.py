@@ -155,6 +155,7 @@ def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
             indexed=bool(layer.get("indexed", False)),
             unchanging=bool(layer.get("indexed", False)),
             earlier=bool(layer.get("earlier", False)),
+            relocation=bool(layer.get("relocation", False)),
             work_fd=take_optional(layer.get("work")),
             archive_index_fd=take_optional(layer.get("archive_index")),
         )

@@ -55,6 +55,7 @@ class Layer:
         "frozen",
         "hidden",
         "policy",
+        "relocation",
         "root",
         "skeleton",
         "squash",
@@ -87,23 +88,22 @@ class Layer:
             squash: show owners that the server's user namespace does not map as 0, without set-id bits.
             skeleton: the layer is the generated bottom layer that contains mount points; no mark of another layer hides it.
             earlier: the layer was writable, until this mount or an earlier one froze it: its objects are changes, too.
-            cross: paths of mount points, relative to the root and without leading or trailing slashes, whose file systems are
-                read as part of the layer.
+            cross: paths of mount points, relative and without slashes at both ends, whose file systems are part of it.
             hidden: directories, by identity, that appear empty wherever they occur (the sandbox's own state directory).
         """
         self.fds = fds
         self.policy = policy
         self.writable = writable
         #: The layer was the writable one of this mount, until it was frozen (vfs/freezing.py). It has changed no more since.
-        self.frozen = False
+        #: Whether this earlier layer has objects that were moved in the layers below at their old paths (layer/metacopy.py).
+        self.frozen = self.relocation = False
         self.earlier = earlier
         self.squash = squash
         self.skeleton = skeleton
         self.cross = frozenset(cross)
         self.hidden = frozenset(hidden)
         self.closed = ClosedDirectories()
-        #: The roots of the layers below this one that take part in the union, top first, without the skeleton. `InodeTable`
-        #: sets it.
+        #: The roots of the layers below that are part of the union, top first, without the skeleton; `InodeTable` sets it.
         self.below: tuple[LayerDir, ...] = ()
         self.root = self._opened_root(root_fd)
         self.device: int = self.root.device

@@ -20,9 +20,11 @@ def fingerprint(layers: Sequence[Layer]) -> bytes:
     contents of the layer change. If a file system has no id or no birth times, the name contains random bytes and never recurs,
     because records about another layer would show wrong contents.
 
-    An earlier layer needs neither: the records belong to a writable layer, below which the earlier ones never change.
+    An earlier layer needs neither: the records belong to a writable layer, below which the earlier ones never change. A relocation
+    has no part in the name: it is added later, and keeps what the records are about where it was.
     """
-    return b" ".join(_layer_name(layer, earlier=layer.earlier) for layer in reversed(layers))
+    named = [layer for layer in reversed(layers) if not layer.relocation]
+    return b" ".join(_layer_name(layer, earlier=layer.earlier) for layer in named)
 
 
 def with_layer_on_top(below: bytes, layer: Layer) -> bytes:

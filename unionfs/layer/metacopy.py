@@ -24,6 +24,15 @@ def is_metacopy(ref: PathRef | DescriptorRef, info: os.stat_result) -> bool:
     )
 
 
+def relocated_file(ref: PathRef, info: os.stat_result, rest: Sequence[LayerDir]) -> PathRef | None:
+    """Return the file for which *ref*, with attributes *info*, stands if it is in a relocation, and None for any other object.
+
+    Regular files of a relocation are metadata-only copies. Each stands for the file that has its contents: it has that file's
+    attributes and inode number (unionfs/changes/relocation.py). *rest* is that of :func:`find_contents`.
+    """
+    return find_contents(ref, rest) if ref.layer.relocation and is_metacopy(ref, info) else None
+
+
 def redirect_of(ref: PathRef | DescriptorRef) -> bytes | None:
     """Return the redirect of the marked file *ref* to its contents in the layers below, or None if it has none."""
     return _mark(ref, REDIRECT_XATTRS)

@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from unionfs._stdlib.typing import NamedTuple
@@ -76,6 +77,9 @@ class BelowFacts:
 
     def __init__(self) -> None:
         """Start without records."""
+        #: Returns the paths at which the object at a path may have been recorded, before it was moved there. The path itself is
+        #: the first one.
+        self.paths_of: Callable[[bytes], Iterable[bytes]] = lambda path: (path,)
         self._by_path: dict[bytes, Fact] = {}
         self._by_ino: dict[int, Fact] = {}
 
@@ -84,7 +88,9 @@ class BelowFacts:
 
         The names of one file share a record, because they share a copy. *info* is what is at *path* now.
         """
-        found = self._by_path.get(path)
+        records = [self._by_path[each] for each in self.paths_of(path) if each in self._by_path]
+        same = [record for record in records if info is not None and record.ino == info.st_ino]
+        found = next(iter([*same, *records]), None)
         if found is None and info is not None and info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
             found = self._by_ino.get(info.st_ino)
         return found
@@ -124,6 +130,19 @@ def read_facts(*home_fds: int) -> BelowFacts | None:
             ino, uid, gid, size, mtime, ctime = (int(match[n]) for n in (2, 4, 5, 6, 7, 8))
             facts._read(match[1], match[10], Fact(ino, int(match[3], 8), uid, gid, size, mtime, ctime))
     return facts
+
+
+def copy_facts(home_fd: int, to: int) -> None:
+    """Copy the records in the directory *home_fd* to the directory *to*, which has none.
+
+    Raises:
+        OSError: they cannot be read or written.
+    """
+    with (
+        open(os.open(FACTS_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=home_fd), "rb") as source,
+        open(os.open(FACTS_FILE, _WRITE | os.O_EXCL, 0o600, dir_fd=to), "wb") as target,
+    ):
+        target.write(source.read())
 
 
 class BelowFactsLog:

@@ -12,6 +12,7 @@ from tests.support.tree import File, HardLink, Symlink, Tree
 from tests.unit.unionfs.client import Client
 from unionfs.changes.compared_stack import open_stack_to_compare
 from unionfs.changes.comparison import Comparison
+from unionfs.changes.relocation import relocate
 from unionfs.formats.whiteout import ALL_MARKS, NO_MARKS, MarkPolicy
 from unionfs.upper.format import WantedFormat, lower_policy
 
@@ -125,12 +126,18 @@ class EarlierClient(FreezingClient):
         """Write *lowers* below *base*, and open them with an empty upper layer."""
         #: The work directories of the frozen layers.
         self.works: dict[Path, Path] = {}
+        self.relocation: Path | None = None
         super().__init__(base, lowers, form)
 
     def _source(self, *, writable: bool) -> StackSource:
         source = super()._source(writable=writable)
         lowers = tuple(
-            replace(lower, earlier=True, work_fd=os.open(self.works[path], _OPEN_DIR))
+            replace(
+                lower,
+                earlier=True,
+                relocation=path == self.relocation,
+                work_fd=os.open(self.works[path], _OPEN_DIR),
+            )
             if path in self.works
             else lower
             for path, lower in zip(self.lowers, source.lowers, strict=True)
@@ -149,6 +156,19 @@ class EarlierClient(FreezingClient):
         upper, work = self.upper, self.work
         super().freeze_running()
         self.works[upper] = work
+
+    def relocate(self, *moves: tuple[str, str]) -> None:
+        """Begin a relocation for *moves* that were made in the layer below, and open the union again."""
+        self.close()
+        upper, work = self.new_layer()
+        group = [(os.fsencode(old), os.fsencode(new)) for old, new in moves]
+        relocate(self.source_to_compare(), os.open(upper, _OPEN_DIR), os.open(work, _OPEN_DIR), group)
+        if self.relocation is not None:
+            self.lowers.remove(self.relocation)
+        earlier = [path for path in self.lowers if path in self.works]
+        self.lowers.insert(len(earlier), upper)
+        self.works[upper], self.relocation = work, upper
+        self.fs = self._open()
 
     def fork(self) -> None:
         """Freeze the writable layer, and continue on another one, whose records know nothing of it, as a forked sandbox does."""

@@ -30,7 +30,6 @@ from tests.unit.sandbox.changes.killing import killed_at
 from tests.unit.sandbox.changes.model import expected
 from tests.unit.sandbox.changes.union_changes import archive_of, rows_of
 from tests.unit.unionfs.changes.trees import shown_by
-from tests.unit.unionfs.client import Client
 from tests.unit.unionfs.compared_union import BIG, OLD
 from tests.unit.unionfs.test_histories import Histories
 
@@ -73,7 +72,7 @@ class AppliedHistories(Histories):
         self._cleanup.callback(os.umask, os.umask(0))
         base = tempfile.mkdtemp(prefix="sandbox-apply-")
         self._cleanup.callback(shutil.rmtree, base)
-        self.union = Client(Path(base), [{**VISIBLE, **BIG}], self.form)
+        self.union = self.client(Path(base), [{**VISIBLE, **BIG}], self.form)
         self._cleanup.callback(self.union.close)
         self.plain = os.path.join(base, "plain")
         make_tree(self.plain, {**VISIBLE, **BIG})
@@ -98,7 +97,7 @@ class AppliedHistories(Histories):
         self.random = random.Random(repr([(row.kind, row.path) for row in rows]))
         for row in rows:
             note(f"{row.kind} {row.from_path or b''!r} {row.path!r} {row.type}")
-        self.check(self.union.lowers[0], rows)
+        self.check(self.union.lowers[-1], rows)
 
     def plan(self, rows: Sequence[Change], rules: Rules) -> tuple[Plan, bytes]:
         plan = apply_plan.make(rows, rules)

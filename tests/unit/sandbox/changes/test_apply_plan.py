@@ -194,12 +194,6 @@ def test_a_selected_row_whose_old_object_is_another_one_now_is_a_conflict(
     assert make([change, row("C /z")], Rules(paths=(b"/z",))).conflicts == ()
 
 
-def test_a_move_that_an_earlier_layer_has_is_a_conflict() -> None:
-    (conflict,) = make([d("R /old /new", is_fixed=True)], Rules()).conflicts
-    assert conflict.path == b"/new"
-    assert "an earlier layer of the sandbox has this move" in conflict.reason
-
-
 def test_all_conflicts_are_found() -> None:
     rows = [row("C /a", old=old("/a", since="changed")), row("D /b", old=old("/b", layer=1)), row("C /c")]
     assert [conflict.path for conflict in make(rows, Rules()).conflicts] == [b"/a", b"/b"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from tests.unit.unionfs.changes.earlier import all_facts, fact, rows, since
+from tests.unit.unionfs.changes.earlier import all_facts, fact, since
 from unionfs.changes.compared_stack import open_home, open_stack_to_compare
 from unionfs.changes.renewal import renew
 
@@ -77,56 +77,3 @@ def _renew(client: EarlierClient, *paths: bytes) -> None:
     finally:
         stack.close()
         os.close(home_fd)
-
-
-def fixed(client: EarlierClient) -> set[str]:
-    """Return the paths of moved objects that an earlier layer fixes."""
-    return {value["path"] for value in all_facts(client) if value.get("fixed")}
-
-
-def test_a_move_is_fixed_if_an_earlier_layer_is_part_of_it(client: EarlierClient) -> None:
-    client.rename("e", "moved")
-    client.rename("big", "bigger")
-    client.rename("b", "small")
-    client.unlink("s")
-    client.unlink("d/a")
-    client.freeze_running()
-    assert fixed(client) == {"/moved", "/bigger"}  # the small file has its contents
-    client.rename("moved", "again")
-    client.rename("hd", "s")  # at whose place the earlier layer has a whiteout
-    client.rename("d/sub", "sub")
-    assert fixed(client) == {"/again", "/bigger", "/s"}
-    client.rename("d", "dd")  # which an earlier layer has changed
-    assert fixed(client) == {"/again", "/bigger", "/s", "/dd"}
-    client.rename("bigger", "big")
-    assert fixed(client) == {"/again", "/s", "/dd"}
-
-
-def test_without_earlier_layers_no_move_is_fixed(client: EarlierClient) -> None:
-    client.rename("e", "moved")
-    client.rename("big", "bigger")
-    assert fixed(client) == set()
-
-
-def test_renewing_leaves_redirects_to_an_earlier_layer(client: EarlierClient) -> None:
-    client.rename("e", "moved")
-    client.freeze_running()
-    client.rename("moved", "again")
-    client.create("again/new", b"")
-    client.close()
-    (client.lowers[-1] / "again").mkdir()
-    _renew(client, b"")
-    client.fs = client._open()
-    assert client.names("again") == ["a", "in", "new"]
-
-
-def test_renewing_mends_the_redirect_of_a_directory_that_no_earlier_layer_has(client: EarlierClient) -> None:
-    client.write("d/a", b"!")
-    client.freeze_running()
-    client.rename("e", "moved")
-    client.close()
-    (client.lowers[-1] / "e").rename(client.lowers[-1] / "moved")
-    _renew(client, b"e", b"moved")
-    client.fs = client._open()
-    assert client.names("moved") == ["a", "in"]
-    assert rows(client) == ["C d/a"]
