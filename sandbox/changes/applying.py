@@ -27,6 +27,9 @@ from sandbox.state.stack_record import RecordedLayer
 from unionfs._stdlib.dataclasses import dataclass, replace
 
 _MOVED = "an object that moved can be applied only when the sandbox has ended"
+_SHARED = (
+    "{} shares layers with this sandbox: an object that moved can be applied only when it has ended, too"
+)
 _LOCK = "changes.lock"
 
 
@@ -52,7 +55,8 @@ def prepare(
         StateError: there is no such sandbox, or no such layer.
         SandboxError: the changes cannot be read.
     """
-    layer = find(state_directory(), argument)
+    found = find(state_directory(), argument)
+    layer = replace(found, stack=settle(found.stack, found.ids))
     position, target = choose_layer(layer, to)
     rules = Rules(
         layer=position,
@@ -71,7 +75,7 @@ def prepare(
     if layer.in_use:
         plan = _without_moves(plan, _MOVED)
     elif any(row.kind == "R" for row in plan.changes) and (running := relocating.running_sharers(layer)):
-        plan = _without_moves(plan, f"{_MOVED}, and {' and '.join(running)}, with which it shares layers")
+        plan = _without_moves(plan, _SHARED.format(" and ".join(running)))
     return Application(layer=layer, target=target, plan=plan)
 
 
@@ -119,7 +123,6 @@ def execute(application: Application) -> list[str]:
     with ExitStack() as undo:
         _lock(layer, undo)
         _refuse_if_frozen(layer, undo)
-        layer = replace(layer, stack=settle(layer.stack, layer.ids))
         root_fd = open_paths.open_real(target.path, directory=True)
         undo.callback(os.close, root_fd)
         said = ""
@@ -223,7 +226,6 @@ def _refuse_if_frozen(layer: WritableLayer, undo: ExitStack) -> None:
 
 def _finish_killed(layer: WritableLayer) -> None:
     """Let *layer* follow the moves that a command made which was killed afterwards."""
-    layer = replace(layer, stack=settle(layer.stack, layer.ids))
     if not layer.stack.earlier:
         output_of(layer, ["--applied"])
     elif relocating.has_begun(layer):

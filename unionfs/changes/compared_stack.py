@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs.assemble import StackSource, lower_layers
 from unionfs.changes.merged_tree import MergedTree
-from unionfs.changes.moves_below import read_moves
+from unionfs.changes.moves_below import MovesBelow, read_moves
 from unionfs.changes.origins import Origins
 from unionfs.errors import UnionError
 from unionfs.inode.numbers import InodeNumbers
@@ -47,6 +47,8 @@ class ComparedStack:
     #: What the layers of *below* had when the writable layer or an earlier one first hid or copied it; None if it was not
     #: recorded.
     facts: BelowFacts | None
+    #: The moves that were made in the layers of *below* since the lowest earlier layer was written.
+    moves_below: MovesBelow
 
     @property
     def records(self) -> LinkRecords | None:
@@ -115,16 +117,19 @@ def open_stack_to_compare(source: StackSource) -> ComparedStack:
                 undo.callback(found.close)
             records.append(found)
         facts = read_facts(*reversed(opened)) if len(opened) == len(homes) else None
+        moves_below = MovesBelow()
         for layer, home_fd in zip(layers, homes, strict=False):
-            if facts is not None and layer.relocation and home_fd is not None:
-                facts.paths_of = read_moves(home_fd).paths_of
+            if layer.relocation and home_fd is not None:
+                moves_below = read_moves(home_fd)
+        if facts is not None:
+            facts.paths_of = moves_below.paths_of
         ownership = Ownership(source.ids)
         acls = source.acl and source.ids == SAME_IDS and not top.policy.override_stat
         origins = Origins(list(zip(layers, records, strict=False)), numbers)
         union = MergedTree(shown, numbers, ownership, records[0], origins, acls=acls)
         below = MergedTree(shown_base, numbers, ownership, acls=acls)
         undo.pop_all()
-    return ComparedStack(union, below, layers, records, facts)
+    return ComparedStack(union, below, layers, records, facts, moves_below)
 
 
 def _open_layers(source: StackSource, upper_fd: int, fds: FdCache) -> list[Layer]:

@@ -24,10 +24,12 @@ class MovesBelow:
     def __init__(self, groups: Sequence[Group] = ()) -> None:
         """Begin with *groups*, latest first."""
         self.groups = tuple(groups)
+        self._forwards = [Moves() for _ in self.groups]
         self._backwards = [Moves() for _ in self.groups]
-        for moves, group in zip(self._backwards, self.groups, strict=True):
+        for forwards, backwards, group in zip(self._forwards, self._backwards, self.groups, strict=True):
             for old, new in group:
-                moves.add(new, old)
+                forwards.add(old, new)
+                backwards.add(new, old)
 
     def paths_of(self, path: bytes) -> Iterator[bytes]:
         """Yield the paths at which the object at *path* of the layers below has been, from now on backwards."""
@@ -37,6 +39,10 @@ class MovesBelow:
             if before != path:
                 yield before
             path = before
+
+    def has_left(self, path: bytes) -> bool:
+        """Return whether an object at *path* has been moved away, by itself or with a directory above it."""
+        return any(moves.new_path(path) != path for moves in self._forwards)
 
 
 def group_of(paths: Sequence[bytes]) -> Group:

@@ -65,6 +65,7 @@ class Facts:
         self._union = stack.union
         self._below = stack.below
         self._recorded = stack.facts
+        self._moves_below = stack.moves_below
         base = [layer for layer in stack.layers if not layer.has_changes]
         self._layers = {id(layer): position for position, layer in enumerate(base)}
 
@@ -91,7 +92,12 @@ class Facts:
 
     def _old(self, row: Row) -> dict[str, Any] | None:
         if row.old is None or row.old_path is None:
-            recorded = self._recorded is not None and self._recorded.at(row.path, None) is not None
+            # A record of an object that was moved away below is not about this path any more.
+            recorded = (
+                self._recorded is not None
+                and not self._moves_below.has_left(row.path)
+                and self._recorded.at(row.path, None) is not None
+            )
             # An object that the layers below still have at the path has moved in the union.
             gone = recorded and self._below.at(row.path) is None
             return {"path": shown(row.path), "since": "gone"} if gone else None

@@ -113,6 +113,7 @@ class EarlierAppliedHistories(SelectedHistories):
             if "old" in value and value["old"].get("ino") not in self._linked
         }
         changed = {row for row in since if row[2] != "same"}
+        note(f"changed: {changed}")
         assert changed == set(), (
             "an old object counts as changed although nobody else changed the layer below"
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.unit.unionfs.changes.discarding import discard_from
 from tests.unit.unionfs.changes.earlier import all_facts, rows
 from tests.unit.unionfs.changes.trees import shown_by
 from unionfs.changes.compared_stack import open_home, open_stack_to_compare
@@ -187,6 +188,44 @@ def test_what_the_host_changed_since_is_still_known(client: EarlierClient) -> No
     assert found == {"/moved/a": "changed", "/moved/in/b": "same"}
 
 
+def test_a_new_object_where_a_changed_one_was_moved_away_is_not_gone(client: EarlierClient) -> None:
+    client.write("e/a", b"!")
+    client.freeze_running()
+    client.rename("e", "moved")
+    move_below(client, ("e", "moved"))
+    client.mkdir("e")
+    client.create("e/a", b"new")
+    client.unlink("moved/in/b")
+    client.end_request()
+    (client.lowers[-1] / "moved/in/b").unlink()
+    client.create("moved/in/b", b"new")
+    values = {value["path"]: value for value in all_facts(client)}
+    assert "old" not in values["/e/a"]
+    assert values["/moved/in/b"]["old"] == {"path": "/moved/in/b", "since": "gone"}
+
+
+def test_changes_over_a_relocation_are_discarded(client: EarlierClient) -> None:
+    client.write("e/a", b"!")
+    client.rename("e", "moved")
+    client.freeze_running()
+    client.rename("d", "dd")
+    client.freeze_running()
+    move_below(client, ("e", "moved"), ("d", "dd"))
+    client.write("moved/in/b", b"!")
+    client.rename("dd/sub", "dd/other")
+    client.rename("moved", "again")
+    client.unlink("dd/b")
+    assert rows(client) == [
+        "C again/a", "C again/in/b", "D dd/b", "R dd/sub -> dd/other", "R moved -> again",
+    ]  # fmt: skip
+    discard_from(client, "/dd/other", "/again/in")
+    assert rows(client) == ["C again/a", "D dd/b", "R moved -> again"]
+    discard_from(client, "/moved", "/dd/b")
+    assert rows(client) == []
+    assert (client.read("moved/a"), client.names("dd")) == (b"e/a", ["a", "b", "link", "sub"])
+    client.check_frozen()
+
+
 def test_what_has_gone_since_is_left_out(client: EarlierClient) -> None:
     client.rename("e/in", "in")
     client.rename("hd", "hhd")
@@ -215,6 +254,7 @@ def test_moves_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert list(moves.paths_of(b"b/x")) == [b"b/x", b"a/x", b"f\n\xff/x"]
     assert list(moves.paths_of(b"b/e/x")) == [b"b/e/x", b"c/d/x"]
     assert list(moves.paths_of(b"other")) == [b"other"]
+    assert [moves.has_left(path) for path in (b"a/x", b"c/d", b"b/e", b"c")] == [True, True, False, False]
 
 
 @pytest.mark.parametrize("paths", [(b"a",), (b"a", b"../b"), (b"/a", b"b"), (b"a", b"b/"), (b"a", b"")])
