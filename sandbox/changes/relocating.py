@@ -26,7 +26,7 @@ from sandbox.changes.reader import output_of, state_directory
 from sandbox.changes.selection import old_path, relative
 from sandbox.changes.step_order import Action
 from sandbox.changes.writable_layers import WritableLayer, list_layers
-from sandbox.errors import StateError
+from sandbox.errors import SandboxError, StateError
 from sandbox.kernel import open_paths
 from sandbox.kernel.trees import synchronize_file_system
 from sandbox.state import snapshots
@@ -241,6 +241,6 @@ def _begin_relocation(layer: WritableLayer, number: int, places: Sequence[tuple[
             synchronize_file_system(fd)
         os.rename(made, os.path.join(place, str(number)))
     except BaseException:
-        with suppress(OSError):
+        with suppress(SandboxError, OSError):  # the first error matters
             remove_directory(made, layer.ids)
         raise

@@ -28,8 +28,9 @@ from unionfs.upper.below_facts import BelowFactsLog
 def renew(stack: ComparedStack, home_fd: int, paths: Iterable[bytes]) -> None:
     """Renew the records of *paths*, and those of what the writable layer has below them, and mend their redirects.
 
-    Over earlier layers, only the records of *paths* are renewed. Otherwise, first mend what an earlier call did not get to do, because its program was killed: directories and metadata-only copies whose
-    redirect leads to nothing, while the layers below have the object at its own path.
+    Over earlier layers, only the records of *paths* are renewed. Otherwise, first mend what an earlier call did not get to do,
+    because its program was killed: directories and metadata-only copies whose redirect leads to nothing, while the layers below
+    have the object at its own path.
 
     *home_fd* is the directory ``unionfs`` in the work directory.
 

@@ -170,7 +170,7 @@ def _paths_of(rows: Iterable[Change]) -> list[bytes]:
     )
 
 
-HISTORIES = settings(SHORT, max_examples=12)
+HISTORIES = settings(SHORT, max_examples=7)
 MACHINES = pytest.mark.parametrize("machine", [EarlierAppliedHistories, KilledEarlierHistories])
 
 
