@@ -11,8 +11,8 @@ from sandbox.images.layer_stream import LayerStream
 from sandbox.images.oci.digest import Digest
 from sandbox.images.oci.media_types import OCI_LAYER
 from sandbox.images.oci.model import Descriptor
+from sandbox.images.transports.file_source import copy_extent
 from sandbox.images.transports.files import Extent
-from sandbox.images.transports.layout import copy_extent
 from sandbox.kernel.files import open_regular
 
 

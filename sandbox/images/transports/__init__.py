@@ -2,6 +2,7 @@
 
     image_source     the protocol of all sources, and the choice of an image from an index
     files            the files of a layout or an archive: a directory, or a tar
+    file_source      what sources that are files have in common: copies of blobs
     layout           an image of an OCI layout (image-spec, image-layout.md)
     docker_archive   an image of an archive of `docker save`
     opening          from the text of an environment file to its source

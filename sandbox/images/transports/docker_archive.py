@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import posixpath
-import threading
 
 from sandbox.errors import ImageError
 from sandbox.images.names import printable
@@ -17,18 +16,15 @@ from sandbox.images.oci.image_config import decode_config
 from sandbox.images.oci.json_documents import DAMAGED, DOCUMENT_LIMIT, parse
 from sandbox.images.oci.media_types import DOCKER_CONFIG, DOCKER_LAYER, DOCKER_MANIFEST
 from sandbox.images.oci.model import Descriptor, Manifest
-from sandbox.images.transports.files import Extent, open_files, read_small
+from sandbox.images.transports.file_source import FileSource
+from sandbox.images.transports.files import Extent, read_small
 from sandbox.images.transports.image_source import missing
-from sandbox.images.transports.layout import copy_extent
 from unionfs._stdlib.dataclasses import dataclass
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from sandbox.images.oci.json_documents import Fields
-    from sandbox.images.transports.files import ImageFiles
 
 _LIST = "manifest.json"
 _COMPRESSED = {b"\x1f\x8b": ".gzip", b"\x28\xb5\x2f\xfd": ".zstd"}
@@ -45,7 +41,7 @@ class _Entry:
     names: tuple[str, ...]
 
 
-class DockerArchive:
+class DockerArchive(FileSource):
     """An image of an archive of `docker save`. Owns the open files until :meth:`close`."""
 
     def __init__(self, path: str, reference: str, name: str, scratch: str) -> None:
@@ -56,9 +52,7 @@ class DockerArchive:
         Raises:
             ImageError: it is no such archive, it has not that image, or it cannot be read.
         """
-        self.name = name
-        self._cancelled = threading.Event()
-        self._files: ImageFiles = open_files(path, name, scratch)
+        super().__init__(path, name, scratch)
         try:
             self._entry = self._select(reference)
             self._manifest, self._documents, self._paths = self._describe()
@@ -77,20 +71,8 @@ class DockerArchive:
         except KeyError:
             raise missing(self.name, descriptor.digest) from None
 
-    def copy(self, descriptor: Descriptor, target_fd: int, progress: Callable[[int], None]) -> None:
-        """Write a layer to *target_fd*; see `ImageSource.copy`."""
-        extent = self._files.find(self._paths.get(descriptor.digest, ""))
-        if extent is None:
-            raise missing(self.name, descriptor.digest)
-        copy_extent(extent, descriptor, target_fd, progress, self.name, self._cancelled)
-
-    def cancel(self) -> None:
-        """End the copies soon; see `ImageSource.cancel`."""
-        self._cancelled.set()
-
-    def close(self) -> None:
-        """Close the files."""
-        self._files.close()
+    def _path_of(self, digest: Digest) -> str:
+        return self._paths.get(digest, "")
 
     def _select(self, reference: str) -> _Entry:
         content = read_small(self._files, _LIST, DOCUMENT_LIMIT, self.name)

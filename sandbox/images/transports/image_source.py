@@ -6,7 +6,7 @@ from sandbox.errors import ImageError
 from sandbox.images.oci.digest import Verifier
 from sandbox.images.oci.image_config import ImageConfig, check_layers, decode_config
 from sandbox.images.oci.json_documents import DAMAGED, DOCUMENT_LIMIT
-from sandbox.images.oci.model import Descriptor, Index, Manifest, choose, decode
+from sandbox.images.oci.model import Descriptor, Manifest, choose, decode
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import Protocol
 
@@ -82,7 +82,7 @@ def find_image(source: ImageSource, platform: Platform) -> FoundImage:
             break
         if index is None:
             index, index_content = descriptor, content
-        descriptor = _chosen(found, platform, source.name)
+        descriptor = choose(found, platform, source.name)
     else:
         raise ImageError(f"{source.name}: more than {_INDEXES} indexes inside each other", hint=DAMAGED)
     config_content = checked(source, found.config)
@@ -120,7 +120,3 @@ def checked(source: ImageSource, descriptor: Descriptor) -> bytes:
 def missing(name: str, digest: Digest) -> ImageError:
     """Return the error that the source *name* does not have the blob *digest*."""
     return ImageError(f"{name}: the blob {digest} is missing", hint="get the image again from its source")
-
-
-def _chosen(index: Index, platform: Platform, name: str) -> Descriptor:
-    return choose(index, platform, name)
