@@ -8,7 +8,13 @@ import subprocess
 
 import pytest
 
-pytest_plugins = ["pytester", "tests.support.requirements", "tests.support.leaks", "tests.support.output"]
+pytest_plugins = [
+    "pytester",
+    "tests.support.requirements",
+    "tests.support.leaks",
+    "tests.support.output",
+    "tests.support.podman",
+]
 
 # The tested programs would inherit signals that nohup(1), or a shell in the background, has set to SIG_IGN. A handler,
 # unlike SIG_IGN, is reset by execve(2).

@@ -6,17 +6,15 @@ import base64
 import io
 import json
 import os
-import shutil
 import subprocess
 import tarfile
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.building import BASE, Project
 from tests.e2e.support import sandbox
+from tests.support.podman import Podman
 from tests.support.tree import snapshot
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns, pytest.mark.busybox]
@@ -152,44 +150,6 @@ def test_umoci_unpacks_an_image_to_the_tree_that_a_sandbox_shows(files: Project,
             assert (tmp_path / "bundle/rootfs" / name).read_bytes() == content, name
         assert target == (content if kind == tarfile.SYMTYPE else None), name
         assert kind == tarfile.SYMTYPE or theirs[name].mode == mode, name
-
-
-class Podman:
-    """Rootless podman with a storage of its own, which `end` removes."""
-
-    def __init__(self, base: Path) -> None:
-        self._base = base
-        for name in ("home", "runtime"):
-            (base / name).mkdir(mode=0o700)
-
-    def __call__(self, *arguments: str | Path) -> str:
-        done = subprocess.run(
-            ["podman", "--root", self._base / "root", "--runroot", self._base / "run", "--storage-driver", "vfs",
-             "--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "file", *arguments],
-            env={
-                "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin",
-                "HOME": str(self._base / "home"),
-                "XDG_RUNTIME_DIR": str(self._base / "runtime"),
-                "PODMAN_IGNORE_CGROUPSV1_WARNING": "1",
-            },
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def end(self) -> None:
-        self("system", "reset", "--force")
-
-
-@pytest.fixture
-def podman() -> Iterator[Podman]:
-    base = Path(tempfile.mkdtemp(dir="/var/tmp"))
-    found = Podman(base)
-    try:
-        yield found
-    finally:
-        found.end()
-        shutil.rmtree(base)
 
 
 @pytest.mark.podman

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import tarfile
-import tempfile
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -16,23 +14,12 @@ import pytest
 
 from tests.e2e.images import ROOT, base, change, check_store, layout, process, run, shown, spec, succeed
 from tests.e2e.support import PYTHON, Launcher, sandbox
+from tests.support.podman import Podman, listed
 from tests.support.tree import Entry, snapshot
-from tests.unit.sandbox.images.oci.test_other_tools import Podman, listed
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns, pytest.mark.umoci]
 
 SMALL = "open('/data/small', 'w').write('small')"
-
-
-@pytest.fixture
-def podman() -> Iterator[Podman]:
-    directory = Path(tempfile.mkdtemp(dir="/var/tmp"))
-    found = Podman(directory)
-    try:
-        yield found
-    finally:
-        found.end()
-        shutil.rmtree(directory)
 
 
 @pytest.fixture

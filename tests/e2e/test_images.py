@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ import pytest
 from tests.e2e.images import ROOT, check_store, run, shown, spec, succeed
 from tests.e2e.support import PATIENCE, PROBE, PYTHON, Launcher, first_line, sandbox, several_ids
 from tests.support.images import Image, digest_of, tar_of, write_layout
+from tests.support.podman import Podman
 from tests.support.tree import Entry, snapshot
-from tests.unit.sandbox.images.oci.test_other_tools import Podman
 from tests.unit.sandbox.images.tars import HARD_LINK, directory, file, hard_link, header, symlink, tar
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
@@ -126,17 +125,6 @@ def test_the_tree_of_an_image_is_the_one_that_umoci_unpacks(
     assert found[b"kept/hard"].nlink == found[b"kept/one"].nlink == 2
     assert b"kept/removed" not in found
     check_store(launcher)
-
-
-@pytest.fixture
-def podman() -> Iterator[Podman]:
-    base = Path(tempfile.mkdtemp(dir="/var/tmp"))
-    found = Podman(base)
-    try:
-        yield found
-    finally:
-        found.end()
-        shutil.rmtree(base)
 
 
 @pytest.mark.skopeo

@@ -14,6 +14,7 @@ import pytest
 
 from tests.e2e.images import base, change, check_store, layout, process, run, shown, spec, succeed
 from tests.e2e.support import PATIENCE, PYTHON, Launcher, sandbox
+from tests.support.podman import Podman
 from tests.unit.sandbox.images.registry.certificates import make_authority, make_certificate
 from tests.unit.sandbox.images.registry.clients import SECRET
 from tests.unit.sandbox.images.registry.docker_registry import htpasswd, running
@@ -195,22 +196,14 @@ def test_a_push_to_another_digest_or_of_a_damaged_image_is_refused(launcher: Lau
 
 @pytest.mark.podman
 @pytest.mark.twice
-def test_podman_pulls_what_is_pushed(launcher: Launcher, host: str) -> None:
-    from tests.unit.sandbox.images.oci.test_other_tools import Podman
-
+def test_podman_pulls_what_is_pushed(launcher: Launcher, host: str, podman: Podman) -> None:
     imported(launcher)
     change(launcher, spec("image:base:1"), SMALL)
     made = succeed(launcher, "commit", "box", "made:1")["digest"]
     succeed(launcher, "push", "made:1", f"docker://{host}/team/made:1")
-    directory = launcher.directory / "podman"
-    directory.mkdir()
-    podman = Podman(directory)
-    try:
-        podman("pull", "--tls-verify=false", f"{host}/team/made:1")
-        [inspected] = json.loads(podman("image", "inspect", f"{host}/team/made:1"))
-        assert inspected["Digest"] == made
-    finally:
-        podman.end()
+    podman("pull", "--tls-verify=false", f"{host}/team/made:1")
+    [inspected] = json.loads(podman("image", "inspect", f"{host}/team/made:1"))
+    assert inspected["Digest"] == made
 
 
 @pytest.mark.once

@@ -5,11 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import subprocess
-import tarfile
-import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +13,7 @@ import pytest
 
 from sandbox.images.oci.archive_writers import write_docker_archive, write_oci_archive
 from sandbox.images.oci.layout_writer import write_layout
+from tests.support.podman import Podman, listed
 from tests.support.tree import Entry, snapshot
 from tests.unit.sandbox.images.oci.layer_streams import T, file
 from tests.unit.sandbox.images.oci.sample_images import LOWER, SHOWN, UPPER, image
@@ -132,59 +129,6 @@ def test_what_skopeo_adds_to_a_layout_stays(tmp_path: Path) -> None:
     for tag, content in (("one", one), ("copy", one), ("two", two)):
         inspected = json.loads(run("skopeo", "inspect", f"oci:{layout}:{tag}"))
         assert inspected["Digest"] == str(content.descriptor.digest)
-
-
-class Podman:
-    """Rootless podman with a storage of its own, which `end` removes."""
-
-    def __init__(self, base: Path) -> None:
-        self._base = base
-        for name in ("home", "runtime"):
-            (base / name).mkdir(mode=0o700)
-        self._env = {
-            "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin",
-            "HOME": str(base / "home"),
-            "XDG_RUNTIME_DIR": str(base / "runtime"),
-            "PODMAN_IGNORE_CGROUPSV1_WARNING": "1",
-        }
-
-    def __call__(self, *arguments: str | Path) -> str:
-        command = [
-            "podman", "--root", self._base / "root", "--runroot", self._base / "run", "--storage-driver", "vfs",
-            "--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "file",
-        ]  # fmt: skip
-        return run(*command, *arguments, env=self._env)
-
-    def end(self) -> None:
-        self("system", "reset", "--force")
-
-
-@pytest.fixture
-def podman() -> Iterator[Podman]:
-    base = Path(tempfile.mkdtemp(dir="/var/tmp"))
-    found = Podman(base)
-    try:
-        yield found
-    finally:
-        found.end()
-        shutil.rmtree(base)
-
-
-def listed(archive: Path) -> dict[bytes, tuple[int, bytes]]:
-    """Return mode and content, or target, of each member of the tar that podman exports."""
-    found = {}
-    with tarfile.open(archive, errors="surrogateescape") as tar:
-        for member in tar:
-            name = os.fsencode(member.name)
-            if member.isreg():
-                found[name] = (member.mode, tar.extractfile(member).read())  # type: ignore[union-attr]
-            elif member.islnk():
-                found[name] = found[os.fsencode(member.linkname)]
-            elif member.issym():
-                found[name] = (0o777, os.fsencode(member.linkname))
-            else:
-                found[name] = (member.mode, b"")
-    return found
 
 
 @pytest.mark.podman
