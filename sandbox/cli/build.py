@@ -9,7 +9,7 @@ import sys
 from contextlib import contextmanager
 
 from sandbox.cli.image import add_platform, print_added
-from sandbox.cli.options import add_json
+from sandbox.cli.options import add_compression, add_json, add_locked
 from sandbox.cli.output import print_json, warn
 from sandbox.errors import SandboxError, printable
 
@@ -68,11 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="build this stage of a Containerfile; default: the last one",
     )
     add_platform(parser)
-    parser.add_argument(
-        "--locked",
-        action="store_true",
-        help="use the images of FILE.lock.toml, which `sandbox lock` writes, and refuse sources with other digests",
-    )
+    add_locked(parser)
     parser.add_argument("--no-cache", action="store_true", help="execute every step again")
     parser.add_argument("--pull", action="store_true", help="fetch base images although the store has them")
     parser.add_argument(
@@ -81,12 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="none",
         help="the network of commands that do not set one; default: none",
     )
-    parser.add_argument(
-        "--compression",
-        choices=("gzip", "zstd"),
-        default="gzip",
-        help="of new layers; default: gzip, which every tool can read",
-    )
+    add_compression(parser)
     parser.add_argument(
         "--shell",
         action="store_true",

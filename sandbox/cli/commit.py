@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from sandbox.cli.image import print_added
-from sandbox.cli.options import add_json
+from sandbox.cli.options import add_compression, add_json
 
 DESCRIPTION = """\
 Make an image of a sandbox, and add it to the store: the layers of its root, and its changes as one more layer. Layers
@@ -33,12 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--flatten", action="store_true", help="make one layer of the whole root, with all layers below"
     )
-    parser.add_argument(
-        "--compression",
-        choices=("gzip", "zstd"),
-        default="gzip",
-        help="of new layers; default: gzip, which every tool can read",
-    )
+    add_compression(parser)
     parser.add_argument(
         "--comment", metavar="TEXT", default="", help="a comment for the history of the image"
     )

@@ -237,14 +237,19 @@ def add_platform(parser: argparse.ArgumentParser) -> None:
 
 
 def _import(arguments: argparse.Namespace) -> int:
+    return import_source(arguments, _where(), arguments.source, arguments.name)
+
+
+def import_source(arguments: argparse.Namespace, where: Locations, source: str, name: str) -> int:
+    """Import the image of *source* as *name* for the platform of *arguments*, and print it; return the exit status."""
     from sandbox.cli.planning import usual_ids
     from sandbox.cli.progress import ArchiveProgress, ImageProgress
     from sandbox.images.adding import add
 
     added = add(
-        _where(),
-        arguments.source,
-        arguments.name,
+        where,
+        source,
+        name,
         ids=usual_ids(),
         platform=arguments.platform,
         warn=warn,

@@ -94,6 +94,27 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result, or the errors, as JSON")
 
 
+def add_compression(parser: argparse.ArgumentParser) -> None:
+    """Add --compression, of the layers that a verb writes."""
+    from sandbox.images.oci.layer_blob import COMPRESSIONS
+
+    parser.add_argument(
+        "--compression",
+        choices=COMPRESSIONS,
+        default=COMPRESSIONS[0],
+        help="of new layers; default: gzip, which every tool can read",
+    )
+
+
+def add_locked(parser: argparse.ArgumentParser) -> None:
+    """Add --locked."""
+    parser.add_argument(
+        "--locked",
+        action="store_true",
+        help="use the images of FILE.lock.toml, which `sandbox lock` writes, and refuse sources with other digests",
+    )
+
+
 def load_spec(arguments: argparse.Namespace, *, unenforced: Unenforced = "refuse") -> Spec:
     """Load the file that *arguments* name, with their overrides. Raise SpecError for mistakes.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from sandbox.cli.image import add_platform, print_added
+from sandbox.cli.image import add_platform, import_source, print_added
 from sandbox.cli.options import add_json
 from sandbox.cli.output import print_json, warn
 from sandbox.cli.registry_options import CREDENTIALS, add_authfile, add_tls, tls_settings
@@ -62,26 +62,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _pull_image(arguments: argparse.Namespace, where: Locations, source: str, name: str | None) -> int:
-    from sandbox.cli.planning import usual_ids
-    from sandbox.cli.progress import ArchiveProgress, ImageProgress
-    from sandbox.images.adding import add, unpacker
-
-    ids = usual_ids()
     if not source.startswith("docker://"):
         if name is None:
             raise SandboxError(f"{source} has no name of its own", hint="add NAME, the name in the store")
-        added = add(
-            where,
-            source,
-            name,
-            ids=ids,
-            platform=arguments.platform,
-            warn=warn,
-            progress=ImageProgress(),
-            unpacking=ArchiveProgress,
-        )
-        print_added(arguments, added.name, added.digest)
-        return 0
+        return import_source(arguments, where, source, name)
+    from sandbox.cli.planning import usual_ids
+    from sandbox.cli.progress import ArchiveProgress, ImageProgress
+    from sandbox.images.adding import unpacker
     from sandbox.images.pulling import pull
     from sandbox.images.registry.reference import parse_reference
     from sandbox.images.stored_images import check_new_name, normalized
@@ -95,7 +82,7 @@ def _pull_image(arguments: argparse.Namespace, where: Locations, source: str, na
         stored,
         platform=arguments.platform,
         progress=ImageProgress(),
-        prepare=unpacker(where.images, ids, warn, ArchiveProgress),
+        prepare=unpacker(where.images, usual_ids(), warn, ArchiveProgress),
         authfile=arguments.authfile,
         tls=tls_settings(arguments),
     )
@@ -114,13 +101,13 @@ def _pull_files(arguments: argparse.Namespace, where: Locations, files: list[str
             "--platform does not apply to environment files: a sandbox runs images of this machine's platform",
             hint="leave it out, or name one image",
         )
+    fetch = usual_fetch(where.images, authfile=arguments.authfile, tls=tls_settings(arguments))
+    stored = StoredImages(where.images)
     found = {}
     for file in files:
-        spec = load(file, unenforced="keep")
-        fetch = usual_fetch(where.images, authfile=arguments.authfile, tls=tls_settings(arguments))
-        images = find_images(spec, where.images, fetch=fetch)
+        images = find_images(load(file, unenforced="keep"), where.images, fetch=fetch)
         for image in images.values():
-            record = StoredImages(where.images).record(image.digest)
+            record = stored.record(image.digest)
             if record is not None:
                 fetch.unpack(record)
             found[image.name] = image.digest

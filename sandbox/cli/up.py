@@ -8,7 +8,7 @@ import stat
 import sys
 import time
 
-from sandbox.cli.options import add_file, add_overrides
+from sandbox.cli.options import add_file, add_locked, add_overrides
 from sandbox.cli.output import print_json, print_warnings, warn
 from sandbox.cli.verbs import PROGRAM_EXIT_STATUS
 
@@ -57,11 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="use the persistent layer although it was created over other layers, and record the current ones",
     )
-    parser.add_argument(
-        "--locked",
-        action="store_true",
-        help="use the images of FILE.lock.toml, which `sandbox lock` writes, and refuse sources with other digests",
-    )
+    add_locked(parser)
     parser.add_argument(
         "--keep-changes",
         action="store_true",

@@ -19,8 +19,8 @@ GZIP_LEVEL = 6
 ZSTD_LEVEL = 3
 """The library's own default, which zstd(1) and podman use, too."""
 
-COMPRESSIONS = ("gzip", "zstd", "")
-"""What a layer can be compressed with; "" for nothing. The first is the default, because every tool reads it."""
+COMPRESSIONS = ("gzip", "zstd")
+"""What a layer can be compressed with. The first is the default, because every tool reads it."""
 
 _CHUNK = 1 << 18
 _GZIP_WINDOW = 31  # zlib.h, deflateInit2: 15 for the window, and 16 for a gzip header without name and time
@@ -45,7 +45,7 @@ class LayerBlob:
     """A layer that is being written. It borrows the output, and is used once."""
 
     def __init__(self, output: Output, compression: str) -> None:
-        """Write to *output*, compressed with *compression*, one of COMPRESSIONS."""
+        """Write to *output*, compressed with *compression*, one of COMPRESSIONS, or "" for a plain tar."""
         self._output = output
         self._compression = compression
         self._compressor = _compressor(compression)

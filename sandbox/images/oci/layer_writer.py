@@ -20,8 +20,8 @@ def write_layer(
 
     *stream* is the archive that `unionfs changes --archive=layer` writes, in any order; it is read up to the end of the archive, and
     not trusted. In the directory *temporary* is a file without a name meanwhile, as large as the contents of all members. The
-    layer is compressed with *compression*, one of `layer_blob.COMPRESSIONS`. Modification times are at most *latest*, in seconds
-    after the epoch, as SOURCE_DATE_EPOCH requests it (reproducible-builds.org); None keeps them all.
+    layer is compressed with *compression*, one of `layer_blob.COMPRESSIONS`, or plain if that is "". Modification times are at most
+    *latest*, in seconds after the epoch, as SOURCE_DATE_EPOCH requests it (reproducible-builds.org); None keeps them all.
 
     The caller must use nothing of *output* if the process that writes *stream* fails.
 
