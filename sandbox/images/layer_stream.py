@@ -65,12 +65,11 @@ NOTHING_EXPECTED = Expected()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerDigests:
-    """The digests of a layer that was read to its end, and its sizes in bytes."""
+    """The digests of a layer that was read to its end, and the size of its blob in bytes."""
 
     digest: str
     size: int
     diff_id: str
-    tar_size: int
 
 
 class LayerStream:
@@ -158,7 +157,6 @@ class LayerStream:
             digest=digest,
             size=self._blob.size,
             diff_id=f"sha256:{self._tar_sha256.hexdigest()}" if compressed else digest,
-            tar_size=self._tar_size,
         )
         self._check(found)
         return found

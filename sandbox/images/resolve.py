@@ -56,6 +56,7 @@ def find_images(
         StateError: the image directory cannot be read or written, or the lock file cannot be used.
     """
     locked = None if lock is None else _Lock(lock, spec)
+    finder = _Finder(images, spec.root.pull, fetch=fetch, locked=locked)
     found = {}
     for number, layer in enumerate(spec.root.layers):
         if layer.kind not in IMAGE_KINDS and (locked is None or layer.kind != "tar"):
@@ -65,7 +66,6 @@ def find_images(
                 assert locked is not None
                 locked.check_archive(layer)
                 continue
-            finder = _Finder(images, spec.root.pull, fetch=fetch, locked=locked)
             name, record = finder.find(layer)
             if locked is not None and name is not None:
                 locked.check(layer, name)
@@ -87,13 +87,14 @@ def digests_of(spec: Spec, images: str, fetch: Fetch) -> dict[str, str]:
     """
     from sandbox.images.lock_file import archive_digest, lockable, source_of
 
+    finder = _Finder(images, "always", fetch=fetch, locked=None)
     found = {}
     for number, layer in lockable(spec):
         try:
             if layer.kind == "tar":
                 digest = archive_digest(layer.path)
             else:
-                name, _ = _Finder(images, "always", fetch=fetch, locked=None).find(layer)
+                name, _ = finder.find(layer)
                 assert name is not None
                 digest = lock_digest(layer, name)
         except ImageError as error:

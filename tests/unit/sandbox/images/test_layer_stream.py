@@ -50,7 +50,7 @@ def digest(data: bytes) -> str:
 
 
 def facts(blob: bytes, plain: bytes) -> LayerDigests:
-    return LayerDigests(digest=digest(blob), size=len(blob), diff_id=digest(plain), tar_size=len(plain))
+    return LayerDigests(digest=digest(blob), size=len(blob), diff_id=digest(plain))
 
 
 def expected(blob: bytes, plain: bytes) -> Expected:
