@@ -12,7 +12,7 @@
     copy_step       executes COPY, ADD and WORKDIR
     machine         the facts and directories that each step needs
     run_step        executes RUN in a sandbox
-    failed_step     what is kept of a step that failed, for a shell
+    failed_step     the record of a failed step, from which `build --shell` starts a shell
     cache           layers of earlier builds by the keys of their steps
     stage           the state of a stage: its layers, history and configuration
     bases           the layers that a stage starts from

@@ -100,7 +100,7 @@ class Bases:
         return read_config(config_of(self._images, record).process.as_document(), source)
 
     def base(self, sources: Sources, platform: str) -> Base:
-        """Return the layers of *sources* for *platform*; fetch and import what is missing.
+        """Return the layers of *sources* for *platform*. Fetch or import the sources that the store does not have.
 
         Raises:
             ImageError: one does not exist, or cannot be used.

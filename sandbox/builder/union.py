@@ -32,7 +32,9 @@ class Union:
         self._trees = [LayerRoot(fd=fd, name="", marks="aufs") for fd in trees]
 
     def kind(self, path: str) -> str:
-        """Return what is at the absolute *path*, whose parents are no links: "directory", "link", "other", or "" for nothing.
+        """Return the kind of the object at *path*: "directory", "link", "other", or "" if there is none.
+
+        *path* is absolute, and no component before the last is a symbolic link.
 
         Raises:
             OSError: a layer cannot be read.
