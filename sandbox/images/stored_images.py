@@ -34,8 +34,8 @@ _LARGEST_NAMES = 1 << 26
 """The most bytes of the file of names that are read; each name has about 400."""
 _OF_FILES = ("oci:", "docker-archive:")
 """Begin the names of images that a start has imported from a layer of its file. Other images cannot be given such a name."""
-# [HOST[:PORT]/]PATH[:TAG], as container engines write it; a name with a prefix such as "oci:" is that of another kind.
-_NAME = r"(?!(?:oci|tar|dir|docker|docker-archive|image):)[A-Za-z0-9][A-Za-z0-9._/:-]{0,254}"
+# [HOST[:PORT]/]PATH[:TAG], as container engines write it; "oci:1", and "oci", which means "oci:latest", are of another kind.
+_NAME = r"(?!(?:oci|tar|dir|docker|docker-archive|image)(?::|\Z))[A-Za-z0-9][A-Za-z0-9._/:-]{0,254}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sandbox.errors import ImageError, StateError
@@ -89,6 +89,8 @@ def test_a_name_refers_to_one_image(stored: StoredImages, wanted: str, found: st
 
 
 @given(st.text(max_size=40))
+@example("oci")
+@example("docker-archive")
 def test_a_name_that_images_may_get_is_one_that_files_may_use(name: str) -> None:
     with suppress(ImageError):
         check_new_name(name)
