@@ -9,7 +9,7 @@ from sandbox.errors import ImageError, StateError
 from sandbox.images.blobs import BlobStore
 from sandbox.images.destination import RefusedError, relative
 from sandbox.images.names import printable
-from sandbox.images.oci.layer_blob import LayerBlob
+from sandbox.images.oci.layer_writer import write_blob
 from sandbox.images.oci.sorted_members import SortedMembers
 from sandbox.images.places import partial_in
 from sandbox.images.tar import Kind
@@ -51,10 +51,7 @@ def write_members(
             if not len(members):
                 return None
             with BlobStore(images).writing() as output:
-                blob = LayerBlob(output, compression)
-                for piece in members.pieces():
-                    blob.write(piece)
-                layer = blob.finish()
+                layer = write_blob(members.pieces(), output, compression)
                 output.publish(layer.descriptor.digest)
     except OSError as error:
         raise not_written(error) from None

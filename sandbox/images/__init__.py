@@ -45,6 +45,7 @@ Archives:
 
 Images:
 
+    chunked         layers whose files can be fetched one by one: zstd:chunked
     oci             documents, layers, layouts and archives of the OCI image-spec and of Docker
     registry        a client for the OCI distribution specification
     transports      the sources of images: layouts, archives and registries

@@ -7,16 +7,18 @@ from contextlib import contextmanager
 
 from sandbox.errors import ImageError, printable
 from sandbox.images.blobs import BlobStore
+from sandbox.images.chunked.footer import annotations_of
 from sandbox.images.importing import record_of
 from sandbox.images.listing import find_record
 from sandbox.images.oci.digest import Digest
 from sandbox.images.oci.image_config import ImageConfig
 from sandbox.images.oci.image_content import ImageContent
 from sandbox.images.oci.json_documents import DOCUMENT_LIMIT
-from sandbox.images.oci.media_types import OCI_CONFIG, OCI_MANIFEST
+from sandbox.images.oci.media_types import LAYERS, OCI_CONFIG, OCI_MANIFEST
 from sandbox.images.oci.model import Descriptor, Manifest, decode_manifest
 from sandbox.images.stored_images import ImageName, StoredImages, normalized
 from sandbox.images.transports.image_source import FoundImage
+from unionfs._stdlib.dataclasses import replace
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -83,7 +85,8 @@ def add_image(
     blobs = BlobStore(images)
     config_content = config.encode()
     described = Descriptor(media_type=OCI_CONFIG, digest=blobs.add(config_content), size=len(config_content))
-    manifest = Manifest(media_type=OCI_MANIFEST, config=described, layers=tuple(layers))
+    annotated = tuple(_annotated(blobs, layer) for layer in layers)
+    manifest = Manifest(media_type=OCI_MANIFEST, config=described, layers=annotated)
     image = ImageContent.of(name or "image", manifest, StoredBlobs(images)).as_oci()
     blobs.add(image.content)
     record = record_of(
@@ -99,6 +102,17 @@ def add_image(
     entry = None if name is None else ImageName(name=normalized(name), digest=record.digest)
     StoredImages(images).add(record, entry)
     return record
+
+
+def _annotated(blobs: BlobStore, layer: Descriptor) -> Descriptor:
+    """Return *layer* with the annotations by which readers of zstd:chunked find its table of contents, if it has one."""
+    if LAYERS.get(layer.media_type) != "zstd" or not blobs.has(layer.digest):
+        return layer
+    fd = blobs.open(layer.digest)
+    try:
+        return replace(layer, annotations={**layer.annotations, **annotations_of(fd)})
+    finally:
+        os.close(fd)
 
 
 def now() -> int:

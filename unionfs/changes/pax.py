@@ -26,6 +26,7 @@ _HARD_LINK = b"1"
 #: A ``%`` that GNU tar's decoding would take for the beginning of a code.
 _DECODED = re.compile(rb"%(?=3D|25)")
 _EXTENDED = b"x"
+_XATTR = b"SCHILY.xattr."
 
 #: Offset and length of a range with data.
 Range = tuple[int, int]
@@ -86,7 +87,7 @@ def header(member: Member) -> bytes:
             records.append((key, b"%d" % number))
     if member.mtime_ns % 10**9 or not 0 <= member.mtime_ns <= _MOST_SIZE * 10**9:
         records.append((b"mtime", _time(member.mtime_ns)))
-    records += [(_xattr_key(name), value) for name, value in sorted(member.xattrs.items())]
+    records += [(_XATTR + xattr_key(name), value) for name, value in sorted(member.xattrs.items())]
     kind = _HARD_LINK if member.hard_link else _TYPES[stat.S_IFMT(member.mode)]
     main = _block(path, kind, member, size)
     if not records:
@@ -109,14 +110,13 @@ def _map(ranges: Sequence[Range], size: int) -> bytes:
     return padded(b"".join(b"%d\n" % number for number in numbers))
 
 
-def _xattr_key(name: bytes) -> bytes:
-    """Return the key of the record of the attribute *name*.
+def xattr_key(name: bytes) -> bytes:
+    """Return the part of the key of a record that stands for the attribute *name*.
 
     A key ends at the first ``=``, so GNU tar writes and reads ``%3D`` for it (xattrs.c, xattr_encode_keyword). A ``%`` stays,
     for readers that decode nothing, unless what follows would be decoded.
     """
-    key = _DECODED.sub(b"%25", name).replace(b"=", b"%3D")
-    return b"SCHILY.xattr." + key
+    return _DECODED.sub(b"%25", name).replace(b"=", b"%3D")
 
 
 def _record(key: bytes, value: bytes) -> bytes:

@@ -19,7 +19,10 @@ GZIP_LEVEL = 6
 ZSTD_LEVEL = 3
 """The library's own default, which zstd(1) and podman use, too."""
 
-COMPRESSIONS = ("gzip", "zstd")
+CHUNKED = "zstd:chunked"
+"""zstd in pieces with a table of contents, from which readers fetch single files (sandbox/images/chunked/)."""
+
+COMPRESSIONS = ("gzip", "zstd", CHUNKED)
 """What a layer can be compressed with. The first is the default, because every tool reads it."""
 
 _CHUNK = 1 << 18
@@ -45,7 +48,7 @@ class LayerBlob:
     """A layer that is being written. It borrows the output, and is used once."""
 
     def __init__(self, output: Output, compression: str) -> None:
-        """Write to *output*, compressed with *compression*, one of COMPRESSIONS, or "" for a plain tar."""
+        """Write to *output*, compressed with *compression*: "gzip" or "zstd", or "" for a plain tar."""
         self._output = output
         self._compression = compression
         self._compressor = _compressor(compression)

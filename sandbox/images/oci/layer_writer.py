@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from sandbox.images.compression import Readable
-from sandbox.images.oci.layer_blob import LayerBlob, Output, WrittenLayer
+from sandbox.images.oci.layer_blob import CHUNKED, LayerBlob, Output, WrittenLayer
 from sandbox.images.oci.sorted_members import SortedMembers
 from sandbox.images.tar import open_archive
+
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def write_layer(
@@ -36,7 +41,21 @@ def write_layer(
         members.add(open_archive(stream, "the changes of the sandbox"))
         if not len(members):
             return None
-        blob = LayerBlob(output, compression)
-        for piece in members.pieces():
-            blob.write(piece)
-        return blob.finish()
+        return write_blob(members.pieces(), output, compression)
+
+
+def write_blob(pieces: Iterable[bytes], output: Output, compression: str) -> WrittenLayer:
+    """Write the layer whose tar consists of *pieces* to *output*, compressed with *compression*, as `write_layer` does.
+
+    Raises:
+        ImageError: *compression* cannot express a member: the message names it.
+        OSError: the output cannot be written.
+    """
+    if compression == CHUNKED:
+        from sandbox.images.chunked.writer import write_chunked
+
+        return write_chunked(pieces, output)
+    blob = LayerBlob(output, compression)
+    for piece in pieces:
+        blob.write(piece)
+    return blob.finish()

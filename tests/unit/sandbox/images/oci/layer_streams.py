@@ -89,5 +89,5 @@ class Layer:
         self.tar = self.blob
         if compression == "gzip":
             self.tar = gzip.decompress(self.blob)
-        elif compression == "zstd":
+        elif compression.startswith("zstd"):
             self.tar = zstd_module("a layer").decompress(self.blob)
