@@ -19,7 +19,7 @@ Files are replaced one by one, each atomically, and never through a symbolic lin
 
 DEST may also be an image, which podman, docker, skopeo and umoci read: oci:DIR[:TAG], a layout; oci-archive:FILE[:TAG],
 a tar of one; or docker-archive:FILE[:NAME:TAG], which `docker load` reads. The image is made of the sandbox as `sandbox
-commit` does, or it is the image of the store that "image:NAME" in place of FILE|NAME names.
+commit` does, or it is the image of the store that "image:NAME" names.
 
 bundle:DIR is a bundle, which runc and crun run. For root it has the ids of this machine, for another user the id maps of
 the sandbox."""
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument(
         "sandbox",
-        metavar="FILE|NAME",
+        metavar="FILE|NAME|IMAGE",
         help="an environment file (it contains / or ends in .toml), the name of a sandbox, or image:NAME",
     )
     parser.add_argument(

@@ -63,8 +63,11 @@ def _where() -> Locations:
 def _no_arguments(_parser: argparse.ArgumentParser) -> None: ...
 
 
-def _one_image(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", metavar="IMAGE", help="NAME, NAME:TAG or NAME@DIGEST")
+def add_image(parser: argparse.ArgumentParser) -> None:
+    """Add the name of an image of the store."""
+    parser.add_argument(
+        "image", metavar="IMAGE", help='NAME, NAME:TAG or NAME@DIGEST; "image:" may precede it'
+    )
 
 
 # ls, inspect, history
@@ -145,7 +148,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _tag_arguments(parser: argparse.ArgumentParser) -> None:
-    _one_image(parser)
+    add_image(parser)
     parser.add_argument("new", metavar="NEW", help="the new name, NAME or NAME:TAG")
 
 
@@ -270,8 +273,8 @@ def print_added(arguments: argparse.Namespace, name: str, digest: str) -> None:
 
 _ACTIONS: dict[str, _Action] = {
     "ls": ("list the images with their sizes", _no_arguments, _ls),
-    "inspect": ("print all that is known about an image", _one_image, _inspect),
-    "history": ("print the steps by which an image was made", _one_image, _history),
+    "inspect": ("print all that is known about an image", add_image, _inspect),
+    "history": ("print the steps by which an image was made", add_image, _history),
     "verify": ("compare every blob and layer with its digest", _no_arguments, _verify),
     "tag": ("give an image another name", _tag_arguments, _tag),
     "rm": ("remove images, and what no other image uses", _rm_arguments, _rm),

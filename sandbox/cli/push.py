@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from sandbox.cli.image import print_added
+from sandbox.cli.image import add_image, print_added
 from sandbox.cli.options import add_json
 from sandbox.cli.registry_options import CREDENTIALS, add_authfile, add_tls, tls_settings
 
@@ -15,12 +15,13 @@ Send an image of the store to a registry. Blobs that the registry has are not se
 {CREDENTIALS}"""
 EPILOG = """\
 examples:
-  sandbox push toolbox:1 docker://registry.example.com/team/toolbox:1"""
+  sandbox push toolbox:1 docker://registry.example.com/team/toolbox:1
+  sandbox push image:toolbox:1 docker://registry.example.com/team/toolbox:1"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("image", metavar="IMAGE", help="NAME, NAME:TAG or NAME@DIGEST")
+    add_image(parser)
     parser.add_argument("destination", metavar="DEST", help="docker://HOST[:PORT]/NAME[:TAG]")
     add_authfile(parser)
     add_tls(parser)

@@ -109,7 +109,7 @@ def _completer(action: argparse.Action, verb: str, words: Collection[str]) -> Co
         return candidates.kept_items()
 
     def files_and_sandboxes(prefix: str, **_: object) -> Candidates:
-        return {**candidates.paths(prefix, suffix=".toml"), **candidates.sandboxes()}
+        return candidates.files_and_sandboxes(prefix)
 
     def snapshots(parsed_args: argparse.Namespace, **_: object) -> Candidates:
         if verb == "snapshot" and not action.option_strings:
@@ -127,6 +127,7 @@ def _completer(action: argparse.Action, verb: str, words: Collection[str]) -> Co
     by_metavar: dict[object, Completer] = {
         "FILE": environment_files,
         "FILE|NAME": files_and_sandboxes,
+        "FILE|NAME|IMAGE": lambda prefix, **_: candidates.exported(prefix),
         "COMMAND": command,
         "KEY=VALUE": assignments,
         "KEY": keys,
@@ -134,7 +135,7 @@ def _completer(action: argparse.Action, verb: str, words: Collection[str]) -> Co
         "ELEMENT": elements,
         "TEMPLATE": templates,
         "THING": things,
-        "IMAGE": lambda **_: candidates.images(),
+        "IMAGE": lambda prefix, **_: candidates.images(prefix),
         "SNAPSHOT": snapshots,
         "NEW": nothing,
     }

@@ -26,6 +26,7 @@ from sandbox.state.location import default_path, locate
 
 Candidates = Mapping[str, str]
 
+_IMAGE = "image:"
 _LONGEST_VALUE = 40
 """The most characters of a value that are shown beside its key."""
 
@@ -76,8 +77,8 @@ def elements(collection: str, prefix: str) -> Candidates:
     """Return the words for an element of the list *collection* ("volumes" or "volume"): KEY= and KEY=VALUE, or image:NAME."""
     for key in lists():
         codec = codec_at((*parse_key_path(key), 0))
-        if isinstance(codec, LayerCodec) and key == collection and prefix.startswith("image:"):
-            return {f"image:{name}": text for name, text in images().items()}
+        if isinstance(codec, LayerCodec) and key == collection and prefix.startswith(_IMAGE):
+            return images(prefix)
         if isinstance(codec, Record) and collection in (key, key.removesuffix("s")):
             settings = settings_of(codec.cls)
             name, equals, _ = prefix.partition("=")
@@ -168,14 +169,16 @@ def persistent_layers() -> Candidates:
     return found
 
 
-def images() -> Candidates:
-    """Return the names of the images of the store."""
+def images(prefix: str = "") -> Candidates:
+    """Return the names of the images of the store, each after "image:" if *prefix* begins so."""
     from sandbox.lifecycle.inventory import list_names  # as above
 
+    before = _IMAGE if prefix.startswith(_IMAGE) else ""
     try:
-        return dict.fromkeys(list_names(locate(os.environ, os.geteuid()), "image"), "")
+        names = list_names(locate(os.environ, os.geteuid()), "image")
     except SandboxError:
         return {}
+    return {f"{before}{name}": "" for name in names}
 
 
 def sandboxes() -> Candidates:
@@ -190,6 +193,16 @@ def sandboxes() -> Candidates:
         run.record.name: run.record.file or "" for run in runs if run.record is not None and run.record.name
     }
     return {**named, **persistent_layers()}
+
+
+def files_and_sandboxes(prefix: str) -> Candidates:
+    """Return the environment files that begin with *prefix*, and the names of sandboxes."""
+    return {**paths(prefix, suffix=".toml"), **sandboxes()}
+
+
+def exported(prefix: str) -> Candidates:
+    """Return what `export` takes: as :func:`files_and_sandboxes`, or image:NAME."""
+    return images(prefix) if prefix.startswith(_IMAGE) else files_and_sandboxes(prefix)
 
 
 def snapshots(name: str) -> Candidates:

@@ -30,6 +30,8 @@ _NAMES = "images.json"
 _RECORDS = "manifests"
 _VERSION = 1
 DEFAULT_TAG = "latest"
+PREFIX = "image:"
+"""May precede the name of an image, where other things have names, too."""
 _LARGEST_NAMES = 1 << 26
 """The most bytes of the file of names that are read; each name has about 400."""
 _OF_FILES = ("oci:", "docker-archive:")
@@ -91,7 +93,11 @@ class ImageRecord:
 
 
 def normalized(name: str) -> str:
-    """Return *name* with its tag: "debian" is "debian:latest". A name with a digest, or that of a file, stays as it is."""
+    """Return *name* with its tag: "debian" and "image:debian" are "debian:latest".
+
+    A name with a digest, or that of a file, gets no tag.
+    """
+    name = name.removeprefix(PREFIX)
     if is_of_file(name) or "@" in name or ":" in name.rpartition("/")[2]:
         return name
     return f"{name}:{DEFAULT_TAG}"
@@ -145,13 +151,16 @@ class StoredImages:
             ) from None
 
     def find(self, name: str) -> ImageName | None:
-        """Return what *name* refers to: NAME, NAME:TAG, or NAME@DIGEST with the digest of a manifest or an index; None if nothing.
+        """Return what *name* refers to: NAME, NAME:TAG, or NAME@DIGEST; None if nothing.
+
+        DIGEST is that of a manifest or an index. "image:" may precede the name.
 
         Raises:
             StateError: the file of names is damaged.
         """
         names = self.names()
-        found = names.get(normalized(name))
+        name = normalized(name)
+        found = names.get(name)
         if found is not None or "@" not in name:
             return found
         repository, _, digest = name.partition("@")

@@ -1,4 +1,4 @@
-"""Read and write one file of credentials: containers-auth.json(5), or docker's config.json.
+"""Read and write one file of credentials: containers-auth.json(5), or docker's config.json. Read the older .dockercfg.
 
 Every other key of the file is kept. The file is replaced in one step and has mode 0600, as it contains passwords.
 """
@@ -83,6 +83,23 @@ class AuthFile:
             )
         return name
 
+    def keys(self) -> tuple[str, ...]:
+        """Return the keys of `auths`.
+
+        Raises:
+            ImageError: it is malformed.
+        """
+        return tuple(self._table("auths"))
+
+    def helper_keys(self) -> tuple[str, ...]:
+        """Return the keys for which credential helpers may have credentials: of `credHelpers`, and with `credsStore` of `auths`.
+
+        Raises:
+            ImageError: one of them is malformed.
+        """
+        keys = dict.fromkeys(self._table("credHelpers"))
+        return tuple(keys | dict.fromkeys(self._table("auths") if self.content.get("credsStore") else ()))
+
     def with_credential(self, key: str, credential: Credential) -> AuthFile:
         """Return the content with *credential* for *key*."""
         entry: dict[str, str] = {"auth": credential.basic().removeprefix("Basic ")}
@@ -117,8 +134,8 @@ class AuthFile:
         )
 
 
-def read(place: str) -> AuthFile | None:
-    """Return the content of the file *place*; None if it does not exist.
+def read(place: str, *, legacy: bool = False) -> AuthFile | None:
+    """Return the content of the file *place*; None if it does not exist. With *legacy* it has the form of .dockercfg.
 
     Raises:
         ImageError: it cannot be read, is not a regular file, has more than a MiB, or is not a JSON object.
@@ -151,7 +168,16 @@ def read(place: str) -> AuthFile | None:
         raise ImageError(
             f"{place}: is not a JSON object", hint="correct the file, or remove it and log in again"
         )
-    return AuthFile(place, content)
+    return AuthFile(place, {"auths": _of_legacy(content)} if legacy else content)
+
+
+def _of_legacy(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a file .dockercfg, whose keys are URLs or hosts, by their hosts."""
+    found = {}
+    for key, entry in content.items():
+        host = key.removeprefix("http://").removeprefix("https://").partition("/")[0]
+        found["docker.io" if host == "index.docker.io" else host] = entry
+    return found
 
 
 def write(content: AuthFile) -> None:

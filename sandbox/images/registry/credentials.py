@@ -5,6 +5,7 @@
     $XDG_RUNTIME_DIR/containers/auth.json, without that variable /run/containers/UID/auth.json
     $XDG_CONFIG_HOME/containers/auth.json, by default ~/.config/containers/auth.json
     $DOCKER_CONFIG/config.json, by default ~/.docker/config.json
+    ~/.dockercfg, which docker before 1.7 has written
 
 A login goes to the first of them; without $XDG_RUNTIME_DIR to the second, which a user may create.
 """
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _DOCKER_HUB_KEY = "https://index.docker.io/v1/"
 """The key of docker.io in docker's file and for credential helpers."""
+
+_LEGACY = ".dockercfg"
 
 
 class CredentialStore:
@@ -60,7 +63,7 @@ class CredentialStore:
                 error only if the user has named it.
         """
         for place in self._files:
-            content = auth_file.read(place)
+            content = self._read(place)
             if content is None:
                 if place == self._only:
                     raise ImageError(
@@ -112,6 +115,32 @@ class CredentialStore:
         left = None if self._only is not None and removed is None else self.find(registry, path)
         return Removal(removed, None if left is None else left.origin)
 
+    def remove_all(self) -> RemovalOfAll:
+        """Remove all credentials from the file to which a login goes, and those of its entries from credential helpers.
+
+        Raises:
+            ImageError: as :meth:`store`.
+        """
+        place = self._writable()
+        removed: dict[str, str] = {}
+        with auth_file.locked(place):
+            content = auth_file.read(place)
+            if content is not None:
+                for key in content.helper_keys():
+                    helper = content.helper(key)
+                    if helper is not None:
+                        credential_helper.erase(helper, _helper_key(key), self._environ, self._timeout)
+                        removed[key] = f"docker-credential-{helper}"
+                keys = content.keys()
+                removed |= dict.fromkeys(keys, place)
+                if (rest := content.without(keys)) is not None:
+                    auth_file.write(rest)
+        others = (self._read(other) for other in self._files if other != place)
+        return RemovalOfAll(removed, tuple(one.place for one in others if one is not None and one.keys()))
+
+    def _read(self, place: str) -> AuthFile | None:
+        return auth_file.read(place, legacy=place != self._only and os.path.basename(place) == _LEGACY)
+
     def _find_in(self, content: AuthFile, registry: str, path: str) -> Credential | None:
         helper = content.helper(registry)
         if helper is not None:
@@ -154,6 +183,16 @@ class Removal:
     left: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class RemovalOfAll:
+    """The result of a logout from all registries."""
+
+    #: The file or helper from which a credential was removed, by its key.
+    removed: Mapping[str, str]
+    #: The other files that have credentials.
+    left: tuple[str, ...]
+
+
 def _default_files(environ: Mapping[str, str]) -> list[str]:
     home = environ.get("HOME", "")
     config = environ.get("XDG_CONFIG_HOME") or (os.path.join(home, ".config") if home else "")
@@ -168,6 +207,8 @@ def _default_files(environ: Mapping[str, str]) -> list[str]:
         files.append(os.path.join(config, "containers", "auth.json"))
     if docker:
         files.append(os.path.join(docker, "config.json"))
+    if home:
+        files.append(os.path.join(home, _LEGACY))
     return files
 
 

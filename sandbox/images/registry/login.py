@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sandbox.images.registry.credentials import Removal
+    from sandbox.images.registry.credentials import Removal, RemovalOfAll
     from sandbox.images.registry.settings import Limits, TlsSettings
 
 MAX_PASSWORD = 1 << 16
@@ -95,3 +95,8 @@ def log_out(name: str, environ: Mapping[str, str], *, authfile: str | None = Non
     """
     key = parse_registry(name)
     return key, CredentialStore(environ, authfile).remove(key)
+
+
+def log_out_of_all(environ: Mapping[str, str], *, authfile: str | None = None) -> RemovalOfAll:
+    """Remove all credentials that logins have stored. Raises as :func:`log_out`."""
+    return CredentialStore(environ, authfile).remove_all()

@@ -224,7 +224,8 @@ def meaning(action: argparse.Action) -> tuple[object, ...]:
 
 
 #: `fmt --diff` shows what it would change in a file, `up --diff` what the program has changed. `--list` lists what the verb is about.
-DIFFERENT = ("--diff", "--list")
+#: `explain --all` prints all that there is, `logout --all` is about all registries.
+DIFFERENT = ("--all", "--diff", "--list")
 
 
 @each_verb

@@ -189,6 +189,35 @@ def test_a_logout_without_a_login_is_an_error(
     assert (status, f"{docker} has one: log out with the program" in err) == (125, True)
 
 
+def test_a_logout_from_all_names_what_it_removes(
+    authfile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, "logout", "--all")[0] == 125
+    entry = {"auth": "bWU6cHc="}
+    authfile.write_text(json.dumps({"auths": {"quay.io": entry, "a.com/team": entry}}))
+    legacy = tmp_path / "home/.dockercfg"
+    legacy.parent.mkdir()
+    legacy.write_text(json.dumps({"a.com": entry}))
+    status, _, err = run(capsys, "logout", "--all")
+    assert status == 0
+    assert err == (
+        f"removed the password for quay.io from {authfile}\n"
+        f"removed the password for a.com/team from {authfile}\n"
+        f"sandbox: warning: {legacy} still has passwords\n"
+    )
+    assert json.loads(authfile.read_text()) == {"auths": {}}
+    status, _, err = run(capsys, "logout", "--all")
+    assert (status, "no password is stored" in err, f"{legacy} has some" in err) == (125, True, True)
+
+
+@pytest.mark.parametrize("words", [[], ["--all", "quay.io"]])
+def test_a_logout_names_one_registry_or_all(
+    authfile: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    status, _, err = run(capsys, "logout", *words)
+    assert (status, "name the registry, or give --all" in err) == (125, True)
+
+
 def test_no_option_takes_a_password(capsys: pytest.CaptureFixture[str]) -> None:
     for option in ("--password", "-p"):
         with pytest.raises(SystemExit) as ended:

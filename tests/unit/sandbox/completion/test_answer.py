@@ -25,13 +25,13 @@ def build(words):
             inner.add_argument("image", metavar="IMAGE", nargs="*" if action == "rm" else None)
         if action == "tag":
             inner.add_argument("new", metavar="NEW")
-    for verb in ("get", "set", "unset", "add", "reference", "run", "diff"):
+    for verb in ("get", "set", "unset", "add", "reference", "run", "diff", "export"):
         inner = verbs.add_parser(verb)
         if verb not in words:
             inner.add_argument("arguments of verbs that are not on the line are not looked at")
             continue
         if verb != "reference":
-            inner.add_argument("file", metavar="FILE|NAME" if verb == "diff" else "FILE")
+            inner.add_argument("file", metavar={"diff": "FILE|NAME", "export": "FILE|NAME|IMAGE"}.get(verb, "FILE"))
         if verb == "add":
             inner.add_argument("list", metavar="LIST")
             inner.add_argument("words", metavar="ELEMENT", nargs="+")
@@ -40,7 +40,7 @@ def build(words):
             inner.add_argument("--template", metavar="TEMPLATE")
             inner.add_argument("--name", metavar="NAME", choices=("one", "two"))
             inner.add_argument("--directory", metavar="DIRECTORY")
-        elif verb == "diff":
+        elif verb in ("diff", "export"):
             inner.add_argument("paths", metavar="PATH", nargs="*")
         else:
             inner.add_argument("keys", metavar="KEY=VALUE" if verb == "set" else "KEY", nargs="+")
@@ -102,6 +102,10 @@ def test_images_are_completed_by_their_names_and_as_layers(directory: Path) -> N
     assert ask(directory, "tool image rm web:1 deb")[0].startswith("debian")
     assert ask(directory, "tool image tag web:1 ") == []
     assert len(ask(directory, "tool add a.toml root.layers image:deb")) == 2
+    for verb in ("image rm", "export"):
+        assert len(ask(directory, f"tool {verb} image:")) == 3
+        assert len(ask(directory, f"tool {verb} image:deb")) == 2
+    assert ask(directory, "tool diff image:deb") == []
     (images / "images.json").write_text("damaged")
     assert ask(directory, "tool image rm we") == []
 

@@ -69,6 +69,10 @@ def test_nothing_is_stored_before_the_first_image(stored: StoredImages) -> None:
         (f"debian@{C}", "debian:13"),  # the digest of its index
         (f"debian:13@{A}", "debian:latest"),  # the digest decides, as for docker
         (f"other@{A}", None),
+        ("image:debian", "debian:latest"),
+        ("image:debian:13", "debian:13"),
+        (f"image:debian@{C}", "debian:13"),
+        ("image:oci:/lay", "oci:/lay"),
         ("host:5000/debian", "host:5000/debian:latest"),
         ("host:5000/debian:latest", "host:5000/debian:latest"),
         ("oci:/lay", "oci:/lay"),

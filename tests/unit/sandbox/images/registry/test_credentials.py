@@ -51,6 +51,9 @@ def environ(tmp_path: Path) -> dict[str, str]:
 def test_the_files_are_read_in_the_order_of_the_page(environ: dict[str, str], tmp_path: Path) -> None:
     store = CredentialStore(environ)
     assert user(store, "a.com") is None
+    legacy = write(tmp_path / "home/.dockercfg", {"https://a.com/v1/": entry("legacy")})
+    assert user(store, "a.com") == "legacy"
+    assert CredentialStore(environ, str(legacy)).find("a.com") is None  # as --authfile, it has no other form
     order = [
         tmp_path / "home/.docker/config.json",
         tmp_path / "home/.config/containers/auth.json",
@@ -253,6 +256,72 @@ def test_a_logout_leaves_the_files_of_other_programs_and_names_them(
     removal = store.remove("a.com")
     assert (removal.removed, removal.left) == (str(tmp_path / "run/containers/auth.json"), str(docker))
     assert CredentialStore(environ, str(tmp_path / "absent")).remove("a.com").removed is None
+
+
+@pytest.mark.parametrize(
+    ("key", "registry", "is_found"),
+    [
+        ("https://index.docker.io/v1/", "docker.io", True),
+        ("http://a.com:5000/v2/", "a.com:5000", True),
+        ("a.com", "a.com", True),
+        ("https://a.com/v1/", "b.com", False),
+    ],
+)
+def test_the_keys_of_dockercfg_are_urls(
+    environ: dict[str, str], tmp_path: Path, key: str, registry: str, is_found: bool
+) -> None:
+    path = write(tmp_path / "home/.dockercfg", {key: entry("me")})
+    found = CredentialStore(environ).find(registry, "team/app")
+    assert found == (Credential(user="me", secret=SECRET, origin=str(path)) if is_found else None)
+
+
+def test_dockercfg_is_never_written(environ: dict[str, str], tmp_path: Path) -> None:
+    path = write(tmp_path / "home/.dockercfg", {"a.com": entry("me")})
+    before = path.read_bytes()
+    store = CredentialStore(environ)
+    store.store("a.com", login("other"))
+    assert store.remove("a.com").left == str(path)
+    removal = store.remove_all()
+    assert (removal.removed, removal.left) == ({}, (str(path),))
+    assert path.read_bytes() == before
+
+
+def test_a_logout_from_all_removes_every_password_of_the_file_and_of_its_helpers(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    helper(tmp_path)
+    settings = {"credHelpers": {"c.com": "test"}, "HttpHeaders": {"X": "y"}}
+    path = write(tmp_path / "run/containers/auth.json", settings)
+    docker = write(tmp_path / "home/.docker/config.json", {"auths": {"a.com": entry("docker")}})
+    write(tmp_path / "home/.config/containers/auth.json", {"auths": {}})
+    store = CredentialStore(environ)
+    for key in ("a.com", "b.com/team", "c.com"):
+        store.store(key, login())
+    removal = store.remove_all()
+    assert dict(removal.removed) == {
+        "a.com": str(path),
+        "b.com/team": str(path),
+        "c.com": "docker-credential-test",
+    }
+    assert removal.left == (str(docker),)
+    assert json.loads(path.read_text()) == {**settings, "auths": {}}
+    assert [user(store, key, "team") for key in ("a.com", "b.com", "c.com")] == ["docker", None, None]
+
+
+def test_a_logout_from_all_with_a_store_of_credentials_erases_what_docker_lists(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    helper(tmp_path)
+    path = write(
+        tmp_path / "auth.json",
+        {"credsStore": "test", "auths": {"https://index.docker.io/v1/": {}, "a.com": {}}},
+    )
+    store = CredentialStore(environ, str(path))
+    for key in ("docker.io", "a.com"):
+        store.store(key, login())
+    store.remove_all()
+    assert [store.find(key) for key in ("docker.io", "a.com")] == [None, None]
+    assert json.loads((tmp_path / "bin/kept.json").read_text()) == {}
 
 
 # --- credential helpers ---
