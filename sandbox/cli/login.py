@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from sandbox.cli.registry_options import CREDENTIALS, add_authfile, add_tls, tls_settings
+from sandbox.cli.registry_options import CREDENTIALS, PROXIES, add_authfile, add_tls, tls_settings
 from sandbox.errors import SandboxError, printable
 
 DESCRIPTION = f"""\
@@ -17,7 +17,9 @@ Without --username and --password-stdin, the command prompts on the terminal. Th
 other users can see the arguments of a command.
 
 {CREDENTIALS} If the file names a credential helper for the registry, the helper stores the password. Otherwise it is in
-the file, which only its owner can read."""
+the file, which only its owner can read.
+
+{PROXIES}"""
 EPILOG = """examples:
   sandbox login registry.example.com
   sandbox login --username me --password-stdin registry.example.com/team < token

@@ -8,7 +8,7 @@ import os
 from sandbox.cli.image import add_platform, import_source, print_added
 from sandbox.cli.options import add_json
 from sandbox.cli.output import print_json, warn
-from sandbox.cli.registry_options import CREDENTIALS, add_authfile, add_tls, tls_settings
+from sandbox.cli.registry_options import CREDENTIALS, PROXIES, add_authfile, add_tls, tls_settings
 from sandbox.errors import SandboxError
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
@@ -25,7 +25,9 @@ With environment files, fetch the images that they name, so that a later `sandbo
 
 Layers that the store has are not fetched again. A download that was interrupted continues where it ended.
 
-{CREDENTIALS}"""
+{CREDENTIALS}
+
+{PROXIES}"""
 EPILOG = """\
 examples:
   sandbox pull docker://docker.io/library/debian:13

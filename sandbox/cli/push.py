@@ -7,12 +7,14 @@ import os
 
 from sandbox.cli.image import add_image, print_added
 from sandbox.cli.options import add_json
-from sandbox.cli.registry_options import CREDENTIALS, add_authfile, add_tls, tls_settings
+from sandbox.cli.registry_options import CREDENTIALS, PROXIES, add_authfile, add_tls, tls_settings
 
 DESCRIPTION = f"""\
 Send an image of the store to a registry. Blobs that the registry has are not sent again. The image keeps its digest.
 
-{CREDENTIALS}"""
+{CREDENTIALS}
+
+{PROXIES}"""
 EPILOG = """\
 examples:
   sandbox push toolbox:1 docker://registry.example.com/team/toolbox:1

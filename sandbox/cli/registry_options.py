@@ -14,6 +14,10 @@ The files with credentials are those of containers-auth.json(5), which podman an
 REGISTRY_AUTH_FILE, else $XDG_RUNTIME_DIR/containers/auth.json (without that variable ~/.config/containers/auth.json)."""
 """The paragraph about files for the descriptions of verbs."""
 
+PROXIES = """\
+The variables http_proxy, https_proxy and no_proxy, also in upper case, name the HTTP proxies of requests."""
+"""The paragraph about proxies for the descriptions of verbs."""
+
 
 def add_authfile(parser: argparse.ArgumentParser) -> None:
     """Add --authfile."""

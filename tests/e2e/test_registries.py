@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import subprocess
@@ -18,6 +19,7 @@ from tests.support.podman import Podman
 from tests.unit.sandbox.images.registry.certificates import make_authority, make_certificate
 from tests.unit.sandbox.images.registry.clients import SECRET
 from tests.unit.sandbox.images.registry.docker_registry import htpasswd, running
+from tests.unit.sandbox.images.registry.tunnel import Tunnel
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns, pytest.mark.docker_registry, pytest.mark.umoci]
 
@@ -79,7 +81,7 @@ def test_a_pushed_image_keeps_its_digest_and_is_pulled_by_tag_and_digest(
     assert succeed(launcher, "push", "base:1", f"docker://{host}/team/base:1")["digest"] == lower
     change(launcher, spec("image:base:1"), SMALL)
     made = succeed(launcher, "commit", "box", "made:1")["digest"]
-    assert succeed(launcher, "push", "made:1", f"docker://{host}/team/made:1")["digest"] == made
+    assert succeed(launcher, "push", "image:made:1", f"docker://{host}/team/made:1")["digest"] == made
     raw = run("skopeo", "inspect", "--tls-verify=false", "--raw", f"docker://{host}/team/made:1")
     stored = launcher.state / "images" / "blobs" / made.replace(":", "/")
     assert raw == stored.read_text()
@@ -96,6 +98,30 @@ def test_a_pushed_image_keeps_its_digest_and_is_pulled_by_tag_and_digest(
     for name in (f"{host}/team/made:1", "pinned:1"):
         assert sandbox(other, "image", "rm", name).status == 0
     assert blobs(other) == []
+
+
+@pytest.mark.once
+def test_an_image_is_pushed_and_pulled_by_a_proxy_that_requires_a_password(
+    launcher: Launcher, host: str
+) -> None:
+    lower = imported(launcher)
+    permit(launcher, "registry.test")  # a name that no name server has
+    secret = base64.b64encode(b"me:s3cret").decode()
+    with Tunnel({"registry.test": host}, required=f"Basic {secret}") as tunnel:
+        proxy = f"http://me:s3cret@{tunnel.host}"
+        proxies = {"http_proxy": proxy, "HTTPS_PROXY": proxy}
+        image = "docker://registry.test/team/base:1"
+        assert succeed(launcher, "push", "base:1", image, **proxies)["digest"] == lower
+        pulled = sandbox(another(launcher), "pull", "--debug", "--json", image, environ=proxies)
+        assert json.loads(pulled.out)["digest"] == lower
+        assert "GET http://registry.test/v2/team/base/manifests/1" in tunnel.targets()
+        refused = sandbox(
+            launcher, "pull", "--debug", image, environ={"HTTPS_PROXY": proxy.replace("s3", "S3")}
+        )
+    assert refused.status == 125
+    assert f"the proxy {tunnel.host} of HTTPS_PROXY refuses the request (HTTP 407)" in refused.err
+    for text in ("s3cret", "S3cret", secret):
+        assert text not in pulled.out + pulled.err + refused.out + refused.err
 
 
 @pytest.mark.once

@@ -5,6 +5,7 @@
     ranges             ranges of bytes in headers; pure
     settings           limits of the client, and settings of TLS
     failures           errors of the client, and responses of a registry as errors
+    proxies            the proxy of a request, from the environment; pure
     registries_conf    registries.conf: locations of an image, and those without TLS
     credential         a name and a password
     credential_helper  programs that keep credentials

@@ -78,7 +78,7 @@ class RegistryClient:
         Args:
             locations: where the repository is, in the order of the attempts; see :func:`client_for`.
             credentials: finds the user's credentials.
-            environ: HOME, for certificates of hosts.
+            environ: HOME, for certificates of hosts, and the variables of proxies.
             tls: the user's settings of TLS.
             limits: limits of time, size and attempts.
         """

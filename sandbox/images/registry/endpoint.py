@@ -18,6 +18,7 @@ from sandbox.images.registry.failures import (
     UnreachableError,
     refusal,
 )
+from sandbox.images.registry.proxies import Proxies
 from sandbox.images.registry.reference import api_host
 from sandbox.images.registry.tls import certificate_directory, make_context
 
@@ -89,7 +90,7 @@ class Endpoint:
             tls: the settings of TLS.
             limits: limits of time, size and attempts.
             watchdog: ends requests without progress.
-            environ: HOME, for the directories of certificates.
+            environ: HOME, for the directories of certificates, and the variables of proxies.
 
         Raises:
             ImageError: a file with certificates is malformed.
@@ -104,7 +105,15 @@ class Endpoint:
         directory = certificate_directory(location.registry, tls.cert_dir, environ)
         own = make_context(directory, verify=not self._insecure, client_certificate=True)
         others = make_context(directory, verify=not self._insecure, client_certificate=False)
-        self._transport = Transport(limits, watchdog, own, others, host=self._host, insecure=self._insecure)
+        self._transport = Transport(
+            limits,
+            watchdog,
+            own,
+            others,
+            host=self._host,
+            insecure=self._insecure,
+            proxies=Proxies(environ),
+        )
         self._login = location.registry
         self._authorizer = Authorizer(
             self._transport, credential, limits, login=self._login, insecure=self._insecure

@@ -9,8 +9,10 @@ urllib3 is imported with this module, so only functions import it.
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import ssl
+import threading
 from urllib.parse import urljoin
 
 import urllib3
@@ -23,11 +25,14 @@ from urllib3.exceptions import (
     LocationValueError,
     NameResolutionError,
     NewConnectionError,
+    ProtocolError,
+    ProxyError,
     SSLError,
 )
 from urllib3.util import Timeout, parse_url
 
 from sandbox.images.registry.failures import CancelledError, NoTlsError, RegistryError, UnreachableError
+from sandbox.images.registry.proxies import PROXY_LOGIN
 from sandbox.images.registry.watchdog import attach_to_current, sockets_belong_to
 from unionfs._stdlib.dataclasses import dataclass, field, replace
 from unionfs._stdlib.typing import Any
@@ -40,6 +45,7 @@ if TYPE_CHECKING:
 
     from urllib3.response import BaseHTTPResponse
 
+    from sandbox.images.registry.proxies import Proxies, Proxy
     from sandbox.images.registry.settings import Limits
     from sandbox.images.registry.watchdog import Watch, Watchdog
 
@@ -162,6 +168,7 @@ class Transport:
         *,
         host: str,
         insecure: bool,
+        proxies: Proxies,
     ) -> None:
         """Make no connection yet.
 
@@ -172,6 +179,7 @@ class Transport:
             others: the TLS context for other hosts, to which *host* redirects.
             host: the host of the registry, and its port where it is given.
             insecure: whether redirects may lead from https to http.
+            proxies: chooses the proxy of each request.
         """
         if own.verify_mode == ssl.CERT_NONE:
             urllib3.disable_warnings(InsecureRequestWarning)  # the user has requested it
@@ -179,12 +187,15 @@ class Transport:
         self._watchdog = watchdog
         self._host = host_of(f"https://{host}")  # in the form of the URLs of requests
         self._insecure = insecure
-        self._own = _pools(own)
-        self._others = _pools(others)
+        self._own = own
+        self._others = others
+        self._proxies = proxies
+        self._lock = threading.Lock()
+        self._pools: dict[tuple[bool, Proxy | None], urllib3.PoolManager] = {}
 
     def close(self) -> None:
         """Close the connections."""
-        for manager in (self._own, self._others):
+        for manager in self._pools.values():
             # `clear` only drops the pools: a traceback that refers to one would keep its connections open.
             keys = manager.pools.keys()  # a set: the container itself refuses iteration
             for key in keys:
@@ -213,7 +224,8 @@ class Transport:
         headers = {"User-Agent": _AGENT, "Accept-Encoding": "identity", **call.headers}
         if call.authorization is not None:
             headers["Authorization"] = call.authorization
-        pools = self._own if host_of(call.url) == self._host else self._others
+        proxy = self._proxies.find(call.url)
+        pools = self._pools_for(proxy, own=host_of(call.url) == self._host)
         watch = self._watchdog.open_watch(call.extra)
         try:
             with sockets_belong_to(watch):
@@ -231,11 +243,23 @@ class Transport:
                 )
         except (HTTPError, OSError, ValueError) as error:
             self._watchdog.release(watch)
-            raise _failure(call.what, call.url, error, watch) from None
+            raise _failure(call.what, call.url, error, watch, proxy) from None
         except BaseException:
             self._watchdog.release(watch)
             raise
+        if response.status == PROXY_LOGIN and proxy is not None:
+            response.close()
+            self._watchdog.release(watch)
+            raise proxy.refusal(call.what, response.status)
         return Answer(call, response, watch, lambda: self._watchdog.release(watch))
+
+    def _pools_for(self, proxy: Proxy | None, *, own: bool) -> urllib3.PoolManager:
+        """Return the connections by *proxy* to the registry's host, or without *own* to other hosts."""
+        with self._lock:
+            key = own, proxy
+            if key not in self._pools:
+                self._pools[key] = _pools(self._own if own else self._others, proxy, self._others)
+            return self._pools[key]
 
     def _target(self, call: Call, location: str | None) -> str:
         """Return the URL to which a response redirects *call*."""
@@ -319,17 +343,33 @@ class _HttpsPool(HTTPSConnectionPool):
     ConnectionCls = _HttpsConnection
 
 
-def _pools(context: ssl.SSLContext) -> urllib3.PoolManager:
-    pools = urllib3.PoolManager(num_pools=8, maxsize=8, ssl_context=context, blocksize=PIECE)
+def _pools(
+    context: ssl.SSLContext, proxy: Proxy | None, proxy_context: ssl.SSLContext
+) -> urllib3.PoolManager:
+    settings: dict[str, Any] = {"num_pools": 8, "maxsize": 8, "ssl_context": context, "blocksize": PIECE}
+    if proxy is None:
+        pools = urllib3.PoolManager(**settings)
+    else:
+        pools = urllib3.ProxyManager(
+            proxy.url, proxy_headers=proxy.headers(), proxy_ssl_context=proxy_context, **settings
+        )
     pools.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
     return pools
 
 
-def _failure(what: str, url: str, error: Exception | None, watch: Watch) -> RegistryError:
-    """Return the error for *error*, which ended the request to *url*; None if only *watch* has the reason."""
+def _failure(
+    what: str, url: str, error: Exception | None, watch: Watch, proxy: Proxy | None = None
+) -> RegistryError:
+    """Return the error for *error*, which ended the request to *url* by *proxy*; None if only *watch* has the reason."""
     host = host_of(url)
     if watch.cancelled:
         return CancelledError(f"{what}: cancelled")
+    if proxy is not None:
+        if (status := _tunnel_status(error)) is not None:
+            return proxy.refusal(what, status)
+        if isinstance(error, ProxyError):
+            error = error.original_error
+            host = f"the proxy {proxy.host} of {proxy.variable}"
     # Both are kinds of ConnectTimeoutError.
     if isinstance(error, NameResolutionError):
         return UnreachableError(
@@ -351,6 +391,16 @@ def _failure(what: str, url: str, error: Exception | None, watch: Watch) -> Regi
 
 
 _UNREACHABLE = "check the name, the port and the network"
+
+
+def _tunnel_status(error: Exception | None) -> int | None:
+    """Return the status with which a proxy has refused CONNECT; None if *error* is of another kind."""
+    cause: object = error.original_error if isinstance(error, ProxyError) else None
+    if isinstance(error, ProtocolError):
+        cause = error.args[-1]
+    # http.client, HTTPConnection._tunnel
+    found = re.match(r"Tunnel connection failed: (\d{3})", str(cause)) if isinstance(cause, OSError) else None
+    return None if found is None else int(found[1])
 
 
 def _tls_failure(what: str, host: str, error: SSLError) -> RegistryError:
