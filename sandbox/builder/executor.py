@@ -142,8 +142,31 @@ class _Build:
             self._number += 1
             step = self._with_network(planned)
             with _at(step):
+                state = self._with_working_directory(state, step)
                 state = self._step(state, stage, step, self._inputs.get((number, position)))
+            if isinstance(step.action, MakeDirectory):
+                state = state.with_directory(step.action.path)
         return state
+
+    def _with_working_directory(self, state: StageState, step: Step) -> StageState:
+        """Return *state* with the working directory of the command *step*, which the base image may name without having it.
+
+        It is created as WORKDIR creates it, in a layer of its own. Docker and buildah create it in the layer of the command.
+        """
+        action = step.action
+        if not isinstance(action, RunCommand) or not state.layers or action.cwd == "/":
+            return state
+        if action.cwd in state.directories:
+            return state
+        making = MakeDirectory(action.cwd, action.user)
+        key = step_key(state.key, replace(step, action=making))
+        known, layer = self._cache.find(key) if self._settings.use_cache else (False, None)
+        if not known:
+            layer = make_directory(self._machine, state.layers, making, self._output)
+            self._cache.add(key, layer)
+        if layer is not None:
+            state = state.after(f"WORKDIR {action.cwd}", key, layer, self._output.latest)
+        return state.with_directory(action.cwd)
 
     def _with_network(self, step: Step) -> Step:
         """Return *step* with the network of the build if it leaves that open: its files may depend on it, so the key has to."""

@@ -24,19 +24,25 @@ if TYPE_CHECKING:
 class StageState:
     """A stage after some of its steps: its layers, bottom first, the history, and the key of all files.
 
-    `document` is the configuration of the base image as JSON, whose unknown keys are kept.
+    `document` is the configuration of the base image as JSON, whose unknown keys are kept. `directories` are paths of working
+    directories that exist, because a step has made them or found them.
     """
 
     layers: tuple[ImageLayer, ...]
     history: tuple[History, ...]
     key: str
     document: Mapping[str, Any]
+    directories: frozenset[str] = frozenset()
 
     def after(self, text: str, key: str, layer: ImageLayer | None, latest: int) -> StageState:
         """Return the stage after the step *text* with the key *key*, which added *layer*, if it is not None."""
         step = History(created=timestamp(latest), created_by=text, empty_layer=layer is None)
         layers = self.layers if layer is None else (*self.layers, layer)
         return replace(self, layers=layers, history=(*self.history, step), key=key)
+
+    def with_directory(self, path: str) -> StageState:
+        """Return the stage with the working directory *path* among those that exist."""
+        return replace(self, directories=self.directories | {path})
 
     def image_config(self, config: BuildConfig, platform: str, latest: int) -> ImageConfig:
         """Return the configuration of the image that the stage is, with the settings of *config*."""

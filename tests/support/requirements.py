@@ -327,11 +327,12 @@ def probe_podman() -> Missing | None:
 
 
 def probe_buildah() -> Missing | None:
-    """Buildah for an ordinary user. It builds from scratch, without a network."""
+    """Buildah and runc for an ordinary user. It builds from scratch, without a network."""
     if os.geteuid() == 0:
         return Missing("an ordinary account", "buildah is tested rootless", removable=False)
-    if shutil.which("buildah") is None:
-        return Missing("buildah", "apt-get install buildah")
+    for program in ("buildah", "runc"):
+        if shutil.which(program, path=RUNTIME_PATH) is None:
+            return Missing(program, f"apt-get install {program}")
     return probe_newuidmap()
 
 
