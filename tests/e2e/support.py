@@ -90,6 +90,8 @@ class Launcher:
         self.directory = directory
         self.state = directory / "state"
         self.run = directory / "run-directory"
+        #: Begins each command, such as nsenter(1) with its options; `small_disk` sets it.
+        self.prefix: tuple[str, ...] = ()
         self.environ: dict[str, str] = {
             **os.environ,
             "SANDBOX_STATE_DIR": str(self.state),
@@ -105,7 +107,8 @@ class Launcher:
     def arguments(self, spec: str, command: Sequence[str] = (), options: Sequence[str] = ()) -> list[str]:
         """Return the command line for the environment *spec* (its text, or the path of a file)."""
         path = spec if spec.endswith(".toml") and "\n" not in spec else self.write(spec)
-        return [sys.executable, "-m", "sandbox", "up", *options, path, *(["--", *command] if command else [])]
+        program = [*self.prefix, sys.executable, "-m", "sandbox"]
+        return [*program, "up", *options, path, *(["--", *command] if command else [])]
 
     def up(
         self,
@@ -175,7 +178,7 @@ class Launcher:
 def sandbox(launcher: Launcher, *arguments: str, environ: Mapping[str, str] | None = None) -> Outcome:
     """Run `sandbox` with *arguments*."""
     done = subprocess.run(
-        [sys.executable, "-m", "sandbox", *arguments],
+        [*launcher.prefix, sys.executable, "-m", "sandbox", *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -184,6 +187,81 @@ def sandbox(launcher: Launcher, *arguments: str, environ: Mapping[str, str] | No
         env={**launcher.environ, **(environ or {})},
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+class SmallDisk:
+    """A tmpfs in a mount namespace of its own, which an ordinary user may mount, too. `small_disk` creates it."""
+
+    def __init__(self, path: Path, enter: tuple[str, ...]) -> None:
+        self.path = path
+        self._enter = enter
+
+    def run(self, *command: str) -> str:
+        """Run *command* where the disk is mounted; return its output."""
+        return subprocess.run(
+            [*self._enter, *command], capture_output=True, text=True, check=True, timeout=PATIENCE
+        ).stdout
+
+    def used(self) -> int:
+        """Return the bytes that are in use."""
+        return int(self.run("df", "--output=used", "-B1", str(self.path)).split()[-1])
+
+    def resize(self, size: int) -> None:
+        """Give the disk *size* bytes in all."""
+        # With a type and a source, mount(8) does not repeat the present options, whose owner has no id in this namespace.
+        self.run("mount", "-t", "tmpfs", "-o", f"remount,size={size}", "none", str(self.path))
+
+    def files(self, below: str) -> list[str]:
+        """Return the paths of the files in the directory *below* of the disk; none if it does not exist."""
+        found = self.run(
+            "sh", "-c", 'cd "$1" && [ ! -e "$2" ] || find "$2" -type f', "sh", str(self.path), below
+        )
+        return sorted(found.split())
+
+
+@contextmanager
+def small_disk(launcher: Launcher, size: int) -> Iterator[SmallDisk]:
+    """Yield a disk of *size* bytes with the images of *launcher*, whose commands run meanwhile where it is mounted.
+
+    An ordinary user is root of a user namespace there, with a single id. The host's root is another user there, so the command
+    reads only what every user may read.
+    """
+    let_in(launcher.directory)
+    path = launcher.directory / "small"
+    path.mkdir(mode=0o700)
+    user = [] if os.geteuid() == 0 else ["--user"]
+    root = ["--map-root-user"] if user else []
+    mount = 'mount -t tmpfs -o "mode=0700,size=$2" none "$1" && echo && exec cat'
+    with subprocess.Popen(
+        [
+            "unshare",
+            *user,
+            *root,
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            mount,
+            "sh",
+            path,
+            str(size),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"\n"
+            keep = ["--preserve-credentials"] if user else []
+            enter = ("nsenter", *keep, *user, "--mount", "--target", str(holder.pid), "--")
+            launcher.prefix = enter
+            launcher.environ["SANDBOX_CACHE_DIR"] = str(path)
+            yield SmallDisk(path, enter)
+        finally:
+            launcher.prefix = ()
+            launcher.environ.pop("SANDBOX_CACHE_DIR", None)
+            holder.kill()
 
 
 def limits(text: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.building import BASE, Project, T, cached
-from tests.e2e.support import PATIENCE, Launcher, sandbox, several_ids, wait_for
+from tests.e2e.support import PATIENCE, Launcher, sandbox, several_ids, small_disk, wait_for
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns, pytest.mark.busybox]
 
@@ -411,24 +411,17 @@ def test_what_dockerignore_leaves_out_cannot_be_copied(project: Project) -> None
         assert project.build(f"FROM scratch\nCOPY {source} /x\n").status == 125, source
 
 
-@pytest.mark.root
-def test_a_full_disk_ends_the_build_and_leaves_the_store_as_before(project: Project, tmp_path: Path) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6M", "tmpfs", small], check=True)
-    try:
-        environ = {"SANDBOX_CACHE_DIR": str(small)}
-        assert project.build(BASE, "-t", "base", environ=environ).status == 0
+def test_a_full_disk_ends_the_build_and_leaves_the_store_as_before(project: Project) -> None:
+    with small_disk(project.launcher, 6 << 20):
+        assert project.build(BASE, "-t", "base").status == 0
         (project.path / "large").write_bytes(os.urandom(8 << 20))
-        done = project.build(f"{BASE}COPY large /large\n", "-t", "made", environ=environ)
+        done = project.build(f"{BASE}COPY large /large\n", "-t", "made")
         assert done.status == 125
         assert "no space left on device" in done.err
-        assert sandbox(project.launcher, "image", "prune", environ=environ).status == 0
-        assert sandbox(project.launcher, "image", "verify", environ=environ).status == 0
-        names = json.loads(sandbox(project.launcher, "image", "ls", "--json", environ=environ).out)
+        assert sandbox(project.launcher, "image", "prune").status == 0
+        assert sandbox(project.launcher, "image", "verify").status == 0
+        names = json.loads(sandbox(project.launcher, "image", "ls", "--json").out)
         assert [name["name"] for name in names] == ["base:latest"]
-    finally:
-        subprocess.run(["umount", small], check=True)
 
 
 @pytest.mark.twice

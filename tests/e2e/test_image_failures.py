@@ -6,8 +6,6 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +17,7 @@ import pytest
 from sandbox.images.compression import zstd_module
 from sandbox.images.verification import verify
 from tests.e2e.images import check_store, process, spec, succeed
-from tests.e2e.support import PATIENCE, Launcher, sandbox, wait_for
+from tests.e2e.support import PATIENCE, Launcher, sandbox, small_disk, wait_for
 from tests.e2e.test_faults import SHARE
 from tests.support.images import (
     INDEX,
@@ -207,38 +205,20 @@ def test_imports_and_removals_at_once_leave_a_consistent_store(launcher: Launche
     assert parts(launcher) == NOTHING
 
 
-#: Mounts a tmpfs of $2 KiB at $1, runs the rest, prints what is left, adds space, and runs it again.
-_SMALL_DISK = """
-cache=$1 size=$2; shift 2
-mount -t tmpfs -o mode=0700,size="$size"k none "$cache"
-"$@"; first=$?
-cd "$cache"/images && find blobs partial manifests layers -type f 2>/dev/null
-mount -o remount,size=500m "$cache"
-"$@" >/dev/null && python3 -c 'import json; print(*json.load(open("images.json"))["names"])'
-exit $first
-"""
-
-
-@pytest.mark.root
+@pytest.mark.twice
 @pytest.mark.parametrize("kibibytes", [16, 100, 2500, 7000, 11000, 14000])
 def test_a_full_disk_is_one_error_and_leaves_nothing(kibibytes: int, launcher: Launcher, layout: str) -> None:
-    cache = launcher.directory / "cache"
-    cache.mkdir()
-    command = [sys.executable, "-m", "sandbox", "image", "import", layout, "it:1"]
-    wrapped = ["unshare", "--mount", "sh", "-c", _SMALL_DISK, "sh"]
-    done = subprocess.run(
-        [*wrapped, str(cache), str(kibibytes), *command],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-        env={**launcher.environ, "SANDBOX_CACHE_DIR": str(cache)},
-    )
-    assert done.stdout == "it:1\n"
-    assert done.returncode == 125
-    assert done.stderr.count("sandbox: ") == 1, done.stderr
-    assert "no space left on device" in done.stderr
-    assert "SANDBOX_CACHE_DIR" in done.stderr
+    with small_disk(launcher, kibibytes << 10) as disk:
+        done = sandbox(launcher, "image", "import", layout, "it:1")
+        left = [disk.files(f"images/{name}") for name in ("blobs", "partial", "manifests", "layers")]
+        disk.resize(500 << 20)
+        succeed(launcher, "image", "import", layout, "it:1")
+        assert [one["name"] for one in succeed(launcher, "image", "ls")] == ["it:1"]
+    assert left == [[], [], [], []]
+    assert (done.status, done.out) == (125, "")
+    assert done.err.count("sandbox: ") == 1, done.err
+    assert "no space left on device" in done.err
+    assert "SANDBOX_CACHE_DIR" in done.err
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shlex
 import signal
 import subprocess
-import sys
 import tarfile
 import time
 from pathlib import Path
@@ -16,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.images import base, change, check_store, layout, process, run, spec, succeed
-from tests.e2e.support import PATIENCE, Launcher, alive, children, sandbox, wait_for
+from tests.e2e.support import PATIENCE, Launcher, alive, children, sandbox, small_disk, wait_for
 from tests.unit.sandbox.images.registry.docker_registry import running
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns, pytest.mark.umoci, pytest.mark.once]
@@ -172,49 +170,38 @@ def test_ctrl_c_ends_at_once_and_leaves_nothing(changed: Launcher, tmp_path: Pat
     check_store(changed)
 
 
-@pytest.mark.root
-def test_a_full_disk_is_one_error_and_leaves_store_and_destination_as_they_were(
-    changed: Launcher, tmp_path: Path
-) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    python = f"{shlex.quote(sys.executable)} -m sandbox"
-    store = shlex.quote(str(changed.state / "images"))
+def test_a_full_disk_is_one_error_and_leaves_store_and_destination_as_they_were(launcher: Launcher) -> None:
+    image = layout(launcher.directory / "layout", base(launcher.directory / "base.tar"))
+    with small_disk(launcher, 500 << 20) as disk:
 
-    def full(script: str, size: str = "4M") -> list[str]:
-        done = subprocess.run(
-            [
-                *("unshare", "--mount", "--propagation", "private", "sh", "-c"),
-                f"mount -t tmpfs -o size={size} full {disk}; cd {disk}; {script}",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-            env=changed.environ,
-        )
-        assert "Traceback" not in done.stderr
-        assert "internal error" not in done.stderr
-        assert "no space left" in done.stderr, done.stderr
-        assert done.stderr.count("sandbox: ") == 1, done.stderr
-        return done.stdout.split()
+        def fails(*arguments: str) -> None:
+            """Assert that `sandbox` with *arguments* fails on the disk, of which 1 MiB is free."""
+            disk.resize(disk.used() + (1 << 20))
+            done = sandbox(launcher, *arguments)
+            disk.resize(500 << 20)
+            assert done.status == 125, done
+            assert "Traceback" not in done.err
+            assert "internal error" not in done.err
+            assert "no space left" in done.err, done.err
+            assert done.err.count("sandbox: ") == 1, done.err
+            assert disk.files("images/partial") == []
+            assert sandbox(launcher, "image", "verify").status == 0
 
-    inside = f"cp -a {store} images; export SANDBOX_CACHE_DIR={disk}"
-    listed = "; ls -A images/partial; "
-    verify = f"{listed}{python} image verify && echo verified; {python} image ls --json | grep -c '\"name\"'"
-    assert full(f"{inside}; {python} commit box made:1; echo $?{verify}") == ["125", "verified", "1"]
-    assert full(f"{inside}; {python} commit --flatten box made:1; echo $?{verify}") == [
-        "125",
-        "verified",
-        "1",
-    ]
-    succeed(changed, "commit", "box", "made:1")
-    for kind in ("oci-archive", "docker-archive"):
-        command = f"echo old > image.tar; {python} export image:made:1 {kind}:image.tar:localhost/made:1"
-        command = command if kind == "docker-archive" else command.replace("localhost/made:", "")
-        assert full(f"{command}; echo $?; cat image.tar; ls -A") == ["125", "old", "image.tar"]
-    left = full(
-        f"{python} export image:made:1 oci:layout:1; echo $?; find layout -name '.*'; cat layout/index.json"
-    )
-    assert left == ["125"] or "cat:" in left
-    check_store(changed)
+        succeed(launcher, "image", "import", f"oci:{image}", "base:1")
+        change(launcher, spec("image:base:1"), LARGE)
+        for more in ([], ["--flatten"]):
+            fails("commit", *more, "box", "made:1")
+            assert [one["name"] for one in succeed(launcher, "image", "ls")] == ["base:1"]
+        succeed(launcher, "commit", "box", "made:1")
+        disk.run("mkdir", f"{disk.path}/out")
+        target = f"{disk.path}/out/image.tar"
+        for kind, name in (("oci-archive", "1"), ("docker-archive", "localhost/made:1")):
+            disk.run("sh", "-c", 'echo old > "$1"', "sh", target)
+            fails("export", "image:made:1", f"{kind}:{target}:{name}")
+            assert disk.run("cat", target) == "old\n"
+            assert disk.files("out") == ["out/image.tar"]
+        fails("export", "image:made:1", f"oci:{disk.path}/out/layout:1")
+        assert [
+            path for path in disk.files("out/layout") if "/." in path or path.endswith("index.json")
+        ] == []
+        assert sandbox(launcher, "discard", "box").status == 0
