@@ -130,6 +130,7 @@ def export_image(argument: str, kind: str, target: str, *, flatten: bool) -> str
     from sandbox.images.stored_content import content_of, content_of_record
     from sandbox.state.location import locate
 
+    _check_reference(kind, target)
     where = locate(os.environ, os.geteuid())
     if argument.startswith("image:"):
         if flatten:
@@ -145,6 +146,17 @@ def export_image(argument: str, kind: str, target: str, *, flatten: bool) -> str
             return write_image(content_of_record(where.images, record, argument), kind, target)
     finally:
         collect(where)
+
+
+def _check_reference(kind: str, target: str) -> None:
+    """Refuse a tag or a name in *target* that the kind *kind* cannot have, before an image is made for it."""
+    from sandbox.images.oci.archive_writers import check_reference
+    from sandbox.images.oci.layout import check_tag
+    from sandbox.images.transports.opening import split_reference
+
+    _, reference = split_reference(kind, target)
+    if reference:
+        (check_reference if kind == "docker-archive" else check_tag)(reference)
 
 
 def write_image(image: ImageContent, kind: str, target: str) -> str:

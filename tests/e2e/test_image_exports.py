@@ -180,10 +180,7 @@ def test_a_failed_export_leaves_no_file_and_the_old_archive(
         assert "Traceback" not in done.err
         assert done.err.count("sandbox: ") == 1
     assert old.read_text() == "old"
-    assert {path.name for path in place.iterdir()} <= {"old.tar", "layout"}
-    # Complete blobs stay, which a repeated export uses; no tool finds an image there.
-    assert not (place / "layout" / "index.json").exists()
-    assert [path for path in place.rglob("*") if path.name.startswith(".")] == []
+    assert [path.name for path in place.iterdir()] == ["old.tar"]
     layer.write_bytes(content)
     check_store(launcher)
     for destination in (f"oci-archive:{old}:1", f"docker-archive:{old}:a:1", f"oci:{place}/layout:1"):
@@ -197,16 +194,23 @@ def test_an_image_that_does_not_exist_and_what_an_image_has_not_are_refused(
     launcher: Launcher, text: str, tmp_path: Path
 ) -> None:
     change(launcher, text, SMALL)
+    blobs = launcher.state / "images/blobs/sha256"
+    before = os.stat(blobs).st_mtime_ns
     for arguments, message in {
         ("image:none", f"oci:{tmp_path}/out"): "the image store has no image none",
         ("nobody", f"oci:{tmp_path}/out"): "there is no writable layer of a sandbox nobody",
         ("box", "/data/small", f"oci:{tmp_path}/out"): "an image has the whole root",
         ("image:base:1", f"tar:{tmp_path}/out"): "is not an image",
         ("--flatten", "image:base:1", f"oci:{tmp_path}/out"): "--flatten",
+        ("box", f"oci:{tmp_path}/out:a b"): "'a b' is not a tag",
+        ("box", f"oci-archive:{tmp_path}/out:-"): "'-' is not a tag",
+        ("box", f"docker-archive:{tmp_path}/out:Upper:1"): "'Upper:1' is not a name with a tag",
     }.items():
         done = sandbox(launcher, "export", *arguments)
         assert done.status == 125
         assert message in done.err
+        # No image was made for it, which would have changed the directory of blobs.
+        assert os.stat(blobs).st_mtime_ns == before
     assert not (tmp_path / "out").exists()
     for name in ("oci:made", "a b", "../made", "made@sha256:0", "-x"):
         assert sandbox(launcher, "commit", "box", "--", name).status == 125

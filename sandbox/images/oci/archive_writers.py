@@ -68,11 +68,7 @@ def write_docker_archive(output: Output, image: ImageContent, references: Sequen
         OSError: a blob cannot be read, or *output* not be written.
     """
     for reference in references:
-        if len(reference) > 255 + 128 or _REFERENCE.fullmatch(reference) is None:
-            raise ImageError(
-                f"{printable(reference.encode('utf-8', 'backslashreplace'))!r} is not a name with a tag",
-                hint="write NAME:TAG or HOST/NAME:TAG, with the name in lower case",
-            )
+        check_reference(reference)
     config = image.config()
     content = image.config_content()
     layers = dict(zip(config.diff_ids, image.manifest.layers, strict=True))
@@ -90,6 +86,19 @@ def write_docker_archive(output: Output, image: ImageContent, references: Sequen
         size = sum(map(len, image.uncompressed(layer, diff_id)))
         archive.file(f"{diff_id.hex}.tar", size, image.uncompressed(layer, diff_id))
     archive.end()
+
+
+def check_reference(reference: str) -> None:
+    """Refuse a name that an image cannot get where `docker load` loads it.
+
+    Raises:
+        ImageError: *reference* is not NAME:TAG or HOST/NAME:TAG.
+    """
+    if len(reference) > 255 + 128 or _REFERENCE.fullmatch(reference) is None:
+        raise ImageError(
+            f"{printable(reference.encode('utf-8', 'backslashreplace'))!r} is not a name with a tag",
+            hint="write NAME:TAG or HOST/NAME:TAG, with the name in lower case",
+        )
 
 
 class _Archive:

@@ -1,7 +1,8 @@
 """Write images into a layout, which is a directory that other tools read (image-spec, image-layout.md).
 
 Each file is written under a temporary name, synced and renamed, and the index comes last. So a reader never sees an incomplete
-image, also after a power failure. A killed process may leave temporary files, whose names begin with a dot.
+image, also after a power failure. A killed process may leave temporary files, whose names begin with a dot. After an error, a
+layout that this call has begun is removed. One that existed keeps the blobs that are complete, which the next call uses.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from sandbox.images.oci import layout
 from sandbox.images.oci.image_content import ImageContent
 from sandbox.images.oci.json_documents import DOCUMENT_LIMIT
 from sandbox.images.oci.model import Descriptor, decode_index
+from sandbox.kernel.trees import remove_contents
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -52,10 +54,15 @@ def write_layout(path: str, image: ImageContent, tag: str | None = None) -> Desc
 
 def _opened_layout(path: str, undo: ExitStack) -> int:
     """Return a descriptor of the layout *path*, which is made if there is none; *undo* closes it."""
-    with suppress(FileExistsError):
+    made = True
+    try:
         os.mkdir(path, 0o777)
+    except FileExistsError:
+        made = False
     root = os.open(path, _DIRECTORY)
     undo.callback(os.close, root)
+    if made:
+        undo.push(lambda kind, _error, _traceback: _remove_unfinished(root, path) if kind else None)
     with _locked(root):
         marker = _content(root, layout.MARKER, path)
         if marker is None:
@@ -68,6 +75,15 @@ def _opened_layout(path: str, undo: ExitStack) -> int:
         else:
             layout.check_marker(marker, path)
     return root
+
+
+def _remove_unfinished(root: int, path: str) -> None:
+    """Remove the layout *path*, which is the directory *root*, unless another process has completed an image in it."""
+    with suppress(OSError), _locked(root):
+        names = os.listdir(root)
+        if layout.INDEX not in names and os.path.samestat(os.lstat(path), os.fstat(root)):
+            remove_contents(root)
+            os.rmdir(path)
 
 
 def _content(directory: int, name: str, path: str) -> bytes | None:

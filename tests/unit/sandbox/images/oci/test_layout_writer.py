@@ -7,6 +7,8 @@ import json
 import os
 import stat
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox.errors import ImageError
+from sandbox.images.compression import Readable
 from sandbox.images.oci import media_types
 from sandbox.images.oci.digest import Digest
 from sandbox.images.oci.image_content import ImageContent
 from sandbox.images.oci.layout import check_tag
 from sandbox.images.oci.layout_writer import write_layout
-from sandbox.images.oci.model import REF_NAME, decode_manifest
+from sandbox.images.oci.model import REF_NAME, Descriptor, decode_manifest
 from tests.unit.sandbox.images.oci.layer_streams import file
 from tests.unit.sandbox.images.oci.sample_images import MemoryBlobs, image
 
@@ -156,6 +159,51 @@ def test_a_damaged_blob_leaves_the_layout_as_it_was(part: str, change: str, tmp_
     assert {name: after[name] for name in files} == files
     assert not any(os.path.basename(name).startswith(".") for name in after)
     check_blobs(path)
+
+
+def broken_image(tmp_path: Path, before: Callable[[], object]) -> ImageContent:
+    """Return an image whose last layer is damaged; *before* is called before the first blob is read."""
+    content, blobs = image(tmp_path)
+    damaged = Damaged(blobs, str(content.manifest.layers[-1].digest), b"damaged")
+
+    class Source:
+        def open(self, descriptor: Descriptor, /) -> AbstractContextManager[Readable]:
+            if descriptor == content.manifest.config:
+                before()
+            return damaged.open(descriptor)
+
+    return ImageContent.of("image:broken", content.manifest, Source())
+
+
+def test_a_layout_that_a_failed_call_has_begun_is_removed(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    with pytest.raises(ImageError, match="image:broken"):
+        write_layout(str(place / "layout"), broken_image(tmp_path, lambda: None), "t")
+    assert os.listdir(place) == []
+
+
+def test_a_layout_in_which_another_process_has_completed_an_image_stays(tmp_path: Path) -> None:
+    path = tmp_path / "layout"
+    other, _ = image(tmp_path, changes=([file(b"other")],))
+    broken = broken_image(tmp_path, lambda: write_layout(str(path), other, "other"))
+    with pytest.raises(ImageError, match="image:broken"):
+        write_layout(str(path), broken, "t")
+    assert list(tags_in(path)) == ["other"]
+    check_blobs(path)
+
+
+def test_another_directory_in_the_place_of_a_layout_is_not_removed(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+
+    def replace() -> None:
+        (place / "layout").rename(place / "moved")
+        (place / "layout").mkdir()
+
+    with pytest.raises(ImageError, match="image:broken"):
+        write_layout(str(place / "layout"), broken_image(tmp_path, replace), "t")
+    assert sorted(os.listdir(place)) == ["layout", "moved"]
 
 
 @pytest.mark.parametrize("call", ["fsync", "rename"])
