@@ -200,7 +200,8 @@ class Bases:
         opened = open_source(name, partial_in(self._images))
         try:
             # Without a name: the file may change, and the layers of the result are kept by its own name.
-            record = import_image(self._images, opened, Platform.parse(platform), None, self._made_progress())
+            wanted = Platform.parse(platform)
+            record = import_image(self._images, opened, wanted, None, self._made_progress(), required=True)
             return record, record.digest
         finally:
             opened.close()

@@ -87,6 +87,7 @@ def _pull_image(arguments: argparse.Namespace, where: Locations, source: str, na
         prepare=unpacker(where.images, usual_ids(), warn, ArchiveProgress),
         authfile=arguments.authfile,
         tls=tls_settings(arguments),
+        repair=True,
     )
     print_added(arguments, stored, record.digest)
     return 0

@@ -67,6 +67,8 @@ def add(
             progress,
             prepare=None if ids is None else unpacker(where.images, ids, warn, unpacking),
             resumable=False,
+            required=platform is not None,
+            repair=True,
         )
     finally:
         opened.close()

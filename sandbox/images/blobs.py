@@ -16,7 +16,7 @@ import time
 from contextlib import contextmanager, suppress
 
 from sandbox.errors import ImageError, StateError
-from sandbox.images.oci.digest import Digest
+from sandbox.images.oci.digest import Digest, new_hash
 from sandbox.images.places import partial_in
 from sandbox.kernel.trees import synchronize_directory
 from sandbox.state.locks import claim, has_name, take
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _POLL = 0.02
 """Seconds between two attempts to get the lock of a blob that another process receives."""
+_PIECE = 1 << 20
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -49,6 +50,23 @@ class BlobStore:
             return stat.S_ISREG(os.lstat(self.path(digest)).st_mode)
         except FileNotFoundError:
             return False
+
+    def is_whole(self, digest: Digest) -> bool:
+        """Return whether the blob is complete and its content has its digest. All of it is read.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        if not self.has(digest):
+            return False
+        found = new_hash(digest.algorithm)
+        try:
+            with open(self.open(digest), "rb", buffering=0) as file:
+                while piece := file.read(_PIECE):
+                    found.update(piece)
+        except OSError as error:
+            raise ImageError(f"the blob {digest}: {(error.strerror or str(error)).lower()}") from None
+        return bool(found.hexdigest() == digest.hex)
 
     def size(self, digest: Digest) -> int:
         """Return the size of the blob in bytes; 0 if there is none."""
@@ -85,9 +103,14 @@ class BlobStore:
 
     @contextmanager
     def receiving(
-        self, digest: Digest, check: Callable[[], None] = lambda: None, *, resumable: bool = True
+        self,
+        digest: Digest,
+        check: Callable[[], None] = lambda: None,
+        *,
+        resumable: bool = True,
+        repair: bool = False,
     ) -> Iterator[int | None]:
-        """Yield a descriptor of the partial blob, or None if the blob is complete already.
+        """Yield a descriptor of the partial blob, or None if the blob is complete already, and with *repair* also undamaged.
 
         Only one process receives a blob. Others wait, and find it complete, or take over if that process was killed. *check* is
         called meanwhile; its exception ends the wait. The caller writes the rest and verifies the whole. When the context ends
@@ -96,7 +119,8 @@ class BlobStore:
         Raises:
             StateError: the blob cannot be written, as on a full disk.
         """
-        if self.has(digest):
+        is_there = self.is_whole if repair else self.has
+        if is_there(digest):
             yield None
             return
         path = os.path.join(self.partial, f"{digest.algorithm}-{digest.hex}")
@@ -107,7 +131,7 @@ class BlobStore:
             raise _not_written(digest, error) from None
         done = False
         try:
-            if self.has(digest):
+            if is_there(digest):
                 os.unlink(path)
                 yield None
                 return
@@ -145,13 +169,13 @@ class BlobStore:
             os.close(fd)
 
     def add(self, content: bytes) -> Digest:
-        """Store *content* and return its digest.
+        """Store *content* and return its digest. A damaged blob with this digest is replaced.
 
         Raises:
             StateError: it cannot be written.
         """
         digest = Digest.of(content)
-        with self.receiving(digest, resumable=False) as fd:
+        with self.receiving(digest, resumable=False, repair=True) as fd:
             if fd is not None:
                 try:
                     os.ftruncate(fd, 0)

@@ -65,8 +65,13 @@ def import_image(
     version: tuple[int, ...] = (),
     prepare: Prepare | None = None,
     resumable: bool = True,
+    required: bool = False,
+    repair: bool = False,
 ) -> ImageRecord:
     """Copy the image of *source* for *platform* into the image directory *images*, and give it *name*, unless that is None; return its record.
+
+    With *required*, an image that is the only one of its source must be for *platform*, too. With *repair*, blobs that the store
+    has already are read, and copied again if they are damaged.
 
     *version* are facts about the file of the source, which are recorded with the name. *prepare* is called when the blobs are
     complete; it unpacks the layers, which verifies them. After an error the blobs that this call has added are removed if
@@ -79,13 +84,15 @@ def import_image(
     added: list[Digest] = []
     try:
         with importing(images):
-            found = find_image(source, platform)
+            found = find_image(source, platform, required=required)
             record = record_of(found, source.name)
             blobs = BlobStore(images)
             progress = progress or NoBlobProgress()
             progress.begin(source.name, [layer.size for layer in found.manifest.layers])
             try:
-                copy_blobs(blobs, source, found.manifest.layers, progress, added, resumable=resumable)
+                copy_blobs(
+                    blobs, source, found.manifest.layers, progress, added, resumable=resumable, repair=repair
+                )
             finally:
                 progress.end()
             add_documents(blobs, found, added)
@@ -129,8 +136,11 @@ def copy_blobs(
     added: list[Digest],
     *,
     resumable: bool = True,
+    repair: bool = False,
 ) -> None:
     """Copy the blobs of *layers* that the store does not have; four at once, as they may come over a network.
+
+    With *repair*, also those of which the store has a damaged copy.
 
     The digests of new blobs are appended to *added*. Without *resumable*, the part of a blob that was received before an error is
     removed.
@@ -152,7 +162,7 @@ def copy_blobs(
             raise ImageError(f"{source.name}: the import was cancelled")
 
     def copy(layer: Descriptor) -> None:
-        with blobs.receiving(layer.digest, check, resumable=resumable) as fd:
+        with blobs.receiving(layer.digest, check, resumable=resumable, repair=repair) as fd:
             if fd is None:
                 progress.advance(layer.size)
                 return
@@ -178,7 +188,7 @@ def add_documents(blobs: BlobStore, found: FoundImage, added: list[Digest]) -> N
     for content in (found.index_content, found.config_content, found.manifest_content):
         if content:
             digest = Digest.of(content)
-            if not blobs.has(digest):
+            if not blobs.is_whole(digest):
                 blobs.add(content)
                 added.append(digest)
 

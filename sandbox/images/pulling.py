@@ -40,11 +40,13 @@ def pull(
     prepare: Prepare | None = None,
     authfile: str | None = None,
     tls: TlsSettings | None = None,
+    repair: bool = False,
 ) -> ImageRecord:
     """Fetch the image *text*, `docker://HOST/NAME[:TAG][@DIGEST]`, into the image directory *images*; return its record.
 
     Its name in the store is *name*, or the reference without "docker://". *platform* is OS/ARCHITECTURE[/VARIANT]; None for that
-    of this machine. *progress* and *prepare* are as for `import_image`, and the rest as for `client_for`.
+    of this machine, or of the only image. *progress*, *prepare* and *repair* are as for `import_image`, and the rest as for
+    `client_for`.
 
     Raises:
         ImageError: *text* is no such reference, there is no such image, it is damaged, or the registry cannot be reached.
@@ -55,7 +57,16 @@ def pull(
     stored = name or str(reference).removeprefix(SCHEME)
     source = RegistryImage(str(reference), os.environ, authfile=authfile, tls=tls)
     try:
-        return import_image(images, source, wanted, stored, progress, prepare=prepare)
+        return import_image(
+            images,
+            source,
+            wanted,
+            stored,
+            progress,
+            prepare=prepare,
+            required=platform is not None,
+            repair=repair,
+        )
     finally:
         source.close()
 

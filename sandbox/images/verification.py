@@ -8,7 +8,7 @@ from sandbox.errors import SandboxError
 from sandbox.images.blobs import BlobStore
 from sandbox.images.collection import importing
 from sandbox.images.layer_stream import Expected, LayerStream
-from sandbox.images.oci.digest import Digest, new_hash
+from sandbox.images.oci.digest import Digest
 from sandbox.images.stored_images import StoredImages
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
@@ -52,7 +52,7 @@ def _problems(images: str) -> Iterator[str]:
             except SandboxError as error:
                 yield error.message
     for blob in blobs.digests():
-        if str(blob) not in checked and not _is_whole(blobs, blob):
+        if str(blob) not in checked and not blobs.is_whole(blob):
             yield f"the content of the blob {blob} has another digest"
 
 
@@ -70,11 +70,3 @@ def check_layer(blobs: BlobStore, name: str, layer: ImageLayer) -> None:
         for _ in stream.open_archive():
             pass
         stream.finish()
-
-
-def _is_whole(blobs: BlobStore, digest: Digest) -> bool:
-    found = new_hash(digest.algorithm)
-    with open(blobs.open(digest), "rb") as file:
-        while piece := file.read(1 << 20):
-            found.update(piece)
-    return bool(found.hexdigest() == digest.hex)

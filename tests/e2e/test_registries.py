@@ -94,6 +94,10 @@ def test_a_pushed_image_keeps_its_digest_and_is_pulled_by_tag_and_digest(
     assert set(gets(launcher)[len(before) :]) <= {json.loads(raw)["config"]["digest"]}  # no layer again
     look = spec("image:pinned:1", writable="ephemeral")
     assert shown(other, look) == shown(launcher, spec("image:made:1", name="look", writable="ephemeral"))
+    for path in blobs(other):
+        path.write_bytes(b"damaged")
+    assert sandbox(other, "image", "verify").status == 1
+    assert succeed(other, "pull", f"docker://{host}/team/made:1")["digest"] == made
     check_store(other)
     for name in (f"{host}/team/made:1", "pinned:1"):
         assert sandbox(other, "image", "rm", name).status == 0

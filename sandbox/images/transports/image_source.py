@@ -66,8 +66,10 @@ class FoundImage:
     index_content: bytes = b""
 
 
-def find_image(source: ImageSource, platform: Platform) -> FoundImage:
-    """Return the image of *source* for *platform*. If the source has one image only, it is taken for any platform.
+def find_image(source: ImageSource, platform: Platform, *, required: bool = False) -> FoundImage:
+    """Return the image of *source* for *platform*.
+
+    A source without an index has one image, which is for any platform unless *required*.
 
     Raises:
         ImageError: there is none for *platform*, or a document is damaged or describes an image that cannot be used.
@@ -88,6 +90,8 @@ def find_image(source: ImageSource, platform: Platform) -> FoundImage:
     config_content = checked(source, found.config)
     config = decode_config(config_content, f"{source.name}: {found.config.digest}")
     check_layers(found, config, source.name)
+    if required and (index is None or descriptor.platform is None):
+        _check_platform(config, platform, source.name)
     return FoundImage(
         descriptor=descriptor,
         manifest=found,
@@ -97,6 +101,15 @@ def find_image(source: ImageSource, platform: Platform) -> FoundImage:
         index=index,
         index_content=index_content,
     )
+
+
+def _check_platform(config: ImageConfig, platform: Platform, name: str) -> None:
+    """Refuse an image that is not for *platform*: an index would have named its platform."""
+    if config.platform.normalized() not in platform.substitutes():
+        raise ImageError(
+            f"{name}: no image for {platform}; there is {config.platform}",
+            hint=f"write --platform {config.platform}, if this machine can run its programs",
+        )
 
 
 def checked(source: ImageSource, descriptor: Descriptor) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,37 @@ def test_import_chooses_a_platform(tmp_path: Path, capsys: pytest.CaptureFixture
         f"linux/{MACHINE}",
         "linux/s390x",
     ]
+
+
+def test_the_only_image_of_a_source_is_refused_for_another_platform(
+    tmp_path: Path, state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Image(layers=IMAGE.layers, architecture="s390x")
+    layout = f"oci:{write_layout(tmp_path / 'layout', other)}:t"
+    for verb in ("image import", "pull"):
+        status, _, err = run(capsys, *verb.split(), layout, "it", "--platform", "linux/arm64/v8")
+        assert status == 125
+        assert f"{layout}: no image for linux/arm64; there is linux/s390x" in err
+        assert "--platform linux/s390x" in err
+        assert files_of(state / "images") == NOTHING
+    found = printed(capsys, "image", "import", layout, "it", "--platform", "s390x")
+    assert found["digest"] == other.digest
+    # Without --platform, it is what the user names.
+    assert printed(capsys, "image", "import", layout, "it")["digest"] == other.digest
+
+
+def test_an_entry_of_an_index_without_a_platform_is_compared_by_its_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Image(layers=IMAGE.layers, architecture="s390x")
+    layout = write_layout(tmp_path / "layout", other, tags=("",))
+    entry = describe("application/vnd.oci.image.manifest.v1+json", other.manifest_content())
+    index = json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode()
+    (layout / "blobs/sha256" / digest_of(index)[7:]).write_bytes(index)
+    write_index(layout, [describe("application/vnd.oci.image.index.v1+json", index)])
+    words = ("image", "import", f"oci:{layout}", "it")
+    assert run(capsys, *words, "--platform", "linux/arm64")[0] == 125
+    assert printed(capsys, *words, "--platform", "linux/s390x")["digest"] == other.digest
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a@b", "oci:x", "-x/"])
@@ -157,6 +189,25 @@ def test_verify_ends_with_1_if_there_is_a_problem(state: Path, capsys: pytest.Ca
     assert status == 1
     assert digest_of(IMAGE.layers[0]) in out
     assert len(printed(capsys, "image", "verify", status=1)["problems"]) == 1
+
+
+@pytest.mark.parametrize("change", [lambda content: content[:100], lambda content: b"x" + content[1:]])
+@pytest.mark.parametrize("part", ["layer", "config", "manifest"])
+def test_an_import_replaces_what_verify_finds_damaged(
+    stored: str, state: Path, part: str, change: Callable[[bytes], bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = {
+        "layer": IMAGE.layers[0],
+        "config": IMAGE.config_content(),
+        "manifest": IMAGE.manifest_content(),
+    }[part]
+    blob = state / "images/blobs/sha256" / digest_of(content)[7:]
+    for verb in ("image import", "pull"):
+        blob.write_bytes(change(content))
+        assert run(capsys, "image", "verify")[0] == 1
+        assert printed(capsys, *verb.split(), stored, "it:1")["digest"] == IMAGE.digest
+        assert run(capsys, "image", "verify") == (0, "", "")
+        assert blob.read_bytes() == content
 
 
 @pytest.mark.usefixtures("stored")
