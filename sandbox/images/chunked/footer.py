@@ -13,13 +13,14 @@ from sandbox.images.chunked.names import (
     TAR_SPLIT_POSITION,
     TOC_TYPE,
 )
-from sandbox.images.oci.digest import Digest
+from sandbox.images.oci.digest import Digest, new_hash
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import Self
 
 _FIELDS = struct.Struct("<7Q8s")
 _LENGTH = struct.Struct("<L")
 _FRAME = len(SKIPPABLE) + _LENGTH.size
+_PIECE = 1 << 20
 _LARGEST_TOC = 150 << 20
 """The most bytes of a compressed table of contents: podman reads no larger one."""
 
@@ -101,4 +102,7 @@ def annotations_of(fd: int) -> dict[str, str]:
         return {}
     if split != NO_TABLE and not (_FRAME <= split.offset <= end - split.size):
         return {}
-    return footer.annotations(Digest.of(os.pread(fd, toc.size, toc.offset)))
+    found = new_hash("sha256")
+    for position in range(toc.offset, toc.offset + toc.size, _PIECE):
+        found.update(os.pread(fd, min(_PIECE, toc.offset + toc.size - position), position))
+    return footer.annotations(Digest("sha256", found.hexdigest()))

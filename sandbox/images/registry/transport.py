@@ -225,7 +225,9 @@ class Transport:
         if call.authorization is not None:
             headers["Authorization"] = call.authorization
         proxy = self._proxies.find(call.url)
-        pools = self._pools_for(proxy, own=host_of(call.url) == self._host)
+        # urllib3 2.3 uses the context for the connection to a proxy if the request has no TLS. The client certificate is not for it.
+        own = host_of(call.url) == self._host and call.url.startswith("https:")
+        pools = self._pools_for(proxy, own=own)
         watch = self._watchdog.open_watch(call.extra)
         try:
             with sockets_belong_to(watch):

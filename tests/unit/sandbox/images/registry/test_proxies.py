@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import shutil
 import socket
 import ssl
 from collections.abc import Callable
@@ -15,8 +16,11 @@ import pytest
 from sandbox.images.registry.failures import RegistryError
 from sandbox.images.registry.proxies import Proxies, Proxy
 from sandbox.images.registry.settings import TlsSettings
+from sandbox.images.registry.tls import make_context
+from sandbox.images.registry.transport import Call, Transport
+from sandbox.images.registry.watchdog import Watchdog
 from tests.unit.sandbox.images.registry.certificates import make_authority, make_certificate
-from tests.unit.sandbox.images.registry.clients import PATH, client_of
+from tests.unit.sandbox.images.registry.clients import PATH, client_of, short_limits
 from tests.unit.sandbox.images.registry.faulty_server import FaultyServer, Handle, Reply
 from tests.unit.sandbox.images.registry.tunnel import Tunnel
 
@@ -113,23 +117,42 @@ def test_a_request_without_tls_goes_to_the_proxy_as_a_whole(serve: Callable[[Han
     assert "proxy-authorization" not in server.requests[-1].headers
 
 
-@pytest.mark.openssl
-def test_a_request_with_tls_goes_through_a_tunnel(tmp_path: Path) -> None:
-    make_authority(tmp_path)
-    make_certificate(tmp_path, "server", "DNS:registry.test")
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with an authority, and certificates of a registry, of a proxy and of a client."""
+    directory = tmp_path_factory.mktemp("certificates")
+    make_authority(directory)
+    make_certificate(directory, "registry", "DNS:registry.test")
+    make_certificate(directory, "proxy")
+    make_certificate(directory, "client", "email:me@example.com")
+    (directory / "trusted").mkdir()
+    for name in ("ca.crt", "client.cert", "client.key"):
+        shutil.copy(directory / name, directory / "trusted")
+    return directory
+
+
+def context_of(certificates: Path, name: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "server.cert", tmp_path / "server.key")
-    (tmp_path / "certs").mkdir()
-    (tmp_path / "ca.crt").rename(tmp_path / "certs/ca.crt")
+    context.load_cert_chain(certificates / f"{name}.cert", certificates / f"{name}.key")
+    return context
+
+
+def with_tls(certificates: Path) -> FaultyServer:
+    context = context_of(certificates, "registry")
 
     def wrap(server: ThreadingHTTPServer) -> None:
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
 
+    return FaultyServer(manifest, wrap)
+
+
+@pytest.mark.openssl
+def test_a_request_with_tls_goes_through_a_tunnel(certificates: Path) -> None:
     with (
-        FaultyServer(manifest, wrap) as server,
+        with_tls(certificates) as server,
         Tunnel({"registry.test:443": server.host}, required=BASIC) as tunnel,
     ):
-        tls = TlsSettings(cert_dir=str(tmp_path / "certs"))
+        tls = TlsSettings(cert_dir=str(certificates / "trusted"))
         environ = {"HTTPS_PROXY": given(tunnel)}
         with client_of("registry.test", environ=environ, insecure=False, tls=tls) as client:
             assert client.manifest("v1").content == MANIFEST
@@ -143,6 +166,48 @@ def test_a_request_with_tls_goes_through_a_tunnel(tmp_path: Path) -> None:
             pytest.raises(RegistryError, match=f"{server.host}: the certificate is not trusted"),
         ):
             client.manifest("v1")
+
+
+@pytest.mark.openssl
+def test_a_proxy_may_have_tls_and_gets_no_client_certificate(
+    certificates: Path, serve: Callable[[Handle], FaultyServer]
+) -> None:
+    context = context_of(certificates, "proxy")
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.load_verify_locations(certificates / "ca.crt")
+    plain = serve(manifest)
+    tls = TlsSettings(cert_dir=str(certificates / "trusted"))
+    with (
+        with_tls(certificates) as server,
+        Tunnel(
+            {"registry.test:443": server.host, "registry.test:5000": plain.host},
+            required=BASIC,
+            context=context,
+        ) as tunnel,
+    ):
+        environ = {"https_proxy": given(tunnel).replace("http:", "https:")}
+        with client_of("registry.test", environ=environ, insecure=False, tls=tls) as client:
+            assert client.manifest("v1").content == MANIFEST
+        environ["http_proxy"] = environ["https_proxy"]
+        transport = Transport(
+            short_limits(),
+            watchdog := Watchdog(1.0, 1),
+            make_context(tls.cert_dir, verify=True, client_certificate=True),
+            make_context(tls.cert_dir, verify=True, client_certificate=False),
+            host="registry.test:5000",
+            insecure=False,
+            proxies=Proxies(environ),
+        )
+        try:
+            with transport.request(
+                Call(what="it", method="GET", url="http://registry.test:5000/v2/")
+            ) as answer:
+                assert answer.status == 200
+        finally:
+            transport.close()
+            watchdog.close()
+    assert [target.partition(" ")[0] for target in tunnel.targets()] == ["CONNECT", "GET"]
+    assert tunnel.certificates == [None, None]
 
 
 @pytest.mark.parametrize("insecure", [False, True])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import select
 import socket
+import ssl
 import threading
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,13 +16,24 @@ from urllib.parse import urlsplit
 class Tunnel:
     """The proxy. It runs from `with` to its end and records the requests: their methods, targets and headers."""
 
-    def __init__(self, hosts: Mapping[str, str], *, required: str = "") -> None:
-        """Connect requests for a host of *hosts* to HOST:PORT there. *required* is the value of Proxy-Authorization."""
+    def __init__(
+        self, hosts: Mapping[str, str], *, required: str = "", context: ssl.SSLContext | None = None
+    ) -> None:
+        """Connect requests for a host of *hosts* to HOST:PORT there.
+
+        *required* is the value of Proxy-Authorization. With *context*, clients connect to the proxy by TLS.
+        """
         self.hosts = hosts
         self.required = required
         self.requests: list[tuple[str, str, dict[str, str]]] = []
+        #: The certificates of the clients, with TLS.
+        self.certificates: list[object] = []
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.owner = self
+        if context is not None:
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
 
     @property
@@ -64,6 +76,8 @@ class _Handler(BaseHTTPRequestHandler):
         owner = self.server.owner
         headers = {name.lower(): value for name, value in self.headers.items()}
         owner.requests.append((self.command, self.path, headers))
+        if isinstance(self.connection, ssl.SSLSocket):
+            owner.certificates.append(self.connection.getpeercert() or None)
         status = 407 if headers.get("proxy-authorization", "") != owner.required else 403
         if status == 407 or host not in owner.hosts:
             self.send_response(status)
@@ -87,6 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
                     if not (data := end.recv(1 << 16)):
                         self.close_connection = True
                         return
+                    while isinstance(end, ssl.SSLSocket) and end.pending():  # which select(2) does not see
+                        data += end.recv(1 << 16)
                     ends[end].sendall(data)
 
     def forward(self) -> None:
