@@ -205,35 +205,6 @@ def test_archives_are_unpacked_by_add_and_copied_by_copy(project: Project) -> No
     assert shown.split() == ["added/file", "added/inner/file", "copied/a.tar.gz", "abc"]
 
 
-def test_a_working_directory_that_the_base_image_lacks_is_made_for_commands(project: Project) -> None:
-    base = project.path / "base.toml"
-    base.write_text(
-        '[root]\nlayers = ["image:base0"]\n[[build]]\nlabels = { a = "b" }\n[process]\ncwd = "/lacking/in"\n'
-    )
-    assert project.build(BASE, "-t", "base0").status == 0
-    assert sandbox(project.launcher, "build", str(base), "-t", "base").status == 0
-    text = "FROM image:base\nCOPY data/file /copied\nRUN pwd > made\nRUN echo again >> made\n"
-    first = project.build(text, "-t", "made")
-    assert first.status == 0, first.err
-    assert project.shell("made", "cat /lacking/in/made") == "/lacking/in\nagain\n"
-    steps = json.loads(sandbox(project.launcher, "image", "history", "made", "--json").out)
-    assert [step["created_by"] for step in steps[-4:]] == [
-        "COPY data/file /copied",
-        "WORKDIR /lacking/in",
-        "RUN pwd > made",
-        "RUN echo again >> made",
-    ]
-    again = project.build(text, "-t", "made")
-    assert cached(again) == [True] * 3
-    digest = project.digest(text)
-    assert project.digest(text, "--no-cache") == digest
-    # A directory that is there is neither a step nor a layer.
-    above = project.build("FROM image:made\nRUN pwd > /above\n", "-t", "above")
-    assert above.status == 0, above.err
-    steps = json.loads(sandbox(project.launcher, "image", "history", "above", "--json").out)
-    assert [step["created_by"] for step in steps[-2:]] == ["RUN echo again >> made", "RUN pwd > /above"]
-
-
 def test_an_environment_file_builds_an_image(project: Project) -> None:
     project.build(BASE, "-t", "base")
     file = project.path / "made.toml"

@@ -151,6 +151,7 @@ def test_a_layer_is_mounted_without_unpacking_it(project: Project, tmp_path: Pat
 
 
 @pytest.mark.umoci
+@pytest.mark.twice
 def test_a_commit_has_such_a_layer_and_other_images_over_it_keep_its_annotations(
     launcher: Launcher, tmp_path: Path
 ) -> None:
