@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.building import Project, T
-from tests.e2e.images import LARGE, base, change, layout, run, shown, spec, succeed
+from tests.e2e.images import CHANGE, LARGE, base, change, layout, run, shown, spec, succeed
 from tests.e2e.support import Launcher, sandbox
 from tests.support.podman import Podman, listed
 from tests.support.requirements import require, why_no_whiteouts
@@ -94,6 +94,45 @@ def test_podman_fetches_only_the_files_that_it_lacks(
     assert trees[0] == trees[1]
     assert trees[0][b"more/big"] == (0o644, BIG)
     assert b"data/big" not in trees[0]
+
+
+#: A file with holes, which tar-split data cannot express.
+SPARSE = "import os; f = open('/data/holes', 'wb'); f.truncate(9 << 20); f.write(b'begin')"
+
+
+@pytest.mark.podman
+@pytest.mark.docker_registry
+@pytest.mark.umoci
+@pytest.mark.twice
+@pytest.mark.parametrize(("program", "is_partial"), [(CHANGE, True), (SPARSE, False)], ids=["each", "sparse"])
+def test_podman_fetches_objects_of_each_kind(
+    program: str, is_partial: bool, launcher: Launcher, partial: Podman, podman: Podman, tmp_path: Path
+) -> None:
+    image = layout(tmp_path / "base", base(tmp_path / "base.tar"))
+    succeed(launcher, "image", "import", f"oci:{image}", "base:1")
+    change(launcher, spec("image:base:1"), program)
+    succeed(launcher, "commit", "box", "made:1", "--compression", CHUNKED)
+    names = ["made"]
+    if is_partial:
+        succeed(launcher, "commit", "--flatten", "box", "flat:1", "--compression", CHUNKED)
+        names.append("flat")
+    with running(launcher.directory) as host:
+        for name in names:
+            succeed(launcher, "push", f"{name}:1", f"docker://{host}/{name}:1", "--tls-verify=false")
+            trees = []
+            for tool in (partial, podman):
+                tool("--log-level", "debug", "pull", "--tls-verify=false", f"{host}/{name}:1")
+                assert ("Created zstd:chunked differ" in tool.err) == (is_partial and tool is partial)
+                tool("create", "--name", name, f"{host}/{name}:1", "/opt/busybox")
+                tool("export", "--output", tmp_path / "tree.tar", name)
+                tool("rm", name)
+                trees.append(listed(tmp_path / "tree.tar"))
+                (tmp_path / "tree.tar").unlink()
+            # containers/storage ignores FIFOs and devices in a partial pull (pkg/chunked/storage_linux.go, ApplyDiff).
+            assert trees[0] == {
+                path: entry for path, entry in trees[1].items() if not is_partial or path != b"data/fifo"
+            }
+            assert b"data/changed" in trees[0]
 
 
 @pytest.mark.skopeo
