@@ -415,6 +415,20 @@ def not_long() -> Missing | None:
     return Missing("--long was not given", removable=False)
 
 
+def probe_networks() -> Missing | None:
+    """User namespaces with networks of their own, ip(8), and nft(8) with the modules of the kernel for its rules."""
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    for program, package in (("ip", "iproute2"), ("nft", "nftables")):
+        if shutil.which(program, path=path) is None:
+            return Missing(program, f"apt-get install {package}")
+    rule = (
+        "table inet t { chain c { type nat hook prerouting priority dstnat; tcp dport 1 redirect to :2; }; }"
+    )
+    nft = shutil.which("nft", path=path) or "nft"
+    failure = try_command("unshare", "--user", "--map-root-user", "--net", nft, rule)
+    return Missing(f"nft: {failure}", "modprobe nft_redir") if failure is not None else None
+
+
 PROBES: dict[str, Probe] = {
     "root": probe_root,
     "userns": probe_userns,
@@ -422,6 +436,7 @@ PROBES: dict[str, Probe] = {
     "fuse": probe_fuse,
     "fusermount": probe_fusermount,
     "cgroup": probe_cgroup,
+    "networks": probe_networks,
     "overlay": probe_overlay,
     "ext4": probe_ext4,
     "whiteouts": probe_whiteouts,
