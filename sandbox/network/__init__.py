@@ -10,7 +10,7 @@ The process `sandbox-net` serves published ports, `network.egress` and the DNS s
 The launcher makes the namespaces, links, routes and rules, and all sockets except those for single connections. It puts their
 descriptors into a `request.NetworkRequest`, and calls `network_process.start_network_process`. `control` has the messages from then
 on. The process stays in the host's network namespace. The *gate* is a network namespace without a process that routes the packets
-of the sandbox. tests/support/networks.py builds what follows, for tests.
+of the sandbox. tests/support/gates.py builds what follows, for tests.
 
 The gate of `network.egress`, with GATE and SANDBOX as the addresses of the two ends of a veth pair `gate0`-`box0`. Neither address
 is in 198.18.0.0/15.
