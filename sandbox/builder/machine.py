@@ -15,7 +15,7 @@ from sandbox.plan import Plan, host_details, host_files, host_paths, make_plan
 from sandbox.plan.findings import Findings
 from sandbox.plan.ids import plan_ids
 from sandbox.spec.model import Spec
-from sandbox.spec.rules import unify_host_network
+from sandbox.spec.rules import unify_network
 from sandbox.spec.tables import Root
 from sandbox.spec.values.layers import Layer
 from sandbox.state import run_directory
@@ -63,7 +63,7 @@ class Machine:
         Raises:
             HostError: a setting is refused on this machine, or the machine lacks what every sandbox needs.
         """
-        spec = unify_host_network(spec)
+        spec = unify_network(spec)
         facts = self.facts
         try:
             plan = make_plan(

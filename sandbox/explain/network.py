@@ -14,7 +14,7 @@ def network_section(case: Case) -> Iterator[Fact]:
     joined = next((join.asked for join in case.plan.joins if join.kind == "net"), None)
     host = "net" not in case.plan.namespaces and joined is None
     keys = ("network.mode", "namespaces.net")
-    origin = case.effective(*keys)
+    origin = case.effective(*keys, "network.egress")
     network = case.plan.network
     value = joined or ("host" if host else "none" if network is None else "private")
     reaches = "only a loopback interface of its own"
@@ -27,6 +27,8 @@ def network_section(case: Case) -> Iterator[Fact]:
         listens = f"on every address of {joined}"
     elif network is not None:
         reaches = "other machines, but no address of this machine"
+        if network.egress is not None:
+            reaches = "only the destinations below, over TCP"
         listens = "on an interface of its own, which other machines reach only at the ports below"
     yield Fact(label="reaches", text=reaches, value=value, origin=origin, keys=keys[:1])
     yield Fact(label="listens", text=listens, value=value, origin=origin)
@@ -86,11 +88,24 @@ def _openings(case: Case) -> Iterator[Fact]:
         origin=case.effective("network.host_access"),
         keys=("network.host_access",),
     )
+    if network.egress is not None:
+        for label, destinations, none in (
+            ("destinations", network.egress.allow, "none"),
+            ("denied destinations", network.egress.deny, "none in addition"),
+        ):
+            key = f"network.egress.{'deny' if label.startswith('denied') else 'allow'}"
+            yield Fact(
+                label=label,
+                text=" ".join(destinations) or none,
+                value=list(destinations),
+                origin=case.effective(key),
+                keys=(key,),
+            )
     does = "restarted" if network.on_failure == "restart" else "stopped"
     yield Fact(
         label="connected by",
-        text=f"{network.pasta}; if it ends, nothing is reachable, and the sandbox is {does}",
-        value=network.pasta,
+        text=f"{network.connected_by}; if it ends, nothing is reachable, and the sandbox is {does}",
+        value=network.connected_by,
         origin=case.effective("network.on_failure"),
         keys=("network.on_failure",),
     )

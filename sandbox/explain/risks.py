@@ -136,8 +136,13 @@ def _network(case: Case) -> Iterator[Risk]:
                 "it can remove what closes them, or send packets past it."
             )
             yield _risk(case, "danger", text, "security.capabilities.add", "network.mode")
-        text = "The program reaches other machines, and can send all data that it reads to them."
-        yield _risk(case, "caution", text, "network.mode")
+        egress = case.plan.network.egress
+        if egress is None:
+            text = "The program reaches other machines, and can send all data that it reads to them."
+            yield _risk(case, "caution", text, "network.mode")
+        elif egress.allow:
+            text = f"The program can send all data that it reads to {' '.join(egress.allow)}."
+            yield _risk(case, "caution", text, "network.egress.allow")
         if services := " ".join(map(str, case.plan.network.host_access)):
             yield _risk(
                 case,

@@ -14,8 +14,8 @@ import errno
 import socket
 from collections.abc import Callable
 
-from sandbox.kernel import netlink
-from sandbox.kernel.netlink import Route
+from sandbox.kernel import netlink, routes
+from sandbox.kernel.routes import Route
 from unionfs._stdlib.dataclasses import replace
 
 METADATA_SERVICE = Route(socket.AF_INET, socket.inet_aton("169.254.169.254"), 32)
@@ -64,7 +64,7 @@ class ClosedHost:
             OSError: the kernel refuses a route.
         """
         try:
-            for change in netlink.changes(self._watch):
+            for change in routes.changes(self._watch):
                 if change.added:
                     self._close_address(change.route)
                 else:
@@ -77,7 +77,7 @@ class ClosedHost:
     def _update(self) -> None:
         """Close exactly the present addresses of the host."""
         with netlink.open_socket() as host:
-            present = {_of_any_interface(route) for route in netlink.local_routes(host)}
+            present = {_of_any_interface(route) for route in routes.local_routes(host)}
         for route in self._closed - present - {METADATA_SERVICE}:
             self._open_address(route)
         for route in present:
@@ -88,14 +88,14 @@ class ClosedHost:
         if route.is_loopback or route in self._closed:
             return
         # If the sandbox has the address already, it is the one that pasta copied from the host.
-        if netlink.add_local_route(self._inside, replace(route, interface=self._interface)):
+        if routes.add_local_route(self._inside, replace(route, interface=self._interface)):
             self._closed.add(route)
             self._trace(f"close the host's address {route}")
 
     def _open_address(self, route: Route) -> None:
         route = _of_any_interface(route)
         if route in self._closed and route != METADATA_SERVICE:
-            netlink.remove_local_route(self._inside, replace(route, interface=self._interface))
+            routes.remove_local_route(self._inside, replace(route, interface=self._interface))
             self._closed.remove(route)
             self._trace(f"no longer an address of the host: {route}")
 

@@ -126,6 +126,7 @@ def _start(program: str, arguments: Sequence[str], ready: int, output: int) -> i
     try:
         # posix_spawn(3) cannot set the signal. It is kept over an exec, and pasta gains no privileges that would clear it.
         process.set_parent_death_signal(parent=parent)
+        os.setsid()  # signals of the terminal are for the program
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         process.empty_standard_input()
         os.dup2(ready, 1)

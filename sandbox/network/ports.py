@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from sandbox.errors import SetupError
-from sandbox.spec.values.addresses import Port
+from sandbox.network.socket_maker import SocketSpec, open_socket
+from sandbox.spec.values.addresses import Port, singles
 from unionfs._stdlib.dataclasses import dataclass, replace
 
 _FIRST_ORDINARY_PORT = "net/ipv4/ip_unprivileged_port_start"
@@ -37,62 +38,62 @@ def claim(
 ) -> tuple[Port, ...]:
     """Return *ports* with a free port of the host in place of each 0. Nothing listens on them when the function returns.
 
+    Arguments and exceptions as of :func:`listen`.
+    """
+    claimed = []
+    for number, port in enumerate(ports):
+        opened = listen([port], sandbox_with, first=number, proc_root=proc_root)
+        for _, one in opened:
+            one.close()
+        claimed.append(port if port.host else opened[0][0])
+    return tuple(claimed)
+
+
+def listen(
+    ports: Sequence[Port],
+    sandbox_with: Callable[[Port], str | None],
+    *,
+    first: int = 0,
+    proc_root: str = "/proc",
+) -> list[tuple[Port, socket.socket]]:
+    """Listen on *ports*, and return each single port with its socket, which the caller closes.
+
     Args:
-        ports: the requested ports.
+        ports: the requested ports; 0 of the host is any free port.
         sandbox_with: returns the name of the sandbox that has a port; None if none has it.
+        first: the number of the first of *ports* in network.ports.
         proc_root: the path of procfs.
 
     Raises:
         SetupError: a port is in use, or this user may not listen on it. The message names the process that has it.
     """
-    claimed = []
-    for number, port in enumerate(ports):
-        step = f"network.ports[{number}]"
-        try:
-            claimed.append(_claim(port))
-        except _Unusable as unusable:
-            raise _failure(step, unusable, sandbox_with, proc_root) from None
-    return tuple(claimed)
-
-
-class _Unusable(Exception):
-    """The port *port* of *of* cannot be used because of *error*."""
-
-    def __init__(self, of: Port, port: int, error: OSError) -> None:
-        super().__init__(port)
-        self.of = of
-        self.port = port
-        self.error = error
-
-
-def _claim(port: Port) -> Port:
-    for number in range(port.host, port.host + port.count):
-        kind = socket.SOCK_STREAM if port.protocol == "tcp" else socket.SOCK_DGRAM
-        family = socket.AF_INET6 if ":" in port.address else socket.AF_INET
-        with socket.socket(family, kind) as probe:
-            if port.protocol == "tcp":
-                # Connections of an earlier listener that wait for their end (TIME_WAIT) do not matter.
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((port.address, number))
-                if port.protocol == "tcp":
-                    probe.listen(1)
-            except OSError as error:
-                raise _Unusable(port, number, error) from None
-            if not port.host:
-                return replace(port, host=probe.getsockname()[1])
-    return port
+    found: list[tuple[Port, socket.socket]] = []
+    try:
+        for number, port in enumerate(ports, first):
+            for single in singles(port):
+                try:
+                    one = open_socket(SocketSpec(port.protocol, port.address, single.host))
+                except OSError as error:
+                    raise _failure(
+                        f"network.ports[{number}]", single, error, sandbox_with, proc_root
+                    ) from None
+                found.append((replace(single, host=one.getsockname()[1]), one))
+    except BaseException:
+        for _, one in found:
+            one.close()
+        raise
+    return found
 
 
 def _failure(
-    step: str, unusable: _Unusable, sandbox_with: Callable[[Port], str | None], proc_root: str
+    step: str, port: Port, error: OSError, sandbox_with: Callable[[Port], str | None], proc_root: str
 ) -> SetupError:
-    address, protocol = unusable.of.address, unusable.of.protocol
-    shown = f"port {unusable.port}/{protocol} of {address}"
-    number = unusable.error.errno
+    address, protocol = port.address, port.protocol
+    shown = f"port {port.host}/{protocol} of {address}"
+    number = error.errno
     if number == errno.EADDRINUSE:
-        sandbox = sandbox_with(Port(address, unusable.port, 0, protocol))
-        listener = find_listener(address, unusable.port, protocol, proc_root=proc_root)
+        sandbox = sandbox_with(port)
+        listener = find_listener(address, port.host, protocol, proc_root=proc_root)
         whose = "a process of another user"
         if sandbox is not None:
             whose = f"the sandbox {sandbox}"
@@ -102,12 +103,12 @@ def _failure(
     if number == errno.EACCES:
         first = _read(f"{proc_root}/sys/{_FIRST_ORDINARY_PORT}").strip() or "1024"
         name = _FIRST_ORDINARY_PORT.replace("/", ".")
-        hint = f"choose a port from {first} on, or as root: sysctl {name}={unusable.port} (it is {first})"
+        hint = f"choose a port from {first} on, or as root: sysctl {name}={port.host} (it is {first})"
         return SetupError(step, f"an ordinary user may not listen on {shown}", hint=hint)
     if number == errno.EADDRNOTAVAIL:
         hint = "name an address of this machine (`ip address` lists them), or 0.0.0.0 for all"
         return SetupError(step, f"{address} is not an address of this machine", hint=hint)
-    return SetupError.from_os_error(f"{step}: {shown}", "bind", unusable.error)
+    return SetupError.from_os_error(f"{step}: {shown}", "bind", error)
 
 
 def find_listener(address: str, port: int, protocol: str, *, proc_root: str = "/proc") -> Listener | None:

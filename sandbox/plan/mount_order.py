@@ -92,7 +92,9 @@ def _plan_name_files(
     spec: Spec, volumes: tuple[VolumeOperation, ...], hostname: str | None, resolver: bytes | None
 ) -> Iterator[ShowHosts | ShowResolver]:
     """Yield the operations that show /etc/hosts and /etc/resolv.conf; a volume that provides one of them has precedence."""
-    entries = tuple((address, name) for name, address in spec.network.hosts.items())
+    # With egress, these names have addresses of the gate, which its DNS server returns.
+    hosts = spec.network.hosts if spec.network.egress is None else {}
+    entries = tuple((address, name) for name, address in hosts.items())
     if (hostname is not None or entries) and not provides(volumes, HOSTS):
         yield ShowHosts(name=hostname, entries=entries)
     if resolver is not None and not provides(volumes, RESOLV_CONF):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sandbox.host.facts import HostFacts
 from sandbox.host.network_facts import NetworkFacts
 from sandbox.plan.findings import Findings
-from sandbox.plan.network_values import RESOLVER, NetworkPlan
+from sandbox.plan.network_values import GATE, RESOLVER, EgressPlan, NetworkPlan
 from sandbox.spec.model import Spec
 from unionfs._stdlib.dataclasses import dataclass
 
@@ -18,6 +18,17 @@ def plan_network(
     """Return the private network of *spec*; None in another mode, and if this machine has no program to connect one."""
     if spec.network.mode != "private":
         return None
+    egress = spec.network.egress
+    if egress is not None:
+        return NetworkPlan(
+            egress=EgressPlan(
+                allow=egress.allow, deny=egress.deny, hosts=tuple(sorted(spec.network.hosts.items()))
+            ),
+            ports=spec.network.ports,
+            host_access=spec.network.host_access,
+            on_failure=spec.network.on_failure,
+            as_root=facts.is_real_root,
+        )
     if network.pasta is None:
         findings.refuse("network.mode", "a private network needs the program pasta", _INSTALL)
         return None
@@ -80,6 +91,10 @@ def resolver_configuration(spec: Spec, network: NetworkFacts) -> bytes | None:
         return None
     host = ResolverConfiguration.parse(network.resolv_conf)
     servers = spec.network.dns or host.name_servers
-    if spec.network.mode == "private" and not spec.network.dns and any("." in one for one in servers):
+    if spec.network.egress is not None:
+        servers = spec.network.dns or (GATE,)  # queries to any address are answered by the gate
+    elif spec.network.mode == "private" and not spec.network.dns and any("." in one for one in servers):
         servers = (RESOLVER,)
-    return ResolverConfiguration(servers, spec.network.search or host.search, host.options).render()
+    # The domains of the host would only add queries that are refused, and a line of the log for each.
+    search = host.search if spec.network.egress is None else ()
+    return ResolverConfiguration(servers, spec.network.search or search, host.options).render()

@@ -64,12 +64,42 @@ def serving_program(facts: HostFacts, *, state_fd: int, secret: bytes | None) ->
     Raises:
         HostError: libseccomp is there, but the filter cannot be compiled.
     """
-    machine = values.MACHINES.get(facts.machine)
-    if machine is None or facts.libseccomp is None or "errno" not in facts.seccomp_actions:
+    machine = _machine(facts)
+    if machine is None:
         return None
     made = serving_filter(machine.native)
     cache = _cache(state_fd, secret)
-    return _program(made, "the server's filter", cache, facts.libseccomp, facts.machine)
+    return _program(made, "the server's filter", cache, facts.libseccomp or "", facts.machine)
+
+
+def network_programs(
+    facts: HostFacts, *, state_fd: int, secret: bytes | None
+) -> tuple[bytes | None, bytes | None]:
+    """Return the BPF programs of the filters for the process `sandbox-net` and for its child that resolves names.
+
+    Both are None where :func:`serving_program` returns None.
+
+    Raises:
+        HostError: libseccomp is there, but a filter cannot be compiled.
+    """
+    from sandbox.seccomp.network import network_filter, resolver_filter
+
+    machine = _machine(facts)
+    if machine is None:
+        return None, None
+    own, resolver = (
+        _program(
+            made, "the network's filter", _cache(state_fd, secret), facts.libseccomp or "", facts.machine
+        )
+        for made in (network_filter(), resolver_filter(machine.native))
+    )
+    return own, resolver
+
+
+def _machine(facts: HostFacts) -> values.Machine | None:
+    """Return what is known about this type of machine; None if no filter can be compiled for it."""
+    usable = facts.libseccomp is not None and "errno" in facts.seccomp_actions
+    return values.MACHINES.get(facts.machine) if usable else None
 
 
 def _cache(state_fd: int, secret: bytes | None) -> CacheDirectory | None:

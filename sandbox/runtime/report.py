@@ -88,6 +88,8 @@ class Report:
     limits: tuple[ReportedLimit, ...]
     #: Whether the root had a file system server.
     served: bool = True
+    #: The connections and names that network.egress refused; None without it, and if they were not counted.
+    refused: int | None = None
 
     def as_dict(self) -> dict[str, object]:
         """Return the report for JSON; null is an unknown value."""
@@ -101,6 +103,7 @@ class Report:
             "unmeasured": self.unmeasured,
             "launcher_memory": self.launcher_memory,
             "left_over": self.left_over,
+            "refused": self.refused,
             "program": asdict(self.program),
             "sandbox": None if self.sandbox is None else asdict(self.sandbox),
             "limits": {
@@ -120,6 +123,10 @@ class Report:
         if self.left_over:
             were = _count(self.left_over, "process was", "processes were")
             told["left over"] = f"{were} still running when the program ended, and ended with it"
+        if self.refused is not None:
+            told["network.egress"] = (
+                f"refused {_count(self.refused, 'connection or name', 'connections or names')}"
+            )
         told["measured by"] = self.measured_by + (f": {self.unmeasured}" if self.unmeasured else "")
         told |= {f"{limit.key}": str(limit) for limit in self.limits}
         width = max(map(len, told))

@@ -57,6 +57,7 @@ class SandboxResources:
         *,
         warn: Callable[[str], None],
         trace: Callable[[str], None],
+        secret: bytes | None = None,
         measure: bool,
         keep_changes: bool = False,
         progress: Callable[[], Progress] | None = None,
@@ -73,6 +74,7 @@ class SandboxResources:
         self._signals = signals
         self._warn = warn
         self._trace = trace
+        self._secret = secret
         self._measure = measure
         self._keep_changes = keep_changes
         #: Whether the program ran, so that there are changes to keep.
@@ -174,12 +176,14 @@ class SandboxResources:
             self._make_cgroup_to_measure(undo)
 
     def _make_network(self, plan: NetworkPlan, undo: ExitStack) -> None:
-        from sandbox.network.private_network import PrivateNetwork  # only starts with such a network need it
-        from sandbox.state.runs import name_by_port
+        from sandbox.runtime.network import make_network  # only starts with such a network need it
 
-        self.network = PrivateNetwork(
+        self.network = make_network(
             plan,
-            sandbox_with=lambda port: name_by_port(self._state.path, port),
+            self.plan.ids,
+            self._facts,
+            self._state,
+            secret=self._secret,
             warn=self._warn,
             trace=self._trace,
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 
@@ -186,9 +187,10 @@ class Startup:
     def _connect_network(self, network: PrivateNetwork) -> None:
         handle, cgroup = self._handle, self._resources.cgroup
         self._expect(NetworkCreated)
-        pid = network.connect(self._stage1, handle.channel.take_fd())
-        if cgroup is not None and self._resources.served:
-            cgroup.add(pid, "server")
+        inside = socket.socket(fileno=handle.channel.take_fd())
+        for pid in network.connect(self._stage1, inside):
+            if cgroup is not None and self._resources.served:
+                cgroup.add(pid, "server")
         handle.channel.send(NetworkConnected())
 
     def _reap_stage1(self) -> None:

@@ -172,6 +172,7 @@ class Supervisor:
             *known,
             warn=self._warn,
             trace=self._trace,
+            secret=self._secret,
             measure=self._measure,
             keep_changes=self._keep_changes,
             progress=self._progress,

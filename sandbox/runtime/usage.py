@@ -74,4 +74,5 @@ def make_report(
         left_over=None if ended is None else ended.left_over,
         limits=report.reported_limits(plan, cgroup),
         served=resources.served,
+        refused=None if resources.network is None else resources.network.count_refused(),
     )

@@ -17,7 +17,7 @@ from sandbox.spec.expand import expand_tree, unexpanded, variables
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import KeyPath, format_key_path
 from sandbox.spec.origin import Origins, Problem
-from sandbox.spec.rules import check_rules, unify_host_network
+from sandbox.spec.rules import check_rules, unify_network
 from sandbox.spec.settings import Context, Cursor, Problems
 from unionfs._stdlib import dataclasses
 from unionfs._stdlib.typing import Any, Literal
@@ -137,14 +137,14 @@ def parse(
             here = cursor_of(places)
             decoded = decode(rest, here)
             wrong = [problem.path for problem in here.problems.mistakes]
-            return decoded if wrong else unify_host_network(decoded), wrong
+            return decoded if wrong else unify_network(decoded), wrong
 
         error = SpecError(origins.diagnose_all(refused))
         error.valid_part = lambda: _valid_part(tree, origins, problems, again)
         raise error
     kept = [*(dataclasses.replace(problem, warning=True) for problem in optional), *refused]
     suspicious = [problem for problem in unexpanded(requested) if not _is_variable_of_shell(origins, problem)]
-    return dataclasses.replace(unify_host_network(spec), problems=tuple(kept), suspicious=tuple(suspicious))
+    return dataclasses.replace(unify_network(spec), problems=tuple(kept), suspicious=tuple(suspicious))
 
 
 def _valid_part(

@@ -146,8 +146,8 @@ def _network(spec: Spec) -> _Found:
     if network.mode == "host":
         text = "reaches everything that this machine reaches, including its own services, and can listen on its ports"
         yield "privilege", 'network.mode = "host"', text, "network.mode"
-    elif network.mode != "none":
-        yield "privilege", f"network.mode = {quote(network.mode)}", "reaches other machines", "network.mode"
+    elif network.mode == "private" and network.egress is None:
+        yield "privilege", 'network.mode = "private"', "reaches other machines", "network.mode"
     for number, service in enumerate(network.host_access):
         key = f"network.host_access[{number}]"
         yield "port", str(service), "a service of this machine that the program can connect to", key
@@ -159,6 +159,9 @@ def _network(spec: Spec) -> _Found:
             f"forwarded to the sandbox{everybody}",
             f"network.ports[{number}]",
         )
+    for number, destination in enumerate(() if network.egress is None else network.egress.allow):
+        key = f"network.egress.allow[{number}]"
+        yield "privilege", f"destination {destination}", "the program can connect to it, and send data", key
     for number, name in enumerate(network.networks):
         yield "privilege", f"network {name}", "reaches the sandboxes there", f"network.networks[{number}]"
     for number, address in enumerate(network.dns):
@@ -260,7 +263,7 @@ REQUESTING_KEYS = frozenset(
     "root.writable root.optional process.inherit_env process.env_file volumes[].type volumes[].source volumes[].target "
     "volumes[].read_only volumes[].propagation devices[].path namespaces.user namespaces.mount namespaces.pid namespaces.net namespaces.ipc "
     "namespaces.uts namespaces.cgroup namespaces.time namespaces.optional ids.map ids.uid_map[].outside "
-    "ids.uid_map[].count ids.gid_map[].outside ids.gid_map[].count ids.optional network.mode network.ports network.networks "
+    "ids.uid_map[].count ids.gid_map[].outside ids.gid_map[].count ids.optional network.mode network.ports network.networks network.egress.allow "
     "network.dns network.host_access network.optional limits.io[].path limits.optional security.capabilities.add "
     "security.no_new_privileges security.seccomp security.seccomp.profile security.seccomp.allow security.seccomp.log "
     "security.optional sandboxes.NAME.file build[].copy.source build[].copy.from build[].network".split()

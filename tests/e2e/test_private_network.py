@@ -320,6 +320,30 @@ def test_the_end_of_pasta_restarts_a_sandbox_that_is_configured_so(
         assert from_host(around, "tcp 127.0.0.1 8080")[0].startswith("sandbox 80 ")
 
 
+@pytest.mark.parametrize("network", ['mode = "private"', "egress = {}"])
+def test_a_signal_of_the_terminal_leaves_the_network_to_a_program_that_catches_it(
+    launcher: Launcher, around: StandIn, network: str
+) -> None:
+    spec = PRIVATE.replace('mode = "private"', network) + 'ports = ["8080:80"]\n'
+    program = f"import os, signal\nsignal.signal(signal.SIGINT, lambda *_: os.write(1, b'caught\\n'))\n{_SERVE}"
+    arguments = around.in_host(*launcher.arguments(spec, [PYTHON, "-c", program, "80"]))
+    with subprocess.Popen(
+        arguments,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=launcher.environ,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        os.killpg(process.pid, signal.SIGINT)  # as ctrl-C sends it
+        assert process.stdout.readline() == "caught\n"
+        assert from_host(around, "tcp 127.0.0.1 8080")[0].startswith("sandbox 80 ")
+        process.communicate("\n", timeout=PATIENCE)
+        assert process.returncode == 0
+
+
 @pytest.mark.parametrize("victim", ["supervisor", "pasta", "sandbox-init"])
 def test_a_kill_leaves_no_process_and_frees_the_port(
     launcher: Launcher, around: StandIn, victim: str

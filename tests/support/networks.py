@@ -72,7 +72,10 @@ while True:
 CLIENT = """
 import concurrent.futures, json, socket, sys
 def request(protocol, address, port, device=None):
-    family, _, _, _, place = socket.getaddrinfo(address, int(port), type=socket.SOCK_STREAM)[0]
+    try:
+        family, _, _, _, place = socket.getaddrinfo(address, int(port), type=socket.SOCK_STREAM)[0]
+    except socket.gaierror:
+        return "gaierror"
     with socket.socket(family, socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM) as one:
         one.settimeout(2)
         try:

@@ -460,6 +460,7 @@ PROBES: dict[str, Probe] = {
     "skopeo": _program("skopeo", "skopeo"),
     "docker_registry": _program("docker-registry", "docker-registry"),
     "pasta": probe_pasta,
+    "nft": _program("nft", "nftables"),
     "openssl": _program("openssl", "openssl"),
     "vm": probe_vm,
     "unionmount_testsuite": probe_unionmount_testsuite,

@@ -20,7 +20,7 @@ def probe_pasta(facts: HostFacts, search_path: str) -> ProgramFacts:
     if path is None:
         return ProgramFacts(path=None)
     plan = NetworkPlan(pasta=path, as_root=facts.is_real_root)
-    outcome = run_limited(lambda report: _try(report, plan, facts))
+    outcome = run_limited(lambda report: _try(report, path, plan, facts))
     failed = outcome.results.get("unshare") or outcome.results.get("id map")
     if failed:
         return ProgramFacts(path=path, problem=f"it was not tried: {failed[1]}")
@@ -28,7 +28,7 @@ def probe_pasta(facts: HostFacts, search_path: str) -> ProgramFacts:
     return ProgramFacts(path=path, problem=problem)
 
 
-def _try(report: Report, plan: NetworkPlan, facts: HostFacts) -> None:
+def _try(report: Report, path: str, plan: NetworkPlan, facts: HostFacts) -> None:
     ready, made = os.pipe()
     parent = os.getpid()
     owner = os.fork()
@@ -42,7 +42,7 @@ def _try(report: Report, plan: NetworkPlan, facts: HostFacts) -> None:
         if not attempt(report, "id map", lambda: idmaps.write_maps(owner, uid_map, gid_map)):
             return
         try:
-            pasta.Pasta(plan.pasta, pasta.command_line(plan, (), owner)).stop()
+            pasta.Pasta(path, pasta.command_line(plan, (), owner)).stop()
         except SetupError as error:
             report("pasta", error.message.partition("pasta cannot connect the network: ")[2] or error.message)
         else:

@@ -7,7 +7,7 @@
     rule        what a rule is
 
 One small function per rule. Each rule lists the settings that it reads. It is skipped if one of them is wrong by itself, so
-that no mistake is reported twice in different words. `sandbox.spec.load` calls `check_rules` and then `unify_host_network`.
+that no mistake is reported twice in different words. `sandbox.spec.load` calls `check_rules` and then `unify_network`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ RULES: tuple[Rule, ...] = (
     Rule(("ids",), isolation.id_maps_are_whole),
     Rule(("root.writable",), storage.only_a_writable_layer_is_bounded),
     Rule(("network",), network.some_settings_need_a_network),
+    Rule(("network.egress", "security.capabilities"), network.egress_has_no_way_around),
     Rule(("network.networks", "networks"), network.networks_are_defined),
     Rule(("restart",), process.restarting_is_wanted),
     Rule(("sandboxes",), process.dependencies_have_an_order),
@@ -60,11 +61,13 @@ def check_rules(spec: Spec, problems: Problems) -> None:
         problems.add(problem)
 
 
-def unify_host_network(spec: Spec) -> Spec:
-    """Return *spec* with "host" in both network.mode and namespaces.net if one of them is "host".
+def unify_network(spec: Spec) -> Spec:
+    """Return *spec* with the mode of the network that other settings imply, and with "host" in both settings that mean it.
 
-    The two settings mean the same. Call this only if *spec* breaks no rule: then "host" contradicts nothing in the file.
+    Call this only if *spec* breaks no rule: then the implied mode contradicts nothing in the file.
     """
+    if (implied := network.mode_of(spec)) != spec.network.mode:
+        spec = dataclasses.replace(spec, network=dataclasses.replace(spec.network, mode=implied))
     if spec.network.mode == "host":
         return dataclasses.replace(spec, namespaces=dataclasses.replace(spec.namespaces, net="host"))
     if spec.namespaces.net == "host":

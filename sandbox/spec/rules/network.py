@@ -10,6 +10,12 @@ from sandbox.spec.origin import Problem
 from sandbox.spec.rules.rule import elements
 
 
+def mode_of(spec: Spec) -> str:
+    """Return the mode of the network: "private" if the file sets none but settings that imply it."""
+    implied = not spec.is_set("network.mode") and spec.network.mode == "none"
+    return "private" if implied and spec.network.egress is not None else spec.network.mode
+
+
 def mode_matches_namespace(spec: Spec) -> Iterator[Problem]:
     if spec.network.mode == "host" and spec.is_set("namespaces.net") and spec.namespaces.net == "private":
         yield Problem(
@@ -22,6 +28,13 @@ def mode_matches_namespace(spec: Spec) -> Iterator[Problem]:
             path=("namespaces", "net"),
             message=f'"host" contradicts network.mode = {quote(spec.network.mode)}',
             hint="remove one of the two settings",
+        )
+    if ":" in spec.namespaces.net and mode_of(spec) == "private" and not spec.is_set("network.mode"):
+        yield Problem(
+            path=("network", "egress"),
+            message="the network is that of the namespace that namespaces.net joins",
+            hint="remove one of the two settings",
+            part="key",
         )
     if ":" in spec.namespaces.net and spec.is_set("network.mode"):
         yield Problem(
@@ -36,23 +49,39 @@ _NEED_A_PRIVATE_NETWORK = ("ports", "networks", "egress", "host_access")
 
 
 def some_settings_need_a_network(spec: Spec) -> Iterator[Problem]:
-    mode = quote(spec.network.mode)
+    mode = mode_of(spec)
     for key in (*_NEED_A_PRIVATE_NETWORK, "dns", "search"):
         if getattr(spec.network, key) in (None, ()):
             continue
-        if key in _NEED_A_PRIVATE_NETWORK and spec.network.mode != "private":
+        if key in _NEED_A_PRIVATE_NETWORK and mode != "private":
             message, hint = (
-                f'needs network.mode = "private", but the mode is {mode}',
+                f'needs network.mode = "private", but the mode is {quote(mode)}',
                 'set mode = "private", or remove it',
             )
-        elif spec.network.mode == "none":
+        elif mode == "none":
             message, hint = (
-                f"needs a network, but network.mode is {mode}",
+                f"needs a network, but network.mode is {quote(mode)}",
                 'set mode = "private", or remove it',
             )
         else:
             continue
         yield Problem(path=("network", key), message=message, hint=hint, part="key", if_enforced=True)
+
+
+#: A program with one of these can change the routes of its network, or send packets past them.
+_WAYS_AROUND = ("NET_ADMIN", "NET_RAW", "all")
+
+
+def egress_has_no_way_around(spec: Spec) -> Iterator[Problem]:
+    if spec.network.egress is None:
+        return
+    for index, name in elements(spec.security.capabilities.add):
+        if name.removeprefix("CAP_") in _WAYS_AROUND:
+            yield Problem(
+                path=("security", "capabilities", "add", index),
+                message=f"with {quote(name.removeprefix('CAP_'))} the program could leave network.egress",
+                hint="remove one of the two settings",
+            )
 
 
 def networks_are_defined(spec: Spec) -> Iterator[Problem]:

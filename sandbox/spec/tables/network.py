@@ -92,9 +92,8 @@ class Network:
     )
     egress: Egress | None = setting(
         Record(Egress),
-        doc="Destinations of connections that are allowed or denied; without it, all are allowed.",
+        doc='Destinations of connections that are allowed or denied; without it, all are allowed. It implies mode = "private".',
         example={"allow": ["example.org:443"]},
-        enforced=False,
     )
     host_access: tuple[HostService, ...] = setting(
         ListOf(HostServiceCodec(), distinct=True),

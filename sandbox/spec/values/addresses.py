@@ -161,14 +161,15 @@ class HostServiceCodec(Codec[HostService]):
 
 def single_ports(texts: Iterable[str]) -> tuple[Port, ...]:
     """Return the ports of *texts*, which :class:`PortCodec` has written, each range as its single ports."""
-    found = []
-    for text in texts:
-        ports = _parse_port(text)
-        found += [
-            Port(ports.address, ports.host + number, ports.sandbox + number, ports.protocol)
-            for number in range(ports.count)
-        ]
-    return tuple(found)
+    return tuple(port for text in texts for port in singles(_parse_port(text)))
+
+
+def singles(port: Port) -> list[Port]:
+    """Return the single ports of a range."""
+    return [
+        Port(port.address, port.host + number, port.sandbox + number, port.protocol)
+        for number in range(port.count)
+    ]
 
 
 def _protocol(word: str | None) -> Protocol:

@@ -21,8 +21,8 @@ command = ["true"]
 [network]
 mode = "private"
 hosts = { db = "10.0.0.2" }
-egress = {}
-optional = ["egress"]
+networks = []
+optional = ["networks"]
 """
 
 

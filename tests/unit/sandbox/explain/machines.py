@@ -106,6 +106,10 @@ MACHINES: Mapping[str, Machine] = {
         environ={"HOME": "/home/user"},
         paths=(directory("/home/user/root"),),
     ),
+    "egress": Machine(
+        environ={"HOME": "/home/user"},
+        paths=(directory("/home/user/root"),),
+    ),
     "variables": Machine(
         paths=(
             file(

@@ -16,8 +16,8 @@ pytestmark = [pytest.mark.userns]
 #: Runs in a network namespace of its own.
 _SCRIPT = """
 import json, socket, subprocess
-from sandbox.kernel import netlink, network
-from sandbox.kernel.netlink import Change, Route
+from sandbox.kernel import links, netlink, network, routes
+from sandbox.kernel.routes import Change, Route
 network.loopback_up()
 run = lambda *words: subprocess.run(["ip", *words], check=True)
 run("link", "add", "a0", "type", "veth", "peer", "name", "a1")
@@ -27,27 +27,27 @@ run("link", "set", "a0", "up")
 run("link", "set", "a1", "up")
 run("route", "add", "default", "via", "10.1.0.1")
 one, watch = netlink.open_socket(), netlink.open_socket(watching=True)
-index = netlink.interface_index(one, "a0")
-before = {str(route) for route in netlink.local_routes(one)}
-found = {"local": sorted(before), "default": [str(route) for route in netlink.default_routes(one)]}
+index = links.interface_index(one, "a0")
+before = {str(route) for route in routes.local_routes(one)}
+found = {"local": sorted(before), "default": [str(route) for route in routes.default_routes(one)]}
 for family, text in ((socket.AF_INET, "10.9.9.9"), (socket.AF_INET6, "fd09::9")):
     address = socket.inet_pton(family, text)
     route = Route(family, address, len(address) * 8, index)
-    assert netlink.add_local_route(one, route)
-    assert not netlink.add_local_route(one, route)
-    assert netlink.changes(watch) == [Change(route, added=True)]
-    assert str(route) in {str(other) for other in netlink.local_routes(one)}
-    netlink.remove_local_route(one, route)
-    netlink.remove_local_route(one, route)
-    assert netlink.changes(watch) == [Change(route, added=False)]
-assert {str(route) for route in netlink.local_routes(one)} == before
+    assert routes.add_local_route(one, route)
+    assert not routes.add_local_route(one, route)
+    assert routes.changes(watch) == [Change(route, added=True)]
+    assert str(route) in {str(other) for other in routes.local_routes(one)}
+    routes.remove_local_route(one, route)
+    routes.remove_local_route(one, route)
+    assert routes.changes(watch) == [Change(route, added=False)]
+assert {str(route) for route in routes.local_routes(one)} == before
 shown = []
 for family in ("-4", "-6"):
     out = subprocess.run(["ip", family, "-o", "route", "show", "table", "local"], capture_output=True, text=True).stdout
     shown += [line.split()[1] for line in out.splitlines() if line.split()[0] in ("local", "anycast")]
 found["shown"] = sorted(word if "/" in word else word + ("/128" if ":" in word else "/32") for word in shown)
 try:
-    netlink.interface_index(one, "absent")
+    links.interface_index(one, "absent")
 except OSError as error:
     found["absent"] = error.errno
 print(json.dumps(found))

@@ -107,16 +107,16 @@ def test_setting_that_this_version_does_not_enforce_is_refused_even_if_the_file_
 
 
 def test_setting_that_may_go_unenforced_is_a_warning() -> None:
-    made = plan(ROOT + '[network]\nmode = "private"\negress = {}\noptional = ["egress"]\n')
+    made = plan(ROOT + '[network]\nmode = "private"\nnetworks = []\noptional = ["networks"]\n')
     assert made.differences == (
         Degradation(
-            key="network.egress",
-            asked="{ allow = [], deny = [] }",
+            key="network.networks",
+            asked="[]",
             effective=None,
             reason="this version does not enforce it",
         ),
     )
-    assert made.warnings == ("not enforced: network.egress: this version does not enforce it",)
+    assert made.warnings == ("not enforced: network.networks: this version does not enforce it",)
 
 
 @pytest.mark.parametrize("name", ["net", "ipc", "uts", "cgroup"])

@@ -66,6 +66,7 @@ def made(**changes: Any) -> report.Report:
         "unmeasured": None,
         "launcher_memory": None,
         "left_over": 0,
+        "refused": None,
         "limits": report.reported_limits(PLAN, CGROUP),
     }
     return report.Report(**{**values, **changes})

@@ -123,3 +123,29 @@ def test_the_error_for_an_unenforced_key_does_not_suggest_another_unenforced_val
         parse(f'{text}optional = ["networks"]\n'.encode(), path="f.toml", environ={})
     with pytest.raises(SpecError, match=needs):
         parse(text.encode(), path="f.toml", environ={}, every_mistake=True)
+
+
+def network(text: str, rest: str = "") -> Spec:
+    content = f'[root]\nlayers = ["dir:/"]\n[network]\n{text}\n{rest}'
+    return parse(content.encode(), path="f.toml", environ={})
+
+
+def test_egress_implies_a_private_network() -> None:
+    assert network('egress = { allow = ["example.org:443"] }').network.mode == "private"
+    assert network('egress = {}\nports = ["80:80"]').network.mode == "private"
+    for mode in ("none", "host"):
+        with pytest.raises(SpecError, match=rf'network\.egress: needs .*"private", but the mode is "{mode}"'):
+            network(f'mode = "{mode}"\negress = {{}}')
+
+
+def test_egress_contradicts_a_network_that_is_joined() -> None:
+    with pytest.raises(SpecError, match=r"network\.egress: the network is that of the namespace"):
+        network("egress = {}", '[namespaces]\nnet = "sandbox:other"')
+
+
+@pytest.mark.parametrize("name", ["NET_ADMIN", "NET_RAW", "all"])
+def test_egress_is_refused_beside_a_capability_that_leads_around_it(name: str) -> None:
+    capabilities = f'[security.capabilities]\nadd = ["{name}"]'
+    with pytest.raises(SpecError, match=rf'with "{name}" the program could leave network\.egress'):
+        network("egress = {}", capabilities)
+    assert network('mode = "private"', capabilities)
