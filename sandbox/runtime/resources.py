@@ -6,17 +6,16 @@ written to the run directory's record before they are created.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
 
 from sandbox.as_container_root import chown_to_root
-from sandbox.errors import HostError, SandboxError, SetupError
+from sandbox.errors import SandboxError, SetupError
 from sandbox.host.facts import HostFacts
 from sandbox.images.direct_bind import LayerRoot
 from sandbox.images.layer_store import LayerStore, recorded_digest
-from sandbox.kernel import cgroups, namespaces, open_paths, trampoline
+from sandbox.kernel import cgroups, namespaces, open_paths
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits
 from sandbox.plan import LayerPlan, MountPoint, NamedVolume, Plan, fuse_problem
 from sandbox.plan.operations import HOSTS, BindRoot, DirectBind, MountRoot, ShowHosts
@@ -24,6 +23,7 @@ from sandbox.runtime.rootfs import name_files
 from sandbox.runtime.rootfs.direct_bind import DirectBindSource, choose, choose_root
 from sandbox.runtime.rootfs.targets import Links, resolve
 from sandbox.runtime.signals import Signals
+from sandbox.runtime.trampoline_file import create_trampoline
 from sandbox.runtime.unionfs_server import Server
 from sandbox.state.directory import StateDirectory
 from sandbox.state.sandbox_directory import RunDirectory
@@ -146,7 +146,7 @@ class SandboxResources:
     def prepare(self, undo: ExitStack) -> None:
         """Create all resources, and register their cleanup with *undo*."""
         plan = self.plan
-        self.trampoline = _create_trampoline(self._facts.machine)
+        self.trampoline = create_trampoline(self._facts.machine)
         undo.callback(os.close, self.trampoline)
         self.run = self._state.new_run(plan.ids, name=plan.name, uses=_uses(plan))
         undo.callback(self._remove_run)
@@ -490,23 +490,3 @@ def _uses(plan: Plan) -> dict[str, object]:
         "archives": [layer.path for layer in plan.layers if layer.kind == "tar"],
         "images": list(dict.fromkeys(layer.path for layer in plan.layers if layer.kind == "image")),
     }
-
-
-def _create_trampoline(machine: str) -> int:
-    """Return a descriptor of the memfd through which the program is executed.
-
-    Raises:
-        SandboxError: there is no trampoline for *machine*, or this machine forbids executing a memfd.
-    """
-    try:
-        return trampoline.create(machine)
-    except FileNotFoundError:
-        raise HostError(
-            f"no program can be started on the architecture {machine}: there is no trampoline for it",
-            hint="add it to sandbox/kernel/trampoline/trampoline.c and run scripts/build-trampolines",
-        ) from None
-    except OSError as error:
-        failure = SetupError.from_os_error("trampoline", "memfd_create", error)
-        if error.errno == errno.EACCES:
-            failure.hint = "this machine forbids executing a memfd: as root: sysctl vm.memfd_noexec=1"
-        raise failure from None

@@ -83,7 +83,7 @@ def test_the_line_of_a_refusal_allows_the_destination(launcher: Launcher, around
     assert answers(done, request) == {request: "internet"}
 
 
-@pytest.mark.nft
+@pytest.mark.networks
 def test_a_rule_without_a_port_allows_every_port(launcher: Launcher, around: StandIn) -> None:
     spec = EGRESS + NAMES + f'egress = {{ allow = ["good.test", "{INTERNET}"], deny = ["good.test:8001"] }}\n'
     expected = {

@@ -325,7 +325,9 @@ def test_a_signal_of_the_terminal_leaves_the_network_to_a_program_that_catches_i
     launcher: Launcher, around: StandIn, network: str
 ) -> None:
     spec = PRIVATE.replace('mode = "private"', network) + 'ports = ["8080:80"]\n'
-    program = f"import os, signal\nsignal.signal(signal.SIGINT, lambda *_: os.write(1, b'caught\\n'))\n{_SERVE}"
+    program = (
+        f"import os, signal\nsignal.signal(signal.SIGINT, lambda *_: os.write(1, b'caught\\n'))\n{_SERVE}"
+    )
     arguments = around.in_host(*launcher.arguments(spec, [PYTHON, "-c", program, "80"]))
     with subprocess.Popen(
         arguments,

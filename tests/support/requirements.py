@@ -10,58 +10,17 @@ from __future__ import annotations
 import errno
 import functools
 import os
-import pwd
 import shutil
 import stat
-import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
 
+from tests.support.network_probes import probe_networks, probe_pasta
+from tests.support.probing import Missing, Probe, account, try_command
+
 STRICT = os.environ.get("SANDBOX_TESTS_STRICT") == "1"
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """An unmet requirement, with its remedy."""
-
-    what: str
-    remedy: str = ""
-    #: Whether root could provide it on this machine.
-    removable: bool = True
-
-    def __str__(self) -> str:
-        return f"{self.what} ({self.remedy})" if self.remedy else self.what
-
-
-Probe = Callable[[], Missing | None]
-
-
-def account() -> str:
-    """Return the name of this account for messages."""
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return f"uid {os.geteuid()}"
-
-
-def try_command(*command: str) -> str | None:
-    """Run *command*. Return None if it succeeds, otherwise the last line of its output or its exit status."""
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=60, check=False
-        )
-    except FileNotFoundError:
-        return f"{command[0]}: not found"
-    lines = (done.stderr or done.stdout).strip().splitlines()
-    return (
-        None
-        if done.returncode == 0
-        else (lines[-1] if lines else f"{command[0]} ended with {done.returncode}")
-    )
 
 
 def has_subordinate_ids() -> bool:
@@ -379,20 +338,6 @@ def probe_xfstests() -> Missing | None:
     return None
 
 
-def probe_pasta() -> Missing | None:
-    """pasta(1) and ip(8), and /dev/net/tun that this account may open."""
-    for program, package in (("pasta", "passt"), ("ip", "iproute2")):
-        if shutil.which(program) is None:
-            return Missing(program, f"apt-get install {package}")
-    try:
-        os.close(os.open("/dev/net/tun", os.O_RDWR))
-    except OSError as error:
-        return Missing(
-            f"/dev/net/tun: {error.strerror}", "as root: modprobe tun; chmod 666 /dev/net/tun, as udev has it"
-        )
-    return None
-
-
 def probe_vm() -> Missing | None:
     """Tools that run a command in a Debian virtual machine, in $SANDBOX_TEST_VM: a stock systemd and cgroups version 2."""
     given = os.environ.get("SANDBOX_TEST_VM")
@@ -413,20 +358,6 @@ def probe_vm() -> Missing | None:
 def not_long() -> Missing | None:
     """Tests that take minutes or hours."""
     return Missing("--long was not given", removable=False)
-
-
-def probe_networks() -> Missing | None:
-    """User namespaces with networks of their own, ip(8), and nft(8) with the modules of the kernel for its rules."""
-    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-    for program, package in (("ip", "iproute2"), ("nft", "nftables")):
-        if shutil.which(program, path=path) is None:
-            return Missing(program, f"apt-get install {package}")
-    rule = (
-        "table inet t { chain c { type nat hook prerouting priority dstnat; tcp dport 1 redirect to :2; }; }"
-    )
-    nft = shutil.which("nft", path=path) or "nft"
-    failure = try_command("unshare", "--user", "--map-root-user", "--net", nft, rule)
-    return Missing(f"nft: {failure}", "modprobe nft_redir") if failure is not None else None
 
 
 PROBES: dict[str, Probe] = {
@@ -460,7 +391,6 @@ PROBES: dict[str, Probe] = {
     "skopeo": _program("skopeo", "skopeo"),
     "docker_registry": _program("docker-registry", "docker-registry"),
     "pasta": probe_pasta,
-    "nft": _program("nft", "nftables"),
     "openssl": _program("openssl", "openssl"),
     "vm": probe_vm,
     "unionmount_testsuite": probe_unionmount_testsuite,

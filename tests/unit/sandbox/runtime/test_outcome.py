@@ -8,7 +8,7 @@ import pytest
 
 from sandbox.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, HostError, SetupError
 from sandbox.kernel import trampoline
-from sandbox.runtime import outcome, resources
+from sandbox.runtime import outcome, trampoline_file
 from sandbox.runtime.messages import ExecFailed, SetupFailed
 from tests.unit.sandbox.facts import host, plan
 from unionfs._stdlib.dataclasses import replace
@@ -63,5 +63,5 @@ def test_machine_on_which_no_trampoline_can_be_had_is_told_why(
 
     monkeypatch.setattr(trampoline, "create", fail)
     with pytest.raises(kind) as raised:
-        resources._create_trampoline(host().machine)
+        trampoline_file.create_trampoline(host().machine)
     assert hint in (getattr(raised.value, "hint", None) or "")
