@@ -189,8 +189,10 @@ class EgressRules:
                 return self._denied(rule)
         place = endpoint(unpack(address), port)
         if own:
-            line = f"network.host_access = [{json.dumps(place)}]"
-            return Refusal("this is an address of this machine", line)
+            # host_access opens services of the loopback interface only, at the same place.
+            service = endpoint("127.0.0.1", port)
+            reason = f"this is an address of this machine, whose services can be opened at {service} only"
+            return Refusal(reason, f"network.host_access = [{json.dumps(service)}]")
         found = class_of(address)
         least = found[1] if found is not None and found[0] in NEEDS_EXPLICIT_RULE else None
         rules = [

@@ -31,7 +31,6 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
     "kernel": frozenset(),  # takes plain values and raises OSError, so that it is usable without the rest
     "host": frozenset({"errors", "kernel"}),  # facts about the machine and its paths
     "seccomp": frozenset({"kernel"}),  # filters of system calls as values, and their compiler
-    "network": frozenset({"kernel"}),  # what runs in the process `sandbox-net`
     "plan": frozenset(
         {"errors", "host", "kernel", "seccomp", "spec"}
     ),  # makes no system call; uses values of kernel and host

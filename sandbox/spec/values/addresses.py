@@ -16,6 +16,7 @@ Protocol = Literal["tcp", "udp"]
 
 PORT_MAX = 65535
 
+_DNS_PORT = 53
 _LOOPBACK = ("127.0.0.1", "::1")
 
 _PROTOCOLS: dict[str, Protocol] = {"tcp": "tcp", "udp": "udp"}
@@ -287,8 +288,14 @@ class EndpointCodec(Codec[str]):
         match = _ENDPOINT.fullmatch(text)
         if match is None or not match["place"]:
             raise Invalid(f"{shown(text)} is not a destination", self._hint)
-        if match["port"] is not None:
-            _port_number(match["port"], text, self._hint)
+        if match["port"] is not None and _port_number(match["port"], text, self._hint) == _DNS_PORT:
+            raise Invalid(
+                "port 53 is that of DNS, which the sandbox's own name server answers",
+                "remove it: every allowed name can be looked up",
+                fragment=":" + match["port"],
+            )
+        if "%" in text or (text.startswith("[") and ":" not in match["place"]):
+            raise Invalid(f"{shown(text)} is not a destination", self._hint)
         place = match["place"].replace("[", "").replace("]", "")
         if "/" in place:
             _parse_network(place)

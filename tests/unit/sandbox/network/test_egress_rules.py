@@ -135,7 +135,7 @@ def test_an_address_of_this_machine_is_refused_whatever_rule_there_is() -> None:
     made = rules("0.0.0.0/0", "198.51.100.2:22", "example.org:22")
     refused = made.refuse_address(pack("198.51.100.2"), 22, own=True)
     assert refused is not None
-    assert refused.remedy == 'network.host_access = ["198.51.100.2:22"]'
+    assert refused.remedy == 'network.host_access = ["127.0.0.1:22"]'
     assert made.refuse_resolved("example.org", 22, pack("198.51.100.2"), own=True) is not None
 
 
