@@ -305,7 +305,7 @@ def test_the_end_of_pasta_stops_the_sandbox_with_one_warning(launcher: Launcher,
         assert process.wait(PATIENCE) == 125
         assert (
             process.stderr.read()
-            == "sandbox: warning: network.mode: pasta, which connects the network, ended unexpectedly\n"
+            == "sandbox: warning: network: pasta, which connects the network, ended unexpectedly\n"
         )
 
 
