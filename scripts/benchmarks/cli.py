@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import archives, counting, growth, imports, layers, measuring, plot, report, start
+from benchmarks import archives, counting, growth, imports, layers, measuring, networks, plot, report, start
 from benchmarks.catalogue import WORKLOADS
 from benchmarks.corpus import make_corpus
 from benchmarks.systems import NAMES, ON_REQUEST, SUBJECT, Stack, System, find_python, find_systems
@@ -62,7 +62,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--only",
         metavar="NAME",
         action="append",
-        help="the workloads whose name contains NAME, or a group: files, layers, start, import, archives; may be repeated",
+        help="the workloads whose name contains NAME, or a group: files, layers, start, import, archives, network; may be repeated",
     )
     add(
         "--systems",
@@ -224,7 +224,12 @@ def measure_place(
         for name in archives.SUMMARIES
         if wanted(name, archives.GROUP, arguments.only, quick=False if arguments.quick else None)
     ]
-    if not (chosen or layered or starts or imported or packed):
+    connected = [
+        name
+        for name in networks.SUMMARIES
+        if arguments.only and wanted(name, networks.GROUP, arguments.only, quick=None)
+    ]
+    if not (chosen or layered or starts or imported or packed or connected):
         raise SystemExit(f"bench: no workload is named {' or '.join(arguments.only)} (see --list)")
     with scratch_in(directory) as scratch, contextlib.ExitStack() as stack:
         say(f"making the layers in {directory} ...")
@@ -235,9 +240,15 @@ def measure_place(
         trials = [measuring.trial_of(workload, systems, files, corpus) for workload in able]
         os.mkdir(os.path.join(scratch, "layered"))
         trials += layers.make_trials(layered, systems, corpus, os.path.join(scratch, "layered"))
-        if starts and arguments.systems is None:
+        starters: list[start.Starter] = []
+        if (starts or connected) and arguments.systems is None:
             starters = start.find_starters(corpus, os.path.join(scratch, "start"), stack, place.left_out)
+        if starts and starters:
             trials.append(start.make_trial(starters, times=corpus.amount(5, 1)))
+        if connected and starters:
+            at = os.path.join(scratch, "networks")
+            podman = next((one for one in starters if one.name == start.BASE), None)
+            trials += networks.make_trials(connected, corpus, at, podman, place.left_out)
         if imported and arguments.systems is None:
             trials += imports.make_trials(imported, corpus, os.path.join(scratch, "imports"), place.left_out)
         if packed and arguments.systems is None:
@@ -348,6 +359,9 @@ def print_list() -> None:
         print(f"  {name:24}{imports.SUMMARY} (quick)")
     print(f"{archives.GROUP}:")
     for name, summary in archives.SUMMARIES.items():
+        print(f"  {name:24}{summary}")
+    print(f"{networks.GROUP} (with --only):")
+    for name, summary in networks.SUMMARIES.items():
         print(f"  {name:24}{summary}")
 
 
