@@ -95,7 +95,9 @@ class Supervisor:
         self._on_end = on_end
         self._filter: bytes | None = None
         self._resources: SandboxResources
-        self._life: Life
+        self._life = Life(
+            stop_signal=signal_number(plan.process.stop_signal), stop_timeout=plan.process.stop_timeout
+        )
         self.report: Report | None = None
 
     def run(self) -> int:
@@ -212,10 +214,6 @@ class Supervisor:
         self, handle: SandboxHandle, wake_reader: int, serving_filter: bytes | None, undo: ExitStack
     ) -> Monitor:
         control, requests = self._control_socket(undo)
-        self._life = Life(
-            stop_signal=signal_number(self._plan.process.stop_signal),
-            stop_timeout=self._plan.process.stop_timeout,
-        )
         return Monitor(
             self._plan,
             self._life,

@@ -63,13 +63,13 @@ def test_state_directory_that_cannot_be_used_is_refused_by_all_three(launcher: L
 
 
 def test_unenforced_optional_key_is_reported_by_all_three(launcher: Launcher) -> None:
-    path = launcher.write(HOST_ROOT + '[network]\nhosts = { db = "10.0.0.2" }\noptional = ["hosts"]\n')
-    warning = "sandbox: warning: not enforced: network.hosts: this version does not enforce it\n"
+    path = launcher.write(HOST_ROOT + '[network]\nmode = "private"\nnetworks = []\noptional = ["networks"]\n')
+    warning = "sandbox: warning: not enforced: network.networks: this version does not enforce it\n"
     assert sandbox(launcher, "up", path, "--", "true") == Outcome(0, "", warning)
     assert sandbox(launcher, "up", "--dry-run", path).err == warning
     why = sandbox(launcher, "explain", path)
     assert why.status == 0
-    assert 'network.hosts = { db = "10.0.0.2" } is not enforced: this version does not enforce it' in why.out
+    assert 'network.networks = [] is not enforced: this version does not enforce it' in why.out
 
 
 def snapshot(*roots: Path) -> list[tuple[str, int, int, int]]:
