@@ -59,8 +59,8 @@ def test_error_about_a_wrong_type_names_both_types(launcher: Launcher) -> None:
 def test_key_of_a_later_version_is_refused_and_not_ignored(launcher: Launcher) -> None:
     refused(
         launcher,
-        HOST_ROOT + '[network]\nhosts = { db = "10.0.0.2" }\n',
-        "network.hosts: not enforced by this version",
+        HOST_ROOT + '[health]\ncommand = ["true"]\n',
+        "health: not enforced by this version",
     )
 
 
@@ -98,7 +98,7 @@ def test_mistakes_and_refusals_are_reported_together_in_the_order_of_the_file(
         HOST_ROOT
         + '[[volumes]]\ntype = "bind"\nsource = "absent"\ntarget = "/a"\n'
         + '[process]\ncmmand = "true"\nenv_file = "absent.env"\n'
-        + '[network]\nmode = "private"\n'
+        + '[health]\ncommand = ["true"]\n'
         + '[[devices]]\npath = "/dev/absent"\n',
         options=options,
     )
@@ -108,7 +108,7 @@ def test_mistakes_and_refusals_are_reported_together_in_the_order_of_the_file(
         ["5:10", "volumes[0].source"],
         ["8:1", "process.cmmand"],
         ["9:12", "process.env_file"],
-        ["11:8", "network.mode"],
+        ["10:2", "health"],
         ["13:8", "devices[0].path"],
     ]
 
@@ -116,9 +116,9 @@ def test_mistakes_and_refusals_are_reported_together_in_the_order_of_the_file(
 def test_keys_that_are_not_enforced_are_reported_with_what_the_machine_refuses(launcher: Launcher) -> None:
     refused(
         launcher,
-        HOST_ROOT + '[process]\nenv_file = "absent.env"\n[network]\nmode = "private"\n',
+        HOST_ROOT + '[process]\nenv_file = "absent.env"\n[health]\ncommand = ["true"]\n',
         "test.toml:4:12: process.env_file: ",
-        'test.toml:6:8: network.mode: "private" is not enforced',
+        "test.toml:5:2: health: not enforced by this version",
     )
 
 

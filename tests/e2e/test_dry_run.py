@@ -69,7 +69,7 @@ def test_unenforced_optional_key_is_reported_by_all_three(launcher: Launcher) ->
     assert sandbox(launcher, "up", "--dry-run", path).err == warning
     why = sandbox(launcher, "explain", path)
     assert why.status == 0
-    assert 'network.networks = [] is not enforced: this version does not enforce it' in why.out
+    assert "network.networks = [] is not enforced: this version does not enforce it" in why.out
 
 
 def snapshot(*roots: Path) -> list[tuple[str, int, int, int]]:
