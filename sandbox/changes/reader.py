@@ -22,6 +22,7 @@ from sandbox.changes.writable_layers import WritableLayer, find
 from sandbox.errors import SandboxError, SetupError, StateError, describe_errno
 from sandbox.host import private_directories
 from sandbox.images.mounted_archives import open_recorded
+from sandbox.images.mounted_layers import open_recorded_layer
 from sandbox.images.places import archives_in, layers_in
 from sandbox.kernel import open_paths
 from sandbox.plan import IdPlan
@@ -305,7 +306,11 @@ def _open_layer(
         undo.callback(os.close, lock_fd)
         fcntl.flock(lock_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         if layer.mounted:
-            archive_fd, members_fd = open_recorded(place, layer.path)
+            archive_fd, members_fd = (
+                open_recorded_layer(images, place)
+                if layer.kind == "image"
+                else open_recorded(place, layer.path)
+            )
             undo.callback(os.close, archive_fd)
             undo.callback(os.close, members_fd)
             return ServedLayer(fd=archive_fd, archive_index_fd=members_fd, marks="none", squash=False)

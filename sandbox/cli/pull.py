@@ -108,11 +108,12 @@ def _pull_files(arguments: argparse.Namespace, where: Locations, files: list[str
     stored = StoredImages(where.images)
     found = {}
     for file in files:
-        images = find_images(load(file, unenforced="keep"), where.images, fetch=fetch)
-        for image in images.values():
+        spec = load(file, unenforced="keep")
+        images = find_images(spec, where.images, fetch=fetch)
+        for number, image in images.items():
             record = stored.record(image.digest)
             if record is not None:
-                fetch.unpack(record)
+                fetch.unpack(record, image.name if spec.root.layers[number].mount else None)
             found[image.name] = image.digest
     if arguments.json:
         print_json([{"name": name, "digest": digest} for name, digest in found.items()])

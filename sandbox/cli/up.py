@@ -263,10 +263,10 @@ def _make_fetch(spec: Spec, facts: HostFacts, images: str) -> Fetch | None:
     if findings.refusals:
         return None
 
-    def unpack(record: ImageRecord) -> None:
+    def unpack(record: ImageRecord, mounted: str | None = None, /) -> None:
         from sandbox.images.adding import unpack
 
-        unpack(images, record, ids, warn, _make_progress)
+        unpack(images, record, ids, warn, _make_progress, mounted=mounted)
 
     return Fetch(progress=_make_blob_progress, unpack=unpack)
 

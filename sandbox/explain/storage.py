@@ -154,6 +154,8 @@ def _layer(number: int, layer: Layer, case: Case) -> Fact:
 
 def _reading(layer: Layer, case: Case) -> str:
     if layer.kind in IMAGE_KINDS:
+        if layer.mount:
+            return "an image, whose layers are mounted, not unpacked: files are read from their blobs while the program runs"
         return "an image, whose layers are unpacked once into the image store under the ids of this sandbox"
     if layer.mount:
         return "an archive, mounted, not unpacked: files are read from it while the program runs"

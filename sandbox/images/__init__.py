@@ -4,7 +4,8 @@ The image directory contains what can be fetched and unpacked again:
 
     IMAGES/archives/KEY/    an unpacked `tar:` archive: lock, ids, tree, index, references.json, archive.json (origin.py),
                             native (direct_bind.py); of a mounted one, members (mounted_archives.py) instead of files in tree
-    IMAGES/layers/KEY/      an unpacked layer of an image (image_layers.py)
+    IMAGES/layers/KEY/      an unpacked layer of an image (image_layers.py); of a mounted one, members and blob
+                            (mounted_layers.py) instead of files in tree
     IMAGES/blobs/           manifests, configurations and layers, as their sources have them (blobs.py)
     IMAGES/partial/         blobs that are being received, and other temporary files
     IMAGES/images.json, manifests/     names and records of images (stored_images.py)
@@ -24,6 +25,7 @@ Archives:
     directories     the directories of a tree that is being unpacked
     destination     directories below the destination, and nowhere else
     direct_bind     whether a directory of one layer can be bind-mounted without the union
+    archive_names   names and attributes in the index of a mounted archive
     lower_layers    objects of the layers below, which an archive may name
     metadata        owner, attributes, mode and times of what an archive creates
     hard_links      hard links, also to files of the layers below
@@ -40,7 +42,7 @@ Archives:
     archived_acl    access control lists as a file system would have them
     index_writer    the tree of an archive, written as an index
     archive_index   the index of an archive that is mounted instead of unpacked
-    archive_names   directories and symbolic links of a mounted archive
+    indexing        an archive indexed with its digests and a memory limit
     mounted_archives  each archive indexed once for each id map
 
 Images:
@@ -52,6 +54,7 @@ Images:
     blobs           blobs by their digests
     stored_images   names and records of the images of the store
     image_layers    each layer of an image unpacked once for each id map
+    mounted_layers  each layer of an image indexed once for each id map
     importing       an image copied from its source into the store
     collection      removal of what no image and no sandbox uses; verification
     verification    every blob and layer compared with its digest

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sandbox.images.blobs import BlobStore
 from sandbox.images.image_layers import ImageLayers
 from sandbox.images.importing import host_platform, import_image
+from sandbox.images.mounted_layers import MountedLayers
 from sandbox.images.oci.platforms import Platform
 from sandbox.images.places import scratch_in
 from sandbox.images.stored_images import StoredImages, check_new_name, normalized
@@ -18,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from sandbox.images.importing import BlobProgress, Prepare
+    from sandbox.images.importing import BlobProgress, Unpack
     from sandbox.images.reading import Progress
     from sandbox.images.stored_images import ImageRecord
     from sandbox.images.unpacked_trees import StoredLayer
@@ -80,9 +81,13 @@ def unpacker(
     ids: IdPlan,
     warn: Callable[[str], None],
     progress: Callable[[], Progress] | None = None,
-) -> Prepare:
-    """Return :func:`unpack` with these arguments, as `import_image` takes it."""
-    return lambda record: unpack(images, record, ids, warn, progress)
+) -> Unpack:
+    """Return :func:`unpack` with these arguments."""
+
+    def prepare(record: ImageRecord, mounted: str | None = None, /) -> None:
+        unpack(images, record, ids, warn, progress, mounted=mounted)
+
+    return prepare
 
 
 def unpack(
@@ -91,19 +96,26 @@ def unpack(
     ids: IdPlan,
     warn: Callable[[str], None],
     progress: Callable[[], Progress] | None = None,
+    *,
+    mounted: str | None = None,
 ) -> None:
     """Unpack and verify the layers of the image *record* under *ids*. *warn* gets messages about objects that are left out.
 
-    *progress* creates the receiver of reports if layers have to be unpacked. After an error, the layers that were unpacked are
-    removed again.
+    *progress* creates the receiver of reports if layers have to be unpacked. With *mounted*, the name of the image in the store,
+    the layers are indexed instead. After an error, the layers that were unpacked or indexed are removed again.
 
     Raises:
-        ImageError: a layer is damaged, or cannot be unpacked.
+        ImageError: a layer is damaged, or cannot be unpacked or indexed.
     """
-    layers = ImageLayers(images, progress)
+    layers: ImageLayers | MountedLayers
     opened: list[StoredLayer] = []
     try:
-        opened = layers.open(record.layers, ids)
+        if mounted is None:
+            layers = ImageLayers(images, progress)
+            opened = layers.open(record.layers, ids)
+        else:
+            layers = MountedLayers(images, progress)
+            opened = layers.open(record.layers, ids, mounted)
         # Unpacking verifies a layer. One whose diff id was unpacked before, from another blob, is verified here.
         known = set(layers.made.values())
         known.update(layer for one in StoredImages(images).records() for layer in one.layers)

@@ -30,10 +30,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from sandbox.images.lower_layers import LowerLayers
     from sandbox.plan import IdPlan
     from unionfs._stdlib.typing import BinaryIO
     from unionfs.layer_index.archive_frames import Frame
 
+UNPACK = 'remove "mount = true", which unpacks it'
+"""The remedy for an archive that cannot be mounted."""
 _TYPES = {Kind.FILE: stat.S_IFREG, Kind.SYMLINK: stat.S_IFLNK, Kind.FIFO: stat.S_IFIFO}
 #: AUFS named its own records so; they hide nothing (whiteouts.py).
 _AUFS_RECORD = b".wh..wh."
@@ -51,6 +54,7 @@ def index_archive(
     ids: IdPlan,
     size: int,
     frames: Callable[[], Sequence[Frame]] = tuple,
+    lower: LowerLayers | None = None,
 ) -> UnpackReport:
     """Read every member of *archive*, and write the index to the empty file *output*.
 
@@ -61,12 +65,14 @@ def index_archive(
         ids: the ids of the sandbox. Other owners are refused, as they cannot be set when unpacking either.
         size: the length of the archive, in bytes.
         frames: returns the frames of a compressed archive; it is called when all members have been read.
+        lower: the layers below, which give directories that no member lists their attributes; None if the archive is no layer
+            of an image.
 
     Raises:
         ImageError: the archive is damaged, or a member cannot be shown: the message names the member.
         OSError: the archive cannot be read, or *output* not be written.
     """
-    indexer = _Indexer(archive, position, ids)
+    indexer = _Indexer(archive, position, ids, lower)
     for member in archive:
         try:
             indexer.add(member)
@@ -77,9 +83,7 @@ def index_archive(
     try:
         write_index(indexer.tree, output, size, frames())
     except ValueError as error:
-        raise ImageError(
-            f"{archive.name}: cannot be mounted: {error}", hint='remove "mount = true", which unpacks it'
-        ) from error
+        raise ImageError(f"{archive.name}: cannot be mounted: {error}", hint=UNPACK) from error
     return indexer.report()
 
 
@@ -91,8 +95,11 @@ def _time_of(member: Member) -> int:
 class _Indexer:
     """Adds members to a tree, and counts what is left out."""
 
-    def __init__(self, archive: Archive, position: Callable[[], int], ids: IdPlan) -> None:
-        self.tree = ArchiveTree()
+    def __init__(
+        self, archive: Archive, position: Callable[[], int], ids: IdPlan, lower: LowerLayers | None
+    ) -> None:
+        self.tree = ArchiveTree(self._inherit if lower is not None else None)
+        self._lower = lower
         self._archive = archive
         self._position = position
         self._single = ids.single
@@ -104,7 +111,8 @@ class _Indexer:
 
     def report(self) -> UnpackReport:
         """Return what was indexed and what was left out."""
-        return self._left_out.report(entries=self._entries, data_bytes=self._bytes)
+        used_below = self._lower is not None and self._lower.used
+        return self._left_out.report(entries=self._entries, data_bytes=self._bytes, used_below=used_below)
 
     def add(self, member: Member) -> None:
         """Add *member* to the tree, as `unpack` writes it."""
@@ -219,6 +227,19 @@ class _Indexer:
         self._left_out.add_device(relative(member.name), member.name)
 
     # Attributes
+
+    def _inherit(self, path: bytes, made: ArchivedDirectory) -> None:
+        """Give the directory *made*, which no member lists, the attributes of the one that the layers below have at *path*."""
+        assert self._lower is not None
+        above = made.parent
+        lacks = above is not None and above.lacks_lower
+        found = None if lacks or self.tree.covers(path) else self._lower.directory(path)
+        if found is None:
+            made.lacks_lower = True
+        else:
+            made.mode, made.uid, made.gid = stat.S_IFDIR | found.mode, found.uid, found.gid
+            made.mtime_ns = _time_of(found)
+            made.xattrs = self._shared.share(found.xattrs)
 
     def _owner(self, member: Member) -> tuple[int, int]:
         if self._single:

@@ -19,7 +19,7 @@ from sandbox.kernel.walk import MAX_LINKS
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _NAME_MAX = 255  # bytes of one component (limits.h)
 _MOST_KNOWN = 4096  # paths of directories that are remembered
@@ -71,6 +71,7 @@ class ArchivedDirectory:
         "absent",
         "entries",
         "gid",
+        "lacks_lower",
         "mode",
         "mtime_ns",
         "opaque",
@@ -95,13 +96,19 @@ class ArchivedDirectory:
         self.opaque = False
         #: The names of devices that were left out; None for none.
         self.absent: set[bytes] | None = None
+        #: Whether the layers below are known to have no directory here.
+        self.lacks_lower = False
 
 
 class ArchiveTree:
     """The tree of one archive. `archive_index` creates it; nothing has to be closed."""
 
-    def __init__(self) -> None:
-        """Start with an empty root directory."""
+    def __init__(self, inherit: Callable[[bytes, ArchivedDirectory], None] | None = None) -> None:
+        """Start with an empty root directory.
+
+        *inherit* is called with the path of each directory that no member lists, and the directory, to set its attributes.
+        """
+        self._inherit = inherit
         self.root = ArchivedDirectory(None, 0)
         self._known: dict[bytes, ArchivedDirectory] = {b"": self.root}
         #: The time that directories get which no member lists: that of the member that needs them.
@@ -122,20 +129,21 @@ class ArchiveTree:
         at, length = self.root, 0
         remaining = path.split(b"/")[::-1]
         links = linked = 0
-        depth: list[int] = []
+        names: list[bytes] = []
         while remaining:
             component = remaining.pop()
             if component in {b"", b"."}:
                 continue
             if component == b"..":
                 if at.parent is not None:
-                    at, length = at.parent, length - depth.pop()
+                    at = at.parent
+                    length -= len(names.pop()) + bool(names)
                 continue
-            inner = self._enter(at, component, create=create)
+            inner = self._enter(at, component, names, create=create)
             if isinstance(inner, ArchivedDirectory):
                 at = inner
-                depth.append(len(component) + bool(length))
-                length += depth[-1]
+                length += len(component) + bool(names)
+                names.append(component)
                 if length > PATH_MAX:
                     raise RefusedError(f"its path is longer than {PATH_MAX} bytes")
                 continue
@@ -144,15 +152,20 @@ class ArchiveTree:
             if links > MAX_LINKS or linked > MAX_LINKED:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
             if inner.startswith(b"/"):
-                at, length, depth = self.root, 0, []
+                at, length, names = self.root, 0, []
             remaining += reversed(steps)
         if len(self._known) >= _MOST_KNOWN:
             self._known = {b"": self.root}
         self._known[path] = at
         return at
 
-    def _enter(self, at: ArchivedDirectory, component: bytes, *, create: bool) -> ArchivedDirectory | bytes:
-        """Return the directory *component* of *at*, made if necessary, or the target if it is a symbolic link."""
+    def _enter(
+        self, at: ArchivedDirectory, component: bytes, names: list[bytes], *, create: bool
+    ) -> ArchivedDirectory | bytes:
+        """Return the directory *component* of *at*, made if necessary, or the target if it is a symbolic link.
+
+        *names* lead from the root to *at*.
+        """
         found = at.entries.get(component)
         if isinstance(found, ArchivedDirectory):
             return found
@@ -165,7 +178,21 @@ class ArchiveTree:
             raise RefusedError(f"it is below {printable(component)}, a whiteout, which is no directory")
         made = ArchivedDirectory(at, self.now_ns)
         self.put(at, component, made)
+        if self._inherit is not None:
+            self._inherit(b"/".join((*names, component)), made)
         return made
+
+    def covers(self, path: bytes) -> bool:
+        """Return whether this layer hides what lower layers have at *path*, which leads through its directories."""
+        at = self.root
+        for name in path.split(b"/"):
+            if at.opaque or (at.whiteouts is not None and name in at.whiteouts):
+                return True
+            found = at.entries.get(name)
+            if not isinstance(found, ArchivedDirectory):
+                return True
+            at = found
+        return at.opaque
 
     def put(self, at: ArchivedDirectory, name: bytes, made: ArchivedObject | ArchivedDirectory) -> None:
         """Make *made* the entry *name* of *at*, in place of an earlier one and all that it contains.

@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from sandbox.images.archive_names import ArchiveNames
     from sandbox.images.tar import Archive
 
 MEMORY = 1 << 28
@@ -28,7 +29,7 @@ def unpack_bounded(
     destination_fd: int,
     *,
     single_id: bool,
-    below: Sequence[int] = (),
+    below: Sequence[int | ArchiveNames] = (),
     until_complete: Callable[[], None] = lambda: None,
     memory: int = MEMORY,
 ) -> UnpackReport:

@@ -32,6 +32,13 @@ if TYPE_CHECKING:
     Prepare = Callable[[ImageRecord], None]
 
 
+class Unpack(Protocol):
+    """Unpacks the layers of an image before it gets its name, or indexes them to be mounted. May be used as `Prepare`."""
+
+    def __call__(self, record: ImageRecord, mounted: str | None = None, /) -> None:
+        """Unpack the layers of *record*; with *mounted*, the name of the image in the store, index them."""
+
+
 class BlobProgress(Protocol):
     """Receives reports while blobs are copied. Its methods may be called by several threads, and must not raise."""
 

@@ -117,15 +117,17 @@ class LayerStream:
         self._threads.clear()
         self._plain = Plain(iter(()), compressed=False)
 
-    def open_archive(self) -> TarStream:
+    def open_archive(self, on_frame: Callable[[int, int], None] | None = None) -> TarStream:
         """Return the stream of the members; call it once. Publish nothing of them before `finish` has returned.
+
+        *on_frame* is that of `compression.open_plain`. A thread calls it, for the last time before `finish` returns.
 
         Raises:
             ImageError: as `sandbox.images.tar.open_archive`. While members are read also: the blob is longer than expected, or
                 it expands to more than EXPANSION times its size.
             OSError: the blob cannot be read.
         """
-        self._plain = open_plain(self._blob, self.name)
+        self._plain = open_plain(self._blob, self.name, on_frame)
         self._rest = self._run()
         return TarStream(self._rest, self.name, compressed=self._plain.compressed)
 

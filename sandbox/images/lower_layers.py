@@ -1,8 +1,8 @@
 """Look up objects in the layers below the one that is being unpacked, and copy files from them.
 
 An archive may name files of the layers below: as targets of hard links, and as directories that it does not list itself. The
-lower layers are unpacked trees with whiteouts. :func:`sandbox.images.direct_bind.look` finds what each has at a path, without
-following symbolic links. The caller owns all descriptors of trees.
+lower layers are unpacked trees with whiteouts, or indexes of layers that are not unpacked. :func:`sandbox.images.direct_bind.look`
+and `ArchiveNames.look` find what each has at a path, without following symbolic links. The caller owns all descriptors of trees.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import os
 import stat
 from contextlib import contextmanager
 
+from sandbox.images.archive_names import ArchiveNames
 from sandbox.images.attributes import is_unpacked
 from sandbox.images.destination import RefusedError
-from sandbox.images.direct_bind import LayerRoot, look, open_below
+from sandbox.images.direct_bind import LayerRoot, Seen, look, open_below
+from sandbox.images.names import printable
 from sandbox.images.tar import Kind, Member
 from unionfs._stdlib.typing import NamedTuple
 
@@ -48,22 +50,27 @@ class Found(NamedTuple):
 class LowerLayers:
     """The trees below the one that is being unpacked. The unpacker of one archive creates it; nothing has to be closed."""
 
-    def __init__(self, own_fd: int, below: Sequence[int], until_complete: Callable[[], None]) -> None:
-        """Use the tree *own_fd*, whose whiteouts hide lower objects, and the trees *below*, topmost first.
+    def __init__(
+        self,
+        own: int | None,
+        below: Sequence[int | ArchiveNames],
+        until_complete: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Use the tree *own*, whose whiteouts hide lower objects, and the layers *below*, topmost first: trees or indexes.
 
-        *until_complete* is called before the first look at them, and returns when they are complete: other processes may be
-        unpacking them at the same time.
+        Without *own*, the caller does not look up what its layer hides. *until_complete* is called before the first look at the
+        layers below, and returns when they are complete: other processes may be unpacking them at the same time.
         """
         self._until_complete = until_complete
-        self._own = LayerRoot(fd=own_fd, name="", marks="aufs")
-        self._below = [LayerRoot(fd=fd, name="", marks="aufs") for fd in below]
+        self._own = None if own is None else LayerRoot(fd=own, name="", marks="aufs")
+        self._below = [_root(one) for one in below]
         #: Whether there are layers below.
         self.exist = bool(below)
         #: Whether the content of a lower layer has been asked for, so that the unpacked tree depends on it.
         self.used = False
 
-    def _used(self) -> list[LayerRoot]:
-        """Return the trees below, complete, because the caller looks into them."""
+    def _used(self) -> list[LayerRoot | ArchiveNames]:
+        """Return the layers below, complete, because the caller looks into them."""
         if not self.used:
             self._until_complete()
             self.used = True  # also if there is no layer below: over one, the tree may be another
@@ -76,10 +83,11 @@ class LowerLayers:
         *path* is relative to the root, without superfluous slashes. The directory of the result is open within the context.
 
         Raises:
-            RefusedError: *path* is a directory.
+            RefusedError: *path* is a directory, or a file of a layer that is not unpacked.
             OSError: a lower layer cannot be read.
         """
         wanted = "/" + os.fsdecode(path)
+        assert self._own is not None
         tree = self._tree_of(wanted) if look(self._own, wanted).kind == "nothing" else None
         if tree is None:
             yield None
@@ -94,12 +102,18 @@ class LowerLayers:
     def _tree_of(self, path: str) -> LayerRoot | None:
         """Return the topmost lower layer with a file, link or FIFO at *path*, unless a layer above that one hides it."""
         for tree in self._used():
-            seen = look(tree, path)
+            seen = _look(tree, path)
             if seen.kind == "nothing":
                 continue
             if seen.kind == "directory":
                 raise RefusedError("a hard link to a directory")
-            return tree if seen.kind in {"link", "other"} and seen.at == path else None
+            if seen.kind not in {"link", "other"} or seen.at != path:
+                return None
+            if isinstance(tree, ArchiveNames):
+                raise RefusedError(
+                    f"a hard link to {printable(os.fsencode(path))}, a file of a layer below that is not unpacked"
+                )
+            return tree
         return None
 
     def directory(self, path: bytes) -> Member | None:
@@ -111,11 +125,13 @@ class LowerLayers:
             OSError: a lower layer cannot be read.
         """
         wanted = "/" + os.fsdecode(path)
-        if self._below and look(self._own, wanted).covers:
+        if self._below and self._own is not None and look(self._own, wanted).covers:
             return None
         for tree in self._used():
-            seen = look(tree, wanted)
+            seen = _look(tree, wanted)
             if seen.kind == "directory":
+                if isinstance(tree, ArchiveNames):
+                    return _indexed(tree, wanted, path)
                 fd = open_below(tree.fd, wanted)
                 try:
                     return _member(fd, b".", path, os.fstat(fd))
@@ -124,6 +140,30 @@ class LowerLayers:
             if seen.kind != "nothing":
                 return None
         return None
+
+
+def _root(layer: int | ArchiveNames) -> LayerRoot | ArchiveNames:
+    return LayerRoot(fd=layer, name="", marks="aufs") if isinstance(layer, int) else layer
+
+
+def _look(layer: LayerRoot | ArchiveNames, path: str) -> Seen:
+    return layer.look(path) if isinstance(layer, ArchiveNames) else look(layer, path)
+
+
+def _indexed(names: ArchiveNames, wanted: str, path: bytes) -> Member | None:
+    found = names.attributes(wanted)
+    if found is None:
+        return None
+    return Member(
+        name=path,
+        kind=Kind.DIRECTORY,
+        mode=found.mode,
+        uid=found.uid,
+        gid=found.gid,
+        mtime_ns=found.mtime_ns,
+        size=0,
+        xattrs=found.xattrs,
+    )
 
 
 def _found(parent_fd: int, leaf: bytes, path: bytes) -> Found | None:

@@ -10,8 +10,6 @@ be both mounted and unpacked. An index that is damaged is made again.
 from __future__ import annotations
 
 import os
-import re
-from itertools import pairwise
 
 from sandbox.as_container_root import run_with_ids
 from sandbox.errors import ImageError, StateError
@@ -22,20 +20,12 @@ from sandbox.images.unpacked_trees import StoredLayer
 from sandbox.kernel.files import NotRegularError, open_regular
 from sandbox.plan import IdPlan
 from unionfs._stdlib.dataclasses import replace
-from unionfs.layer_index.archive_frames import LARGEST_FRAME, Frame
+from unionfs.layer_index.archive_frames import LARGEST_FRAME
 from unionfs.layer_index.format import VERSION, DamagedError
-
-# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 MEMBERS = "members"
 """The name of the index in the directory of the layer."""
 _FORMAT = 1  # incremented when indexing changes
-_MAGIC = 4
-#: The beginning of gzip and zstd, which the server can read frame by frame.
-_SEEKABLE = re.compile(rb"(?s)\x1f\x8b|\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -51,7 +41,7 @@ class MountedArchives(LayerStore):
         if layer is None:
             return None
         try:
-            members_fd = _open_members(layer.place, os.fstat(archive_fd).st_size)
+            members_fd = open_members(layer.place, os.fstat(archive_fd).st_size)
         except (OSError, DamagedError):
             layer.close()
             self.trees.discard_unused(name)
@@ -61,43 +51,26 @@ class MountedArchives(LayerStore):
     def _fill(
         self, archive_fd: int, path: str, building: str, _tree_fd: int, ids: IdPlan
     ) -> tuple[str, list[str]]:
-        from sandbox.images.archive_index import index_archive
-        from sandbox.images.bounded import bounded
-        from sandbox.images.reading import DigestedFile
+        from sandbox.images.indexing import MAGIC, Indexing
+        from sandbox.images.layer_stream import LayerStream
         from sandbox.images.root_archive import RootArchive
-        from sandbox.images.tar import open_archive
 
         before = os.fstat(archive_fd)
         with (
             open(os.path.join(building, MEMBERS), "xb") as output,
             open(archive_fd, "rb", closefd=False) as source,
+            LayerStream(source, path) as layer,
+            self._following("index", path, archive_fd) as meanwhile,
         ):
-            file = DigestedFile(source)
-            found: list[Frame] = []
-            with (
-                open_archive(file, path, lambda *at: found.append(Frame(*at))) as stream,
-                self._following("index", path, archive_fd) as meanwhile,
-            ):
-                if stream.compressed and not _SEEKABLE.match(os.pread(archive_fd, _MAGIC, 0)):
-                    raise not_seekable(path)
-                archive = RootArchive(stream)
+            begin = os.pread(archive_fd, MAGIC, 0)
+            indexing = Indexing(layer, begin, RootArchive, not_seekable=lambda _: not_seekable(path))
 
-                def frames() -> tuple[Frame, ...]:
-                    return seekable_frames(path, found) if stream.compressed else ()
+            def action() -> str:
+                report = indexing.run(output, ids, before.st_size)
+                digest = "" if indexing.digests is None else indexing.digests.digest.removeprefix("sha256:")
+                return f"{digest}\n" + "".join(f"{path}: {one}\n" for one in report.notices())
 
-                def action() -> str:
-                    report = bounded(
-                        lambda: index_archive(
-                            archive, lambda: stream.position, output, ids, before.st_size, frames
-                        ),
-                        archive,
-                        "indexing",
-                        'remove "mount = true", which unpacks it',
-                    )
-                    output.flush()
-                    return f"{file.finish()}\n" + "".join(f"{path}: {one}\n" for one in report.notices())
-
-                content, _, lines = run_with_ids(ids, action, meanwhile).partition("\n")
+            content, _, lines = run_with_ids(ids, action, meanwhile).partition("\n")
         if digest_of_archive(os.fstat(archive_fd)) != digest_of_archive(before):
             raise ImageError(
                 f"{path}: changed while it was read", hint="start again when it no longer changes"
@@ -105,31 +78,17 @@ class MountedArchives(LayerStore):
         return content, lines.splitlines()
 
 
-def seekable_frames(path: str, found: Sequence[Frame]) -> tuple[Frame, ...]:
-    """Return the frames of the archive *path* that have contents, and its end. *found* are all frames, in order, and the end.
-
-    Raises:
-        ImageError: one is too large to be decompressed for each read.
-    """
-    frames: list[Frame] = []
-    for frame in found:
-        if frames and frames[-1].shown == frame.shown:
-            frames.pop()  # one without contents: it is skipped, or read with the one before
-        frames.append(frame)
-    if any(following.shown - one.shown > LARGEST_FRAME for one, following in pairwise(frames)):
-        raise not_seekable(path)
-    return tuple(frames)
-
-
 def not_seekable(path: str) -> ImageError:
     """Return the error for the compressed archive *path*, with the commands that make it one that can be mounted."""
+    from sandbox.images.archive_index import UNPACK
+
     programs = {".gz": "gzip -dc", ".tgz": "gzip -dc", ".xz": "xz -dc", ".bz2": "bzip2 -dc"}
     unpack = programs.get(os.path.splitext(path)[1], "zstd -dc")
     # With -1, the pieces have 2 MiB: a random read takes a quarter of the time that it takes with the default level.
     packed = os.path.splitext(path)[0].removesuffix(".tar") + "-seekable.tar.zst"
     return ImageError(
         f"{path}: its files cannot be read where they are: it is not compressed in pieces of at most {LARGEST_FRAME >> 20} MiB",
-        hint=f'pack it again in such pieces: {unpack} {path} | pzstd -1 -o {packed}; or remove "mount = true", which unpacks it',
+        hint=f"pack it again in such pieces: {unpack} {path} | pzstd -1 -o {packed}; or {UNPACK}",
     )
 
 
@@ -149,7 +108,7 @@ def open_recorded(place: str, path: str) -> tuple[int, int]:
         key, origin = digest_of_archive(info), read_origin(place)
         if f"-{key}-" not in os.path.basename(place) and (origin is None or key not in origin.known):
             raise _changed(path)
-        return archive_fd, _open_members(place, info.st_size)
+        return archive_fd, open_members(place, info.st_size)
     except DamagedError as error:
         os.close(archive_fd)
         raise StateError(
@@ -160,7 +119,13 @@ def open_recorded(place: str, path: str) -> tuple[int, int]:
         raise
 
 
-def _open_members(place: str, size: int) -> int:
+def open_members(place: str, size: int) -> int:
+    """Return a descriptor of the index in the directory *place* of an archive of *size* bytes.
+
+    Raises:
+        DamagedError: the index is damaged, or describes another archive.
+        OSError: it cannot be opened.
+    """
     fd = os.open(os.path.join(place, MEMBERS), _READ)
     try:
         ArchiveNames(fd, size)

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sandbox.images.importing import BlobProgress, Prepare
+    from sandbox.images.importing import BlobProgress, Prepare, Unpack
     from sandbox.images.registry.settings import TlsSettings
     from sandbox.images.stored_images import ImageName, ImageRecord
     from sandbox.plan.image_values import StoredImage
@@ -33,7 +33,7 @@ class Fetch:
     #: Creates the receiver of reports on blobs.
     progress: Callable[[], BlobProgress]
     #: Unpacks the layers, before the image gets its name.
-    unpack: Prepare
+    unpack: Unpack
     #: `--authfile`, and the settings of TLS for registries.
     authfile: str | None = None
     tls: TlsSettings | None = None
@@ -197,7 +197,7 @@ class _Finder:
                 str(reference),
                 name,
                 progress=self._fetch.progress(),
-                prepare=self._fetch.unpack,
+                prepare=self._prepare(layer, name),
                 authfile=self._fetch.authfile,
                 tls=self._fetch.tls,
             )
@@ -206,6 +206,11 @@ class _Finder:
             message, hint = missing_image(layer, pull)
             raise ImageError(message, hint=hint)
         return found
+
+    def _prepare(self, layer: Layer, name: str) -> Prepare:
+        assert self._fetch is not None
+        unpack = self._fetch.unpack
+        return lambda record: unpack(record, name if layer.mount else None)
 
     def _of_file(self, layer: Layer) -> _Found:
         from sandbox.images.file_versions import version_of
@@ -231,7 +236,7 @@ class _Finder:
                 name,
                 self._fetch.progress(),
                 version=version,
-                prepare=self._fetch.unpack,
+                prepare=self._prepare(layer, name),
                 resumable=False,
             )
         finally:

@@ -43,6 +43,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from sandbox.images.archive_names import ArchiveNames
+
 FAULTS: Mapping[int, str] = {
     errno.ENAMETOOLONG: "a component of its name is longer than the file system allows",
     errno.ELOOP: "its path contains too many symbolic links",
@@ -59,13 +61,13 @@ def unpack(
     destination_fd: int,
     *,
     single_id: bool,
-    below: Sequence[int] = (),
+    below: Sequence[int | ArchiveNames] = (),
     until_complete: Callable[[], None] = lambda: None,
 ) -> UnpackReport:
     """Write every member of *archive* below the directory *destination_fd*, which no other process may use.
 
-    *below* are descriptors of the trees of the layers below, topmost first, unpacked under the same ids; O_PATH suffices. If
-    they are needed, *until_complete* is called first, and returns when no process unpacks them any more. A file
+    *below* are the layers below, topmost first: descriptors of trees that were unpacked under the same ids (O_PATH suffices), or
+    indexes. If they are needed, *until_complete* is called first, and returns when no process unpacks them any more. A file
     of them that a hard link names is copied to its own path in this tree, and linked from there. A directory that the archive
     does not list gets the attributes of the one that they have, otherwise mode 0755 and owner 0.
 

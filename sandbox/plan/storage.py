@@ -53,7 +53,9 @@ def plan_layers(
                 findings.refuse(key, f"{layer.shown()} has no layers", "name an image with files")
             else:
                 planned += [
-                    LayerPlan(kind="image", path=image.identity, image=part, immutable=True)
+                    LayerPlan(
+                        kind="image", path=image.identity, image=part, immutable=True, mount=layer.mount
+                    )
                     for part in image.layers
                 ]
             continue

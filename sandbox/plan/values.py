@@ -115,7 +115,7 @@ class LayerPlan:
     immutable: bool = False
     #: Which layer of the image it is; None for another kind.
     image: ImageLayer | None = None
-    #: Whether the archive is mounted instead of unpacked.
+    #: Whether the archive or the layer of an image is mounted instead of unpacked.
     mount: bool = False
 
 

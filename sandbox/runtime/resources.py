@@ -7,7 +7,7 @@ written to the run directory's record before they are created.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from sandbox.as_container_root import chown_to_root
@@ -195,13 +195,13 @@ class SandboxResources:
         return self._state.open_volume(volume.name, plan.ids, mode=volume.mode, file=plan.record.file)
 
     def _open_layer(self, layer: LayerPlan, undo: ExitStack) -> ServedLayer:
-        if layer.mount:
-            return self._open_mounted(layer, undo)
         if layer.kind != "dir":
-            with self._signals.ending():  # unpacking may take minutes
+            with self._signals.ending():  # unpacking or indexing may take minutes
                 stored = self._open_archive(layer, undo) if layer.image is None else self._image_layers.pop(0)
             for notice in stored.notices:
                 self._warn(notice)
+            if stored.archive_fd is not None:
+                return self._served_archive(layer, stored, stored.archive_fd)
             # The topmost layer's index descriptor: the index of a stack is stored, and removed, with its topmost layer.
             self._index_fd = stored.index_fd
             self._trees.append(
@@ -222,17 +222,10 @@ class SandboxResources:
         self._recorded.append(RecordedLayer(kind="dir", path=layer.path, cross=layer.cross))
         return ServedLayer(fd=fd, marks="none", squash=True, cross=layer.cross)
 
-    def _open_mounted(self, layer: LayerPlan, undo: ExitStack) -> ServedLayer:
-        # Only starts with a mounted archive need these.
-        from sandbox.images.archive_names import ArchiveNames
-        from sandbox.images.mounted_archives import MountedArchives
+    def _served_archive(self, layer: LayerPlan, stored: StoredLayer, archive_fd: int) -> ServedLayer:
+        from sandbox.images.archive_names import ArchiveNames  # only starts with a mounted archive need it
 
-        with self._signals.ending():  # indexing reads the whole archive
-            stored = self._open_archive(layer, undo, MountedArchives(self._state, self._progress))
-        for notice in stored.notices:
-            self._warn(notice)
-        archive_fd, members_fd = stored.archive_fd, stored.members_fd
-        assert archive_fd is not None
+        members_fd = stored.members_fd
         assert members_fd is not None
         self._archives[archive_fd] = ArchiveNames(members_fd, os.fstat(archive_fd).st_size)
         self._recorded.append(
@@ -242,10 +235,12 @@ class SandboxResources:
         )
         return ServedLayer(fd=archive_fd, archive_index_fd=members_fd, marks="none", squash=False)
 
-    def _open_archive(
-        self, layer: LayerPlan, undo: ExitStack, store: LayerStore | None = None
-    ) -> StoredLayer:
-        store = store or LayerStore(self._state, self._progress)
+    def _open_archive(self, layer: LayerPlan, undo: ExitStack) -> StoredLayer:
+        store = LayerStore(self._state, self._progress)
+        if layer.mount:
+            from sandbox.images.mounted_archives import MountedArchives
+
+            store = MountedArchives(self._state, self._progress)
         stored = store.open_archive(layer.path, self.plan.ids, layer.identity, file=self.plan.record.file)
         undo.callback(stored.close)
         if self.plan.writable == "persistent":
@@ -253,23 +248,30 @@ class SandboxResources:
         return stored
 
     def _open_images(self, undo: ExitStack) -> None:
-        """Open the layers of all images, and unpack those that are missing."""
-        images: list[tuple[str, list[ImageLayer]]] = []
+        """Open the layers of all images, and unpack or index those that are missing."""
+        images: list[tuple[LayerPlan, list[ImageLayer]]] = []
         for layer in self.plan.layers:
             if layer.image is None:
                 continue
-            if not images or images[-1][0] != layer.path:
-                images.append((layer.path, []))
+            if not images or (images[-1][0].path, images[-1][0].mount) != (layer.path, layer.mount):
+                images.append((layer, []))
             images[-1][1].append(layer.image)
-        if not images:
-            return
-        from sandbox.images.image_layers import ImageLayers  # only starts with an image need it
-
-        with self._signals.ending():  # unpacking may take minutes
-            for _, parts in images:
-                for stored in ImageLayers(self._state.images, self._progress).open(parts, self.plan.ids):
+        with self._signals.ending():  # unpacking or indexing may take minutes
+            for layer, parts in images:
+                for stored in self._stored_layers(layer, parts):
                     undo.callback(stored.close)
                     self._image_layers.append(stored)
+
+    def _stored_layers(self, layer: LayerPlan, parts: Sequence[ImageLayer]) -> list[StoredLayer]:
+        # Only starts with an image need these.
+        if layer.mount:
+            from sandbox.images.mounted_layers import MountedLayers
+
+            name = layer.path.rpartition("@")[0]
+            return MountedLayers(self._state.images, self._progress).open(parts, self.plan.ids, name)
+        from sandbox.images.image_layers import ImageLayers
+
+        return ImageLayers(self._state.images, self._progress).open(parts, self.plan.ids)
 
     def _choose_root(self, step: BindRoot, points: tuple[MountPoint, ...]) -> None:
         """Decide between a direct bind of the root and the server, and update the plan."""

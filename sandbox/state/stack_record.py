@@ -34,7 +34,7 @@ class RecordedLayer:
     place: str | None = None
     #: Paths of file systems mounted in the directory that are shown as part of it.
     cross: tuple[str, ...] = ()
-    #: The archive is mounted: *place* has its index instead of its files.
+    #: The archive, or the layer of an image, is mounted: *place* has its index instead of its files.
     mounted: bool = False
 
     def shown(self) -> str:

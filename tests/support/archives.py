@@ -9,7 +9,7 @@ import tarfile
 from typing import BinaryIO
 
 from sandbox.images.archive_index import index_archive
-from sandbox.images.mounted_archives import seekable_frames
+from sandbox.images.indexing import seekable_frames
 from sandbox.images.report import UnpackReport
 from sandbox.images.tar import open_archive
 from sandbox.kernel.idmaps import IdMap
@@ -77,7 +77,7 @@ def write_index(archive: BinaryIO, output: BinaryIO, ids: IdPlan = ALL_IDS) -> U
     found: list[Frame] = []
     stream = open_archive(archive, "a.tar", lambda *at: found.append(Frame(*at)))
     size = os.fstat(archive.fileno()).st_size
-    frames = (lambda: seekable_frames("a.tar", found)) if stream.compressed else tuple
+    frames = (lambda: seekable_frames(found) or ()) if stream.compressed else tuple
     return index_archive(stream, lambda: stream.position, output, ids, size, frames)
 
 

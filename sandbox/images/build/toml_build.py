@@ -15,7 +15,6 @@ from sandbox.spec.codecs import ListOf, Text
 from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.notation import literal, shown
 from sandbox.spec.origin import Place
-from sandbox.spec.values.layers import LayerCodec
 from sandbox.spec.values.program import CommandCodec
 from unionfs._stdlib.dataclasses import replace
 
@@ -75,11 +74,10 @@ class _Planner:
 
     def _base(self) -> Sources:
         """Return the layers, and set the configuration of the topmost image, or that of an image without base."""
-        codec = LayerCodec()
         topmost = ""
         sources = []
         for index, layer in enumerate(self._spec.root.layers):
-            source = str(codec.encode(layer))
+            source = layer.shown()  # a build unpacks its base, also if the file has it mounted
             sources.append(source)
             if layer.kind == "dir":
                 hint = f"pack it with `tar -C {layer.path} -cf base.tar .`, and write tar:base.tar"

@@ -18,7 +18,7 @@ from sandbox.spec.codecs import (
 from sandbox.spec.decode import decode_table, table_schema
 from sandbox.spec.notation import nearest, quote, shown
 from sandbox.spec.settings import Codec, Cursor, Invalid, setting, settings_of
-from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.dataclasses import dataclass, replace
 from unionfs._stdlib.typing import Any, Literal
 
 LayerKind = Literal["dir", "tar", "oci", "docker-archive", "image", "docker"]
@@ -60,7 +60,7 @@ class Layer:
     `reference` selects an image of an OCI layout or of a docker-archive.
     `cross` lists the mount points inside a directory layer whose content is part of the layer, as paths in the layer.
     `immutable` promises that the directory does not change, so that it may be indexed.
-    `mount` has an archive mounted instead of unpacked.
+    `mount` has an archive, or the layers of an image, mounted instead of unpacked.
     """
 
     kind: LayerKind
@@ -72,13 +72,16 @@ class Layer:
 
     def shown(self) -> str:
         """Return the layer as an environment file writes it, without options."""
-        colon = "://" if self.kind == "docker" else ":"
-        return f"{self.kind}{colon}{self.path}" + (f":{self.reference}" if self.reference else "")
+        return f"{self.kind}{'://' if self.kind == 'docker' else ':'}{self.named()}"
+
+    def named(self) -> str:
+        """Return the path or the name, with the reference if there is one."""
+        return f"{self.path}:{self.reference}" if self.reference else self.path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerTable:
-    """A layer written as a table: exactly one key for its kind, and options of a directory or an archive."""
+    """A layer written as a table: exactly one key for its kind, and options of a directory, an archive or an image."""
 
     dir: str | None = setting(HostPath(), doc="A directory of the host.", example="/")
     tar: str | None = setting(
@@ -116,7 +119,8 @@ class LayerTable:
     )
     mount: bool = setting(
         Boolean(),
-        doc="Whether the archive is mounted where it is, instead of being unpacked once. It must not be compressed.",
+        doc="Whether the archive, or each layer of the image, is mounted instead of unpacked. If it is compressed, it has to "
+        "consist of small frames, as pzstd, zstd:chunked and eStargz write them.",
         example=True,
         default=False,
     )
@@ -167,8 +171,8 @@ class LayerCodec(Codec[Layer]):
             for key in ("cross", "immutable"):
                 if key in table:
                     cursor.child(key).report("only a dir layer has this", "remove it", part="key")
-        if kinds != ["tar"] and "mount" in table:
-            cursor.child("mount").report("only a tar layer can be mounted", "remove it", part="key")
+        if kinds == ["dir"] and "mount" in table:
+            cursor.child("mount").report("a dir layer is always used as it is", "remove it", part="key")
         if len(cursor.problems.mistakes) > before:
             return Layer("dir", "/")  # never returned: the problems are raised instead
         if decoded.tar is not None:
@@ -180,12 +184,13 @@ class LayerCodec(Codec[Layer]):
             ("docker", decoded.docker),
         ):
             if text is not None:
-                return _image_layer(_KINDS[_KEYS[key]], text, cursor.child(key))
+                image = _image_layer(_KINDS[_KEYS[key]], text, cursor.child(key))
+                return replace(image, mount=True) if decoded.mount else image
         return Layer("dir", decoded.dir or "/", cross=decoded.cross, immutable=decoded.immutable)
 
     def encode(self, value: Layer, /) -> object:
         if value.mount:
-            return {value.kind: value.path, "mount": True}
+            return {value.kind.replace("-", "_"): value.named(), "mount": True}
         if not value.cross and not value.immutable:
             return value.shown()
         options: dict[str, object] = {"cross": list(value.cross)} if value.cross else {}

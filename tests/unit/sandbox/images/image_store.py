@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.images import bounded, image_layers, unpacked_trees
+from sandbox.images import bounded, image_layers, mounted_layers, unpacked_trees
 from sandbox.images.adding import unpacker
 from sandbox.images.importing import host_platform, import_image
 from sandbox.images.places import scratch_in
@@ -35,8 +35,9 @@ class _Done:
 
 
 def unpack_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let layers be unpacked in this process."""
+    """Let layers be unpacked and indexed in this process."""
     monkeypatch.setattr(image_layers, "start_with_ids", lambda _ids, action: _Done(action))
+    monkeypatch.setattr(mounted_layers, "run_with_ids", lambda _ids, action, _meanwhile: action())
     monkeypatch.setattr(unpacked_trees, "chown_to_root", lambda _ids, *_fds: None)
     # The limit would apply to the whole process of the tests, which has more memory already.
     monkeypatch.setattr(bounded, "memory_limit", lambda _memory: nullcontext())

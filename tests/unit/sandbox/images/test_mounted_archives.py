@@ -198,7 +198,7 @@ def test_an_archive_of_too_many_members_names_the_remedy(
     def exhausted(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("sandbox.images.archive_index.index_archive", exhausted)
+    monkeypatch.setattr("sandbox.images.indexing.index_archive", exhausted)
     assert bounded.MEMORY
     with pytest.raises(ImageError, match="indexing takes more than 256 MiB of memory") as caught:
         store.open_archive(str(archive), IDS)

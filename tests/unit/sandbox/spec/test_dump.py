@@ -169,7 +169,7 @@ def test_defaults_are_written_only_when_asked_for() -> None:
 )
 def test_the_written_text_has_the_same_meaning_when_read_again(text: str, defaults: bool) -> None:
     environ = {"HOME": "/home/${x}"}
-    layers = "root.layers = ['oci:./i:t', 'image:debian:13', { dir = 'x', immutable = true }, 'tar:~/t', { tar = 'm', mount = true }]\n"
+    layers = "root.layers = ['oci:./i:t', 'image:debian:13', { dir = 'x', immutable = true }, 'tar:~/t', { tar = 'm', mount = true }, { oci = 'p:t', mount = true }, { docker_archive = 'a:n:t', mount = true }, { image = 'i:1', mount = true }, { docker = 'h/n', mount = true }]\n"
     spec = parse((layers + text).encode(), path="/conf/f.toml", environ=environ, unenforced="keep")
     written = text_of(spec, defaults=defaults)
     again = parse(written.encode(), path="/conf/f.toml", environ={}, unenforced="keep")
