@@ -31,6 +31,7 @@ from unionfs.vfs.names import Names
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from unionfs.layer_index.fetcher import Fetcher
     from unionfs.layer_index.merged_directory import Stack
     from unionfs.layer_index.store import ProcessFacts, Wanted
 
@@ -64,6 +65,9 @@ class LayerSource:
     relocation: bool = False
     #: The layer is an archive: *fd* is that of the archive, this one that of its index (layer_index/archive_layer.py).
     archive_index_fd: int | None = None
+    #: The archive is fetched in parts: its table of chunks, and its number in requests to the fetcher.
+    chunks_fd: int | None = None
+    fetched: int = 0
     #: The work directory of an earlier layer: `unionfs changes` reads its records, a mount does not.
     work_fd: int | None = None
 
@@ -89,6 +93,8 @@ class StackSource:
     inodes: int | None = None
     #: Support POSIX access control lists, if owners are stored and shown unchanged.
     acl: bool = True
+    #: The process that fetches contents. The caller closes it.
+    fetcher: Fetcher | None = None
     #: Directories that appear empty wherever they occur in a lower layer.
     hidden: tuple[Identity, ...] = ()
     #: Whether this process has a single id, and the facts on which indexes depend. None: opening the stack reads them from
@@ -103,7 +109,7 @@ def import_for(source: StackSource) -> None:
         if lower.archive_index_fd is not None:
             from unionfs.layer_index.archive_layer import import_for_archive
 
-            import_for_archive(lower.fd)
+            import_for_archive(lower.fd, fetched=lower.chunks_fd is not None)
 
 
 def with_process_facts(source: StackSource) -> StackSource:
@@ -147,6 +153,7 @@ def open_stack(source: StackSource) -> UnionFs:
             *(lower.fd for lower in source.lowers),
             *(lower.work_fd for lower in source.lowers),
             *(lower.archive_index_fd for lower in source.lowers),
+            *(lower.chunks_fd for lower in source.lowers),
             source.upper_fd,
             source.work_fd,
             source.index_fd,
@@ -176,7 +183,7 @@ def lower_layers(source: StackSource, fds: FdCache) -> list[Layer]:
         for lower in source.lowers
     ]
     layers = [
-        _archive(lower.fd, lower.archive_index_fd, fds, number)
+        _archive(lower, lower.archive_index_fd, fds, number, source.fetcher)
         if lower.archive_index_fd is not None
         else Layer(
             lower.fd,
@@ -195,10 +202,15 @@ def lower_layers(source: StackSource, fds: FdCache) -> list[Layer]:
     return layers
 
 
-def _archive(fd: int, index_fd: int, fds: FdCache, number: int) -> Layer:
-    from unionfs.layer_index.archive_layer import ArchiveLayer  # most stacks have none
+def _archive(lower: LayerSource, index_fd: int, fds: FdCache, number: int, fetcher: Fetcher | None) -> Layer:
+    from unionfs.layer_index.archive_layer import ArchiveLayer, Fetched  # most stacks have none
 
-    return ArchiveLayer(fd, index_fd, fds, number=number)
+    fetched = None
+    if lower.chunks_fd is not None:
+        if fetcher is None:
+            raise UnionError("a layer has to be fetched, and there is no process that does it")
+        fetched = Fetched(lower.chunks_fd, lower.fetched, fetcher)
+    return ArchiveLayer(lower.fd, index_fd, fds, number=number, fetched=fetched)
 
 
 def _wanted(source: StackSource, layers: Sequence[Layer]) -> list[Wanted]:

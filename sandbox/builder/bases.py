@@ -13,7 +13,7 @@ from sandbox.images.listing import config_of
 from sandbox.images.lock_file import drift, not_locked, read_lock, relative_source
 from sandbox.images.oci.image_config import History, timestamp
 from sandbox.images.oci.platforms import Platform
-from sandbox.images.places import partial_in
+from sandbox.images.places import fetched_in_part, partial_in
 from sandbox.images.stored_images import StoredImages, missing
 from sandbox.plan.image_values import ImageLayer
 from unionfs._stdlib.dataclasses import dataclass
@@ -183,6 +183,8 @@ class Bases:
         stored = StoredImages(self._images)
         found = None if self._always_pull else stored.find(name)
         record = None if found is None else stored.record(found.digest)
+        if record is not None and fetched_in_part(self._images, record.layers):
+            record = None  # a build needs all layers
         if found is None or record is None or Platform.parse(record.platform) != Platform.parse(platform):
             record = pull(self._images, reference, name, platform=platform, progress=self._made_progress())
             found = stored.find(name)

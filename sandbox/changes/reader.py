@@ -21,8 +21,9 @@ from sandbox.changes.rows import Change, parse
 from sandbox.changes.writable_layers import WritableLayer, find
 from sandbox.errors import SandboxError, SetupError, StateError, describe_errno
 from sandbox.host import private_directories
+from sandbox.images.chunked.fetching import Fetching
 from sandbox.images.mounted_archives import open_recorded
-from sandbox.images.mounted_layers import open_recorded_layer
+from sandbox.images.mounted_layers import IndexedFds, open_recorded_layer
 from sandbox.images.places import archives_in, layers_in
 from sandbox.kernel import open_paths
 from sandbox.plan import IdPlan
@@ -165,7 +166,7 @@ def start(
     """
     with ExitStack() as opened:
         try:
-            stack = replace(open_layers(layer, opened), next_fds=next_fds)
+            stack = replace(open_layers(layer, opened, lasting=undo), next_fds=next_fds)
             namespace_fd = opened.enter_context(user_namespace(layer.ids))
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             opened.enter_context(ours)
@@ -247,8 +248,8 @@ def _wait_for_end() -> None:
 # -- layers ------------------------------------------------------------------------------------------
 
 
-def open_layers(layer: WritableLayer, undo: ExitStack) -> ServedStack:
-    """Open *layer* and the layers below it, as a start does; *undo* closes them.
+def open_layers(layer: WritableLayer, undo: ExitStack, *, lasting: ExitStack) -> ServedStack:
+    """Open *layer* and the layers below it, as a start does; *undo* closes them. *lasting* ends the process that fetches them.
 
     Raises:
         StateError: an unpacked archive is no longer in the store.
@@ -262,7 +263,9 @@ def open_layers(layer: WritableLayer, undo: ExitStack) -> ServedStack:
 
     where = locate(os.environ, os.geteuid())
     stack = settle(layer.stack, layer.ids)
-    layers = [_open_layer(one, where.images, directory, undo) for one in stack.layers]
+    fetching = Fetching(where.images, lambda _: None)
+    undo.callback(fetching.close)
+    layers = [_open_layer(one, where.images, directory, undo, fetching) for one in stack.layers]
     relocation = relocation_of(stack.earlier)
     layers += [
         ServedLayer(
@@ -289,11 +292,16 @@ def open_layers(layer: WritableLayer, undo: ExitStack) -> ServedStack:
         volatile=True,
         server="auto",
         open_requests=True,
+        fetcher_fd=fetching.start(lasting),
     )
 
 
 def _open_layer(
-    layer: RecordedLayer, images: str, directory: Callable[[str], int], undo: ExitStack
+    layer: RecordedLayer,
+    images: str,
+    directory: Callable[[str], int],
+    undo: ExitStack,
+    fetching: Fetching,
 ) -> ServedLayer:
     if layer.kind == "dir":
         fd = open_paths.open_real(layer.path, directory=True)
@@ -306,14 +314,23 @@ def _open_layer(
         undo.callback(os.close, lock_fd)
         fcntl.flock(lock_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         if layer.mounted:
-            archive_fd, members_fd = (
+            fds = (
                 open_recorded_layer(images, place)
                 if layer.kind == "image"
-                else open_recorded(place, layer.path)
+                else IndexedFds(*open_recorded(place, layer.path), None)
             )
-            undo.callback(os.close, archive_fd)
-            undo.callback(os.close, members_fd)
-            return ServedLayer(fd=archive_fd, archive_index_fd=members_fd, marks="none", squash=False)
+            for each in fds:
+                if each is not None:
+                    undo.callback(os.close, each)
+            fetched = 0 if fds.chunks_fd is None else fetching.add(layer.lazy, place, fds.chunks_fd)
+            return ServedLayer(
+                fd=fds.archive_fd,
+                archive_index_fd=fds.members_fd,
+                chunks_fd=fds.chunks_fd,
+                fetched=fetched,
+                marks="none",
+                squash=False,
+            )
         return ServedLayer(fd=directory(os.path.join(place, "tree")), marks="aufs", squash=False)
     except (FileNotFoundError, BlockingIOError):
         raise StateError(

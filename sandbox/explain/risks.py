@@ -93,6 +93,9 @@ def _later_mounts(case: Case) -> Iterator[Risk]:
 
 
 def _layers(case: Case) -> Iterator[Risk]:
+    if any(layer.lazy for layer in case.plan.layers):
+        text = "By the files that it reads, the program can tell the registry something that its layers are fetched from, also without a network."
+        yield _risk(case, "note", text, "root.lazy")
     home = case.environ.get("HOME", "")
     for number, layer in enumerate(case.spec.root.layers):
         fact = case.paths.get(layer.path)

@@ -8,7 +8,7 @@ from sandbox.explain.case import Case
 from sandbox.explain.name_files import name_file
 from sandbox.explain.report import DEFAULT, Fact
 from sandbox.host.paths import PathFact
-from sandbox.plan import fuse_problem
+from sandbox.plan import LayerPlan, fuse_problem
 from sandbox.plan.operations import (
     BindDevice,
     BindRoot,
@@ -144,6 +144,7 @@ def _layer(number: int, layer: Layer, case: Case) -> Fact:
             "changed_by_others": problem,
             "cross": list(layer.cross),
             "mount": layer.mount,
+            "lazy": [one.image.digest for one in _lazy_layers(layer, case) if one.image is not None],
             "hidden_mounts": hidden,
         },
         origin=case.origin(key),
@@ -154,6 +155,11 @@ def _layer(number: int, layer: Layer, case: Case) -> Fact:
 
 def _reading(layer: Layer, case: Case) -> str:
     if layer.kind in IMAGE_KINDS:
+        if lazy := _lazy_layers(layer, case):
+            if len(lazy) == (count := len(_parts(layer, case))):
+                return "an image, whose layers are fetched from the registry while they are read"
+            rest = "mounted" if layer.mount else "unpacked"
+            return f"an image; {len(lazy)} of its {count} layers are fetched from the registry while they are read, the others are {rest}"
         if layer.mount:
             return "an image, whose layers are mounted, not unpacked: files are read from their blobs while the program runs"
         return "an image, whose layers are unpacked once into the image store under the ids of this sandbox"
@@ -163,6 +169,16 @@ def _reading(layer: Layer, case: Case) -> str:
         return "an archive, unpacked once into the layer store under the ids of this sandbox"
     who = "any user" if case.uses_unowned_ids else "you"
     return f"a directory of this machine; the program can read what {who} can read, and cannot change it"
+
+
+def _parts(layer: Layer, case: Case) -> list[LayerPlan]:
+    """Return the layers of the image that *layer* names."""
+    name = layer.path if layer.kind in ("image", "docker") else layer.shown()
+    return [one for one in case.plan.layers if one.image is not None and one.path.rpartition("@")[0] == name]
+
+
+def _lazy_layers(layer: Layer, case: Case) -> list[LayerPlan]:
+    return [one for one in _parts(layer, case) if one.lazy]
 
 
 def _layer_notes(layer: Layer, fact: PathFact, hidden: list[str], problem: str | None) -> Iterator[str]:

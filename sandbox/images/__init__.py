@@ -7,6 +7,7 @@ The image directory contains what can be fetched and unpacked again:
     IMAGES/layers/KEY/      an unpacked layer of an image (image_layers.py); of a mounted one, members and blob
                             (mounted_layers.py) instead of files in tree
     IMAGES/blobs/           manifests, configurations and layers, as their sources have them (blobs.py)
+    IMAGES/lazy/            tables and chunks of layers that are fetched while they are read (chunked/)
     IMAGES/partial/         blobs that are being received, and other temporary files
     IMAGES/images.json, manifests/     names and records of images (stored_images.py)
     IMAGES/use.lock         locked while blobs are added or removed (collection.py)
@@ -50,6 +51,7 @@ Images:
     chunked         layers whose files can be fetched one by one: zstd:chunked
     oci             documents, layers, layouts and archives of the OCI image-spec and of Docker
     registry        a client for the OCI distribution specification
+    chunked         layers that are fetched in chunks while they are used
     transports      the sources of images: layouts, archives and registries
     blobs           blobs by their digests
     stored_images   names and records of the images of the store

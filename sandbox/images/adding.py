@@ -7,7 +7,7 @@ from sandbox.images.image_layers import ImageLayers
 from sandbox.images.importing import host_platform, import_image
 from sandbox.images.mounted_layers import MountedLayers
 from sandbox.images.oci.platforms import Platform
-from sandbox.images.places import scratch_in
+from sandbox.images.places import fetched_in_part, scratch_in
 from sandbox.images.stored_images import StoredImages, check_new_name, normalized
 from sandbox.images.transports.opening import open_source
 from sandbox.images.verification import check_layer
@@ -102,25 +102,27 @@ def unpack(
     """Unpack and verify the layers of the image *record* under *ids*. *warn* gets messages about objects that are left out.
 
     *progress* creates the receiver of reports if layers have to be unpacked. With *mounted*, the name of the image in the store,
-    the layers are indexed instead. After an error, the layers that were unpacked or indexed are removed again.
+    the layers are indexed instead. Those that were fetched in part are always indexed. After an error, the layers that were unpacked or indexed are removed again.
 
     Raises:
         ImageError: a layer is damaged, or cannot be unpacked or indexed.
     """
+    partial = fetched_in_part(images, record.layers)
     layers: ImageLayers | MountedLayers
     opened: list[StoredLayer] = []
     try:
-        if mounted is None:
+        if mounted is None and not partial:
             layers = ImageLayers(images, progress)
             opened = layers.open(record.layers, ids)
         else:
             layers = MountedLayers(images, progress)
-            opened = layers.open(record.layers, ids, mounted)
+            name = mounted or record.digest
+            opened = layers.open(record.layers, ids, name, mounted=mounted is not None, partial=partial)
         # Unpacking verifies a layer. One whose diff id was unpacked before, from another blob, is verified here.
         known = set(layers.made.values())
         known.update(layer for one in StoredImages(images).records() for layer in one.layers)
         for layer in record.layers:
-            if layer not in known:
+            if layer not in known and layer.table not in partial:
                 check_layer(BlobStore(images), "layer", layer)
     except BaseException:
         _close(opened)

@@ -52,7 +52,7 @@ def index_archive(
     position: Callable[[], int],
     output: BinaryIO,
     ids: IdPlan,
-    size: int,
+    size: int | Callable[[], int],
     frames: Callable[[], Sequence[Frame]] = tuple,
     lower: LowerLayers | None = None,
 ) -> UnpackReport:
@@ -63,7 +63,7 @@ def index_archive(
         position: returns the offset in the archive of the contents of the current member, in bytes.
         output: a file that can be read and written at any offset.
         ids: the ids of the sandbox. Other owners are refused, as they cannot be set when unpacking either.
-        size: the length of the archive, in bytes.
+        size: the length of the archive, in bytes; or a function that returns it when all members have been read.
         frames: returns the frames of a compressed archive; it is called when all members have been read.
         lower: the layers below, which give directories that no member lists their attributes; None if the archive is no layer
             of an image.
@@ -81,7 +81,7 @@ def index_archive(
         except OSError as error:
             raise refusal(archive.name, member.name, FAULTS.get(error.errno or 0, str(error))) from error
     try:
-        write_index(indexer.tree, output, size, frames())
+        write_index(indexer.tree, output, size if isinstance(size, int) else size(), frames())
     except ValueError as error:
         raise ImageError(f"{archive.name}: cannot be mounted: {error}", hint=UNPACK) from error
     return indexer.report()

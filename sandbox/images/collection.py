@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 
 from sandbox.errors import ImageError, SandboxError, StateError
 from sandbox.images.blobs import BlobStore
+from sandbox.images.chunked.partial_layers import PartialLayers
 from sandbox.images.file_versions import version_of
 from sandbox.images.oci.digest import Digest
 from sandbox.images.places import layers_in
@@ -52,6 +53,8 @@ class Unused:
     images: tuple[str, ...] = ()
     #: Digests and sizes in bytes.
     blobs: tuple[tuple[Digest, int], ...] = ()
+    #: The tables of layers that were fetched in part, and the bytes that these take.
+    partial: tuple[tuple[Digest, int], ...] = ()
     #: Keys of unpacked layers.
     layers: tuple[str, ...] = ()
 
@@ -177,6 +180,7 @@ def unused_parts(where: Locations, *, stale: bool = True) -> Unused:
         StateError: the file of names is damaged.
     """
     stored, blobs, used = StoredImages(where.images), BlobStore(where.images), _used(where)
+    partial = PartialLayers(where.images)
     known = stored.names()
     old = [one.name for one in known.values() if stale and is_stale(one) and one.digest not in used]
     kept = [one for name, one in known.items() if name not in old]
@@ -188,6 +192,7 @@ def unused_parts(where: Locations, *, stale: bool = True) -> Unused:
         names=tuple(old),
         images=tuple(record.digest for record in records if record.digest not in named),
         blobs=tuple((one, blobs.size(one)) for one in blobs.digests() if str(one) not in wanted),
+        partial=tuple((one, partial.size(one)) for one in partial.digests() if str(one) not in wanted),
         layers=tuple(_unused_layers(where, rest)),
     )
 
@@ -200,6 +205,7 @@ def collect(where: Locations) -> Collected:
         SandboxError: a layer cannot be removed, as this account no longer has the ids of its files; all else is removed.
     """
     stored, blobs = StoredImages(where.images), BlobStore(where.images)
+    partial = PartialLayers(where.images)
     if not os.path.isdir(where.images):
         return Collected()
     trees = UnpackedTrees(layers_in(where.images))
@@ -214,7 +220,9 @@ def collect(where: Locations) -> Collected:
         for digest in found.images:
             stored.remove_record(digest)
         size = sum(blobs.remove(blob) for blob, _ in found.blobs)
+        size += sum(partial.remove(blob) for blob, _ in found.partial)
         blobs.remove_partial()
+        partial.remove_interrupted()
         for key in found.layers:
             try:
                 if trees.discard_unused(key):
@@ -227,7 +235,7 @@ def collect(where: Locations) -> Collected:
     return Collected(
         names=found.names,
         images=found.images,
-        blobs=tuple(str(blob) for blob, _ in found.blobs),
+        blobs=tuple(str(blob) for blob, _ in (*found.blobs, *found.partial)),
         layers=tuple(gone),
         bytes=size,
     )
@@ -235,13 +243,14 @@ def collect(where: Locations) -> Collected:
 
 def discard_unnamed(images: str, digests: Iterable[Digest]) -> None:
     """Remove those of the blobs *digests* that no image has, unless another import runs, which may be about to use them."""
-    stored, blobs = StoredImages(images), BlobStore(images)
+    stored, blobs, partial = StoredImages(images), BlobStore(images), PartialLayers(images)
     with suppress(OSError, SandboxError), _locked(images, fcntl.LOCK_EX | fcntl.LOCK_NB):
         wanted = {one.index for one in stored.names().values()}
         wanted |= {digest for record in stored.records() for digest in _digests(record)}
         for digest in digests:
             if str(digest) not in wanted:
                 blobs.remove(digest)
+                partial.remove(digest)
 
 
 def is_stale(name: ImageName) -> bool:
@@ -258,6 +267,8 @@ def _digests(record: ImageRecord) -> Iterator[str]:
     yield record.config
     for layer in record.layers:
         yield layer.digest
+        if layer.table:
+            yield layer.table
 
 
 def _unused_layers(where: Locations, records: Sequence[ImageRecord]) -> list[str]:

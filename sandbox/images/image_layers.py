@@ -26,13 +26,15 @@ from unionfs._stdlib.dataclasses import replace
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from sandbox.images.archive_names import ArchiveNames
     from sandbox.images.reading import Progress
     from sandbox.plan.image_values import ImageLayer
 
 _FORMAT = 1  # incremented when unpacking changes, so that layers of older versions are not used
 _USED_BELOW = "used below"
+NOT_INDEXED: Mapping[int, StoredLayer] = {}
 
 
 class ImageLayers:
@@ -46,8 +48,12 @@ class ImageLayers:
         #: The layers that this object has unpacked, and so verified, by their keys.
         self.made: dict[str, ImageLayer] = {}
 
-    def open(self, image: Sequence[ImageLayer], ids: IdPlan) -> list[StoredLayer]:
+    def open(
+        self, image: Sequence[ImageLayer], ids: IdPlan, indexed: Mapping[int, StoredLayer] = NOT_INDEXED
+    ) -> list[StoredLayer]:
         """Return the layers of *image*, bottom first, unpacked under *ids*; unpack those that are missing. The caller closes them.
+
+        *indexed* are layers that are not unpacked, by their numbers in *image*. They are returned as they are.
 
         Raises:
             ImageError: the store has no blob of a layer, or it is damaged or cannot be unpacked.
@@ -56,40 +62,53 @@ class ImageLayers:
         notices: dict[int, tuple[str, ...]] = {}
         while True:
             with ExitStack() as undo:
-                found = self._find(image, ids, undo)
+                found = self._find(image, ids, undo, indexed)
                 if None not in found:
                     undo.pop_all()
                     break
             # Usually once. A layer that an image has twice may depend on other layers below each time.
             with most_open_files():  # each missing layer needs nine, and images may have 127
-                notices |= self._make_missing(image, ids)
+                notices |= self._make_missing(image, ids, indexed)
         return [
-            replace(layer, notices=notices.get(number, ()))
+            replace(layer, notices=notices[number]) if number in notices else layer
             for number, layer in enumerate(found)
             if layer is not None
         ]
 
-    def _find(self, image: Sequence[ImageLayer], ids: IdPlan, undo: ExitStack) -> list[StoredLayer | None]:
+    def _find(
+        self,
+        image: Sequence[ImageLayer],
+        ids: IdPlan,
+        undo: ExitStack,
+        indexed: Mapping[int, StoredLayer],
+    ) -> list[StoredLayer | None]:
         """Open the layers that are unpacked; None for the others. *undo* closes them."""
-        found = []
+        found: list[StoredLayer | None] = []
         for number, layer in enumerate(image):
-            stored = self.trees.open(_key(layer, ids)) or self.trees.open(_key(layer, ids, image[:number]))
+            if number in indexed:
+                found.append(indexed[number])
+                continue
+            below = contents_of(image[:number], indexed)
+            stored = self.trees.open(_key(layer, ids)) or self.trees.open(_key(layer, ids, below))
             if stored is not None:
                 undo.callback(stored.close)
             found.append(stored)
         return found
 
-    def _make_missing(self, image: Sequence[ImageLayer], ids: IdPlan) -> dict[int, tuple[str, ...]]:
+    def _make_missing(
+        self, image: Sequence[ImageLayer], ids: IdPlan, indexed: Mapping[int, StoredLayer]
+    ) -> dict[int, tuple[str, ...]]:
         """Unpack the missing layers of *image*; return messages about objects that were left out, by the number of the layer."""
         with ExitStack() as undo:
             # Sorted, because two processes that wait for each other's locks would wait for ever.
-            found = self._find(image, ids, undo)
+            found = self._find(image, ids, undo, indexed)
             sources = sorted(
                 {_hex(layer) for layer, stored in zip(image, found, strict=True) if stored is None}
             )
             locks = {source: undo.enter_context(self.trees.importing(source)) for source in sources}
-            found = self._find(image, ids, undo)  # another process may have unpacked some meanwhile
-            unpacking = _Unpacking(self._images, image, ids, self._progress)
+            found = self._find(image, ids, undo, indexed)  # another process may have unpacked some meanwhile
+            contents = contents_of(image, indexed)
+            unpacking = _Unpacking(self._images, image, contents, ids, self._progress)
             for number, (layer, stored) in enumerate(zip(image, found, strict=True)):
                 source = _hex(layer)
                 if stored is not None:
@@ -121,14 +140,16 @@ class _Unpacking:
         self,
         images: str,
         image: Sequence[ImageLayer],
+        contents: Sequence[str],
         ids: IdPlan,
         progress: Callable[[], Progress] | None,
     ) -> None:
         self._images = images
         self._image = image
+        self._contents = contents
         self._ids = ids
         self._progress = progress
-        self._trees: list[int] = []  # of all layers, bottom first
+        self._trees: list[int | ArchiveNames] = []  # of all layers, bottom first
         self._new: dict[int, NewTree] = {}
         self._blobs: dict[int, int] = {}  # descriptors, whose offsets show the progress
         self._ended: dict[int, int] = {}  # the ends of pipes that reach their end when the process has ended
@@ -137,8 +158,11 @@ class _Unpacking:
         self.published: dict[str, ImageLayer] = {}
 
     def add_complete(self, stored: StoredLayer) -> None:
-        """Add the next layer, which is unpacked."""
-        self._trees.append(stored.tree_fd)
+        """Add the next layer, which is unpacked or indexed."""
+        if stored.members_fd is None:
+            self._trees.append(stored.tree_fd)
+        else:
+            self._trees.append(names_of(stored))
 
     def add_new(self, number: int, tree: NewTree) -> None:
         """Add the next layer, the one with *number*, which is unpacked into *tree*."""
@@ -223,7 +247,7 @@ class _Unpacking:
         number = next(iter(self._running))
         first, _, lines = self._running.pop(number).wait(meanwhile).partition("\n")
         layer = self._image[number]
-        below = self._image[:number] if first == _USED_BELOW else None
+        below = self._contents[:number] if first == _USED_BELOW else None
         key = _key(layer, self._ids, below)
         self._new[number].publish(key)
         self.published[key] = layer
@@ -247,7 +271,24 @@ def _hex(layer: ImageLayer) -> str:
     return layer.diff_id.partition(":")[2]
 
 
-def _key(layer: ImageLayer, ids: IdPlan, below: Sequence[ImageLayer] | None = None) -> str:
-    """Return the key of *layer* under *ids*; with *below*, that of a layer that depends on these layers."""
+def names_of(layer: StoredLayer) -> ArchiveNames:
+    """Return the names in *layer*, which is indexed."""
+    from sandbox.images.archive_names import ArchiveNames  # most images have no such layer
+
+    assert layer.archive_fd is not None
+    assert layer.members_fd is not None
+    return ArchiveNames(layer.members_fd, os.fstat(layer.archive_fd).st_size)
+
+
+def contents_of(image: Sequence[ImageLayer], indexed: Mapping[int, StoredLayer]) -> list[str]:
+    """Return what identifies the content of each layer of *image*: the diff id, unless that of one of *indexed* is not verified."""
+    return [
+        (indexed[number].content if number in indexed else "") or layer.diff_id
+        for number, layer in enumerate(image)
+    ]
+
+
+def _key(layer: ImageLayer, ids: IdPlan, below: Sequence[str] | None = None) -> str:
+    """Return the key of *layer* under *ids*; with *below*, that of a layer that depends on layers with these contents."""
     key = f"{_hex(layer)}-{key_of_ids(ids, _FORMAT)}"
-    return key if below is None else f"{key}-{digest([one.diff_id for one in below])}"
+    return key if below is None else f"{key}-{digest(list(below))}"

@@ -13,6 +13,7 @@ from functools import partial
 
 from sandbox.errors import ImageError, SandboxError, StateError, describe_errno
 from sandbox.images.blobs import BlobStore
+from sandbox.images.chunked.toc import table_of
 from sandbox.images.collection import discard_unnamed, importing
 from sandbox.images.oci.digest import Digest
 from sandbox.images.stored_images import ImageName, ImageRecord, StoredImages
@@ -74,6 +75,7 @@ def import_image(
     resumable: bool = True,
     required: bool = False,
     repair: bool = False,
+    partly: Callable[[Descriptor], bool] | None = None,
 ) -> ImageRecord:
     """Copy the image of *source* for *platform* into the image directory *images*, and give it *name*, unless that is None; return its record.
 
@@ -82,7 +84,8 @@ def import_image(
 
     *version* are facts about the file of the source, which are recorded with the name. *prepare* is called when the blobs are
     complete; it unpacks the layers, which verifies them. After an error the blobs that this call has added are removed if
-    *prepare* raised it, or if the next import need not resume: not *resumable*.
+    *prepare* raised it, or if the next import need not resume: not *resumable*. *partly* is called with each layer that the store
+    does not have; it returns whether the store has a part of the layer now that suffices.
 
     Raises:
         ImageError: the source has no such image, or it is damaged, or *prepare* has refused it.
@@ -95,11 +98,12 @@ def import_image(
             record = record_of(found, source.name)
             blobs = BlobStore(images)
             progress = progress or NoBlobProgress()
-            progress.begin(source.name, [layer.size for layer in found.manifest.layers])
+            layers = found.manifest.layers
+            if partly is not None:
+                layers = _without_partial(blobs, layers, partly, added)
+            progress.begin(source.name, [layer.size for layer in layers])
             try:
-                copy_blobs(
-                    blobs, source, found.manifest.layers, progress, added, resumable=resumable, repair=repair
-                )
+                copy_blobs(blobs, source, layers, progress, added, resumable=resumable, repair=repair)
             finally:
                 progress.end()
             add_documents(blobs, found, added)
@@ -133,6 +137,22 @@ def _prepare(prepare: Prepare, record: ImageRecord, source: str) -> None:
             f"{source}: its layers cannot be unpacked: {where}{(error.strerror or str(error)).lower()}",
             hint=describe_errno("", error.errno or 0),
         ) from error
+
+
+def _without_partial(
+    blobs: BlobStore,
+    layers: tuple[Descriptor, ...],
+    partly: Callable[[Descriptor], bool],
+    added: list[Digest],
+) -> tuple[Descriptor, ...]:
+    """Return those of *layers* that have to be copied; append the tables of those of which there is a part to *added*."""
+    left = []
+    for layer in layers:
+        if not blobs.has(layer.digest) and partly(layer):
+            added.append(Digest.parse(table_of(layer.annotations, layer.size)))
+        else:
+            left.append(layer)
+    return tuple(left)
 
 
 def copy_blobs(
@@ -215,7 +235,11 @@ def record_of(found: FoundImage, source: str) -> ImageRecord:
         created=found.config.created,
         layers=tuple(
             ImageLayer(
-                diff_id=str(diff_id), digest=str(layer.digest), size=layer.size, media_type=layer.media_type
+                diff_id=str(diff_id),
+                digest=str(layer.digest),
+                size=layer.size,
+                media_type=layer.media_type,
+                table=table_of(layer.annotations, layer.size),
             )
             for layer, diff_id in zip(found.manifest.layers, found.config.diff_ids, strict=True)
         ),

@@ -1,10 +1,13 @@
-"""Index each layer of an image once for each id map, so that the file system server can read it from its blob.
+"""Index layers of images once for each id map, so that the file system server can read their files where they are.
 
     IMAGES/layers/DIFFID-FACTS/         the index of a layer, as `mounted_archives` has it, in `members`
     IMAGES/layers/DIFFID-FACTS-BELOW/   that of one with directories whose attributes are those of the layers below
 
-FACTS is a digest of the id map and of the digest of the blob, because the index has offsets in the blob. Locks and removal are
-those of unpacked layers (image_layers.py).
+The contents are in the blob of the layer, or in the chunks of it that were fetched; of these, the directory also has the table,
+`chunks`. FACTS is a digest of the id map and of the digest of the blob, because the index has offsets in the blob. Locks and removal
+are those of unpacked layers (image_layers.py).
+
+The diff id of a layer that is fetched in part cannot be compared. Its content is identified by the digest of its table.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ from io import FileIO
 
 from sandbox.as_container_root import run_with_ids
 from sandbox.errors import ImageError, SandboxError, StateError
-from sandbox.images.archive_names import ArchiveNames
 from sandbox.images.blobs import BlobStore
+from sandbox.images.image_layers import ImageLayers, contents_of, names_of
 from sandbox.images.layer_store import key_of_ids_for
 from sandbox.images.mounted_archives import MEMBERS, open_members
 from sandbox.images.oci.digest import Digest
@@ -24,21 +27,29 @@ from sandbox.images.places import layers_in
 from sandbox.images.stored_images import is_of_file
 from sandbox.images.unpacked_trees import StoredLayer, UnpackedTrees, digest
 from unionfs._stdlib.dataclasses import replace
+from unionfs._stdlib.typing import NamedTuple, Self
+from unionfs.layer_index.archive_chunks import ChunkTable
 from unionfs.layer_index.archive_frames import LARGEST_FRAME
 from unionfs.layer_index.format import VERSION, DamagedError
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
+    from sandbox.images.archive_names import ArchiveNames
+    from sandbox.images.chunked.toc import TablePlace
     from sandbox.images.reading import Progress
+    from sandbox.images.report import UnpackReport
     from sandbox.plan import IdPlan
     from sandbox.plan.image_values import ImageLayer
 
 _FORMAT = 1  # incremented when indexing changes
 _BLOB = "blob"
-_DIGITS = 200  # the most bytes of a recorded digest
+CHUNKS = "chunks"
+"""The name of the table of chunks in the directory of a layer that is fetched in part."""
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIGITS = 400  # the most bytes of recorded digests
 
 
 class MountedLayers:
@@ -52,50 +63,90 @@ class MountedLayers:
         #: The layers that this object has indexed, and so verified, by their keys.
         self.made: dict[str, ImageLayer] = {}
 
-    def open(self, image: Sequence[ImageLayer], ids: IdPlan, source: str) -> list[StoredLayer]:
-        """Return the layers of *image*, bottom first, indexed under *ids*; index those that are missing. The caller closes them.
+    def open(
+        self,
+        image: Sequence[ImageLayer],
+        ids: IdPlan,
+        source: str,
+        *,
+        mounted: bool = True,
+        partial: Collection[str] = (),
+    ) -> list[StoredLayer]:
+        """Return the layers of *image*, bottom first, under *ids*; index or unpack those that are missing. The caller closes them.
 
-        *source* is the name of the image in the store, for messages.
+        Args:
+            image: the layers.
+            ids: the ids of the sandbox.
+            source: the name of the image in the store, for messages.
+            mounted: index all layers. Otherwise those are unpacked that are not in *partial*.
+            partial: the tables of the layers that are fetched in part, which are indexed by their tables.
 
         Raises:
             ImageError: the store has no blob of a layer, it is damaged, or its files cannot be read where they are.
-            SandboxError: it cannot be indexed under *ids*.
+            SandboxError: it cannot be indexed or unpacked under *ids*.
         """
-        found: list[StoredLayer] = []
+        indexed: dict[int, StoredLayer] = {}
+        notices: dict[int, tuple[str, ...]] = {}
+        unpacking = ImageLayers(self._images, self._progress)
         with ExitStack() as undo:
             for number, layer in enumerate(image):
-                found.append(self._open(layer, image[:number], found, ids, source))
-                undo.callback(found[-1].close)
+                in_part = layer.table in partial
+                if not (mounted or in_part):
+                    continue
+                below = unpacking.open(image[:number], ids, indexed)
+                try:
+                    contents = contents_of(image[:number], indexed)
+                    indexed[number] = self._open(layer, below, contents, ids, source, in_part=in_part)
+                finally:
+                    for at, stored in enumerate(below):
+                        if at not in indexed:
+                            stored.close()
+                            notices[at] = notices.get(at, ()) + stored.notices
+                undo.callback(indexed[number].close)
+            found = unpacking.open(image, ids, indexed)
+            self.made |= unpacking.made
             undo.pop_all()
-        return found
+        return [
+            replace(stored, notices=notices.get(number, ()) + stored.notices)
+            for number, stored in enumerate(found)
+        ]
 
     def _open(
         self,
         layer: ImageLayer,
-        below: Sequence[ImageLayer],
-        opened: Sequence[StoredLayer],
+        below: Sequence[StoredLayer],
+        contents: Sequence[str],
         ids: IdPlan,
         source: str,
+        *,
+        in_part: bool,
     ) -> StoredLayer:
-        keys = _key(layer, ids), _key(layer, ids, below)
-        blob = Digest.parse(layer.digest)
-        found = self._find(keys, blob)
+        table = _Table.read(self._images, layer) if in_part else None
+        facts = ("mounted", _FORMAT) if table is None else ("lazy", _FORMAT, layer.table)
+        key = f"{layer.diff_id.partition(':')[2]}-{key_of_ids_for(ids, VERSION, layer.digest, *facts)}"
+        keys = key, f"{key}-{digest(list(contents))}"
+        found = self._find(keys, layer, table)
         if found is not None:
             return found
         diff_id = layer.diff_id.partition(":")[2]
         notices: list[str] = []
 
         def fill(building: str, _tree_fd: int) -> str:
-            used_below, lines = self._fill(layer, opened, building, ids, source)
-            notices.extend(lines)
-            return keys[used_below]
+            names = [names_of(one) if one.members_fd is not None else one.tree_fd for one in reversed(below)]
+            write = self._index_blob if table is None else table.write_index
+            report = write(layer, names, building, ids, source)
+            used_below, _, lines = report.partition("\n")
+            notices.extend(lines.splitlines())
+            with open(os.path.join(building, _BLOB), "x", encoding="ascii") as record:
+                record.write(layer.digest if table is None else f"{layer.digest} {layer.table}")
+            return keys[bool(used_below)]
 
         with self._trees.importing(diff_id) as lock:
-            found = self._find(keys, blob)  # another process may have made it meanwhile
+            found = self._find(keys, layer, table)  # another process may have made it meanwhile
             if found is not None:
                 return found
             self._trees.make(diff_id, ids, fill, lock=lock, step=f"layer {layer.diff_id}")
-            found = self._find(keys, blob)
+            found = self._find(keys, layer, table)
             if found is None:
                 raise ImageError(
                     f"{source}: the index of layer {layer.digest} is damaged, and another sandbox uses it",
@@ -104,31 +155,41 @@ class MountedLayers:
         self.made[os.path.basename(found.place)] = layer
         return replace(found, notices=tuple(notices))
 
-    def _find(self, keys: Sequence[str], blob: Digest) -> StoredLayer | None:
-        """Open the index with one of *keys*, with a descriptor of *blob*; None if it is missing or damaged."""
+    def _find(self, keys: Sequence[str], layer: ImageLayer, table: _Table | None) -> StoredLayer | None:
+        """Open the index of *layer* with one of *keys*, and its contents; None if it is missing or damaged."""
         for key in keys:
-            layer = self._trees.open(key)
-            if layer is None:
+            stored = self._trees.open(key)
+            if stored is None:
                 continue
-            blobs = BlobStore(self._images)
             try:
-                members_fd = open_members(layer.place, blobs.size(blob))
+                recorded = Recorded(layer.digest, "" if table is None else layer.table)
+                fds = open_indexed(self._images, stored.place, recorded)
             except (OSError, DamagedError):
-                layer.close()
+                stored.close()
                 self._trees.discard_unused(key)
                 continue
-            try:
-                return replace(layer, members_fd=members_fd, archive_fd=blobs.open(blob))
             except BaseException:
-                os.close(members_fd)
-                layer.close()
+                stored.close()
                 raise
+            content = "" if table is None else f"table {layer.table}"
+            return replace(
+                stored,
+                archive_fd=fds.archive_fd,
+                members_fd=fds.members_fd,
+                chunks_fd=fds.chunks_fd,
+                content=content,
+            )
         return None
 
-    def _fill(
-        self, layer: ImageLayer, opened: Sequence[StoredLayer], building: str, ids: IdPlan, source: str
-    ) -> tuple[bool, list[str]]:
-        """Index *layer* over the layers *opened*; return whether the index depends on them, and messages about what is left out."""
+    def _index_blob(
+        self,
+        layer: ImageLayer,
+        below: Sequence[int | ArchiveNames],
+        building: str,
+        ids: IdPlan,
+        source: str,
+    ) -> str:
+        """Index *layer* over the layers *below*; return whether the index depends on them, and messages about what is left out."""
         # Imported before the child is forked, which may be unable to read this Python's files.
         from sandbox.images.indexing import MAGIC, Indexing
         from sandbox.images.layer_stream import Expected, LayerStream
@@ -136,7 +197,6 @@ class MountedLayers:
         from sandbox.images.reading import NoProgress, followed
 
         expected = Expected(digest=layer.digest, size=layer.size, diff_id=layer.diff_id)
-        names = [names_of(one) for one in reversed(opened)]
         progress = NoProgress() if self._progress is None else self._progress()
         with ExitStack() as undo:
             fd = BlobStore(self._images).open(Digest.parse(layer.digest))
@@ -151,28 +211,17 @@ class MountedLayers:
             )
 
             def action() -> str:
-                report = indexing.run(output, ids, layer.size, lambda: LowerLayers(None, names))
-                notices = "".join(f"layer {layer.diff_id}: {notice}\n" for notice in report.notices())
-                return f"{'used below' if report.used_below else ''}\n{notices}"
+                report = indexing.run(output, ids, layer.size, lambda: LowerLayers(None, below))
+                return _as_text(layer, report)
 
             meanwhile = undo.enter_context(followed(progress, "index", f"layer {layer.digest}", fd))
-            first, _, lines = run_with_ids(ids, action, meanwhile).partition("\n")
-        with open(os.path.join(building, _BLOB), "x", encoding="ascii") as record:
-            record.write(layer.digest)
-        return bool(first), lines.splitlines()
+            return run_with_ids(ids, action, meanwhile)
 
     def discard_made(self) -> None:
         """Remove the indexes that this object has made, unless another process uses them."""
         for key in self.made:
             with suppress(OSError, SandboxError):  # `sandbox prune` tries again
                 self._trees.discard_unused(key)
-
-
-def names_of(layer: StoredLayer) -> ArchiveNames:
-    """Return the names in *layer*, which is indexed."""
-    assert layer.archive_fd is not None
-    assert layer.members_fd is not None
-    return ArchiveNames(layer.members_fd, os.fstat(layer.archive_fd).st_size)
 
 
 def not_seekable(source: str, layer: ImageLayer, pieces: int) -> ImageError:
@@ -194,32 +243,117 @@ def not_seekable(source: str, layer: ImageLayer, pieces: int) -> ImageError:
     )
 
 
-def open_recorded_layer(images: str, place: str) -> tuple[int, int]:
-    """Return descriptors of the blob and of the index of the layer in the directory *place* of the image directory *images*.
+class IndexedFds(NamedTuple):
+    """The descriptors of an indexed layer."""
+
+    #: Of the blob, or of the data that is being fetched; for reading.
+    archive_fd: int
+    members_fd: int
+    #: Of the table of chunks, if it is fetched in part.
+    chunks_fd: int | None
+
+
+class Recorded(NamedTuple):
+    """What the index of a layer is of: the digest of the blob, and that of the table if it is fetched in part, else ""."""
+
+    blob: str
+    table: str
+
+    @classmethod
+    def read(cls, place: str) -> Self:
+        """Return what the index in the directory *place* is of. The digests may be damaged. Raises OSError."""
+        with open(os.path.join(place, _BLOB), encoding="ascii", errors="replace") as file:
+            blob, _, table = file.read(_DIGITS).partition(" ")
+        return cls(blob, table)
+
+
+def open_indexed(images: str, place: str, layer: Recorded) -> IndexedFds:
+    """Open the index of *layer* in the directory *place*, and the contents in the image directory *images*.
 
     Raises:
-        StateError: the store has not the blob any more, or the index is damaged.
+        DamagedError: the index or the table of chunks is damaged.
+        ImageError: the store has not the contents any more.
+        OSError: the index cannot be opened.
+    """
+    with ExitStack() as undo:
+
+        def opened(fd: int) -> int:
+            undo.callback(os.close, fd)
+            return fd
+
+        chunks_fd = None
+        if layer.table:
+            from sandbox.images.chunked.partial_layers import PartialLayers
+
+            chunks_fd = opened(os.open(os.path.join(place, CHUNKS), _READ))
+            size = ChunkTable(os.pread(chunks_fd, os.fstat(chunks_fd).st_size, 0)).size
+            table = Digest.parse(layer.table)
+            os.close(PartialLayers(images).open_data(table, size))
+            archive_fd = opened(os.open(PartialLayers(images).data(table), _READ))
+        else:
+            archive_fd = opened(BlobStore(images).open(Digest.parse(layer.blob)))
+            size = os.fstat(archive_fd).st_size
+        fds = IndexedFds(archive_fd, open_members(place, size), chunks_fd)
+        undo.pop_all()
+    return fds
+
+
+class _Table(NamedTuple):
+    """The table of contents of a layer that is fetched in part."""
+
+    content: bytes
+    place: TablePlace
+
+    @classmethod
+    def read(cls, images: str, layer: ImageLayer) -> Self:
+        from sandbox.images.chunked.partial_layers import PartialLayers
+
+        return cls(*PartialLayers(images).table(Digest.parse(layer.table)))
+
+    def write_index(
+        self,
+        layer: ImageLayer,
+        below: Sequence[int | ArchiveNames],
+        building: str,
+        ids: IdPlan,
+        source: str,
+    ) -> str:
+        """Index *layer* as `MountedLayers._index_blob` does, and write the table of its chunks."""
+        # Imported before the child is forked, as there.
+        from sandbox.images.chunked.table_archive import TableArchive, index_table
+        from sandbox.images.lower_layers import LowerLayers
+
+        archive = TableArchive(self.content, self.place, f"{source}: layer {layer.digest}")
+        with (
+            open(os.path.join(building, MEMBERS), "xb") as output,
+            open(os.path.join(building, CHUNKS), "xb") as chunks,
+        ):
+
+            def action() -> str:
+                report = index_table(archive, output, chunks, ids, lambda: LowerLayers(None, below))
+                return _as_text(layer, report)
+
+            return run_with_ids(ids, action)
+
+
+def _as_text(layer: ImageLayer, report: UnpackReport) -> str:
+    notices = "".join(f"layer {layer.diff_id}: {notice}\n" for notice in report.notices())
+    return f"{'used below' if report.used_below else ''}\n{notices}"
+
+
+def open_recorded_layer(images: str, place: str) -> IndexedFds:
+    """Open the contents and the index of the layer in the directory *place* of the image directory *images*.
+
+    Raises:
+        StateError: the store has not the contents any more, or the index is damaged.
         FileNotFoundError: there is no index.
         OSError: it cannot be opened.
     """
-    with open(os.path.join(place, _BLOB), encoding="ascii", errors="replace") as file:
-        recorded = file.read(_DIGITS)
     try:
-        blobs, blob = BlobStore(images), Digest.parse(recorded)
-        members_fd = open_members(place, blobs.size(blob))
+        return open_indexed(images, place, Recorded.read(place))
     except ValueError as error:  # a damaged index, or digest
         raise StateError(
             f"the index in {place}: {error}", hint="start the sandbox once, which makes it again"
         ) from None
-    try:
-        return blobs.open(blob), members_fd
     except ImageError as error:
-        os.close(members_fd)
         raise StateError(error.message, hint=error.hint) from None
-
-
-def _key(layer: ImageLayer, ids: IdPlan, below: Sequence[ImageLayer] | None = None) -> str:
-    """Return the key of *layer* under *ids*; with *below*, that of a layer that depends on these layers."""
-    facts = key_of_ids_for(ids, "mounted", _FORMAT, VERSION, layer.digest)
-    key = f"{layer.diff_id.partition(':')[2]}-{facts}"
-    return key if below is None else f"{key}-{digest([one.diff_id for one in below])}"

@@ -41,12 +41,13 @@ def pull(
     authfile: str | None = None,
     tls: TlsSettings | None = None,
     repair: bool = False,
+    lazy: bool = False,
 ) -> ImageRecord:
     """Fetch the image *text*, `docker://HOST/NAME[:TAG][@DIGEST]`, into the image directory *images*; return its record.
 
     Its name in the store is *name*, or the reference without "docker://". *platform* is OS/ARCHITECTURE[/VARIANT]; None for that
     of this machine, or of the only image. *progress*, *prepare* and *repair* are as for `import_image`, and the rest as for
-    `client_for`.
+    `client_for`. With *lazy*, only the tables of contents are fetched of layers that have one.
 
     Raises:
         ImageError: *text* is no such reference, there is no such image, it is damaged, or the registry cannot be reached.
@@ -57,6 +58,12 @@ def pull(
     stored = name or str(reference).removeprefix(SCHEME)
     source = RegistryImage(str(reference), os.environ, authfile=authfile, tls=tls)
     try:
+        partly = None
+        if lazy:
+            from sandbox.images.chunked.fetch_table import fetch_table
+            from sandbox.images.chunked.partial_layers import PartialLayers
+
+            partly = partial(fetch_table, source, PartialLayers(images))
         return import_image(
             images,
             source,
@@ -66,6 +73,7 @@ def pull(
             prepare=prepare,
             required=platform is not None,
             repair=repair,
+            partly=partly,
         )
     finally:
         source.close()

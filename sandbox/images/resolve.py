@@ -6,10 +6,11 @@ An image that is in the store is found by reading two small files, without the c
 from __future__ import annotations
 
 from sandbox.errors import ImageError, SpecError
+from sandbox.images.places import fetched_in_part
 from sandbox.images.stored_images import StoredImages, missing
 from sandbox.plan.storage import missing_image
 from sandbox.spec.values.layers import IMAGE_KINDS
-from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.dataclasses import dataclass, replace
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -56,7 +57,7 @@ def find_images(
         StateError: the image directory cannot be read or written, or the lock file cannot be used.
     """
     locked = None if lock is None else _Lock(lock, spec)
-    finder = _Finder(images, spec.root.pull, fetch=fetch, locked=locked)
+    finder = _Finder(images, spec.root.pull, fetch=fetch, locked=locked, lazy=spec.root.lazy)
     found = {}
     for number, layer in enumerate(spec.root.layers):
         if layer.kind not in IMAGE_KINDS and (locked is None or layer.kind != "tar"):
@@ -71,9 +72,28 @@ def find_images(
                 locked.check(layer, name)
         except ImageError as error:
             raise SpecError([spec.diagnose(f"root.layers[{number}]", error.message, error.hint)]) from error
-        if record is not None:
-            found[number] = record.named(layer.path if layer.kind in ("image", "docker") else layer.shown())
+        if record is not None and name is not None:
+            stored = record.named(layer.path if layer.kind in ("image", "docker") else layer.shown())
+            partial = fetched_in_part(images, record.layers)
+            if partial:
+                source = _registry_of(images, name, record, partial)
+                stored = replace(stored, partial=partial, source=source)
+            found[number] = stored
     return found
+
+
+def _registry_of(images: str, name: ImageName, record: ImageRecord, partial: frozenset[str]) -> str:
+    """Return the image of a registry that has the layers *partial* of *record*: its own, or the one that it was made from."""
+    stored = StoredImages(images)
+    digests = {layer.digest for layer in record.layers if layer.table in partial}
+    for one in (name, *stored.names().values()):
+        if not one.source.startswith("docker:"):
+            continue
+        other = record if one is name else stored.record(one.digest)
+        if other is not None and digests <= {layer.digest for layer in other.layers}:
+            return one.source
+    # Reading what is missing fails, and names this source.
+    return f"docker://{name.name}"
 
 
 def digests_of(spec: Spec, images: str, fetch: Fetch) -> dict[str, str]:
@@ -87,7 +107,7 @@ def digests_of(spec: Spec, images: str, fetch: Fetch) -> dict[str, str]:
     """
     from sandbox.images.lock_file import archive_digest, lockable, source_of
 
-    finder = _Finder(images, "always", fetch=fetch, locked=None)
+    finder = _Finder(images, "always", fetch=fetch, locked=None, lazy=spec.root.lazy)
     found = {}
     for number, layer in lockable(spec):
         try:
@@ -154,8 +174,10 @@ class _Finder:
         *,
         fetch: Fetch | None,
         locked: _Lock | None,
+        lazy: bool = False,
     ) -> None:
         self._images = images
+        self._lazy = lazy
         self._stored = StoredImages(images)
         self._pull = pull
         self._fetch = fetch
@@ -175,9 +197,22 @@ class _Finder:
 
     def _by_name(self, name: str) -> _Found:
         found = self._stored_as(self._stored.find(name))
+        if self._lacks_layers(found):
+            if self._fetch:
+                source = "" if found[0] is None else found[0].source
+                raise ImageError(
+                    f"the image {name} was fetched in part alone",
+                    hint=f"set root.lazy = true, or fetch the rest: sandbox pull {source} {name}",
+                )
+            return None, None
         if found[1] is None and self._fetch:
             raise missing(name)
         return found
+
+    def _lacks_layers(self, found: _Found) -> bool:
+        """Return whether layers of the image were fetched in part, and all of them are needed."""
+        record = found[1]
+        return record is not None and not self._lazy and bool(fetched_in_part(self._images, record.layers))
 
     def _of_registry(self, layer: Layer) -> _Found:
         from sandbox.images.registry.reference import parse_reference
@@ -189,6 +224,8 @@ class _Finder:
             pull = "missing" if pull == "always" else pull  # a digest has one content
         name = str(reference).removeprefix("docker://")
         found = self._stored_as(self._stored.find(name))
+        if self._lacks_layers(found):
+            found = None, None  # the rest is fetched as if nothing were there
         if self._fetch and (pull == "always" or (pull == "missing" and found[1] is None)):
             from sandbox.images.pulling import pull as pull_image
 
@@ -200,6 +237,7 @@ class _Finder:
                 prepare=self._prepare(layer, name),
                 authfile=self._fetch.authfile,
                 tls=self._fetch.tls,
+                lazy=self._lazy,
             )
             return self._stored_as(self._stored.find(name))
         if found[1] is None and self._fetch:

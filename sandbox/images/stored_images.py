@@ -299,6 +299,7 @@ def _record(value: Any) -> ImageRecord:
                 digest=_digest(layer["digest"]),
                 size=int(layer["size"]),
                 media_type=str(layer["media_type"]),
+                table=_digest(layer["table"]) if layer.get("table") else "",
             )
             for layer in value["layers"]
         ),

@@ -58,12 +58,16 @@ class StoredLayer:
     #: Of an archive that is mounted: descriptors of its index and of the archive.
     members_fd: int | None = None
     archive_fd: int | None = None
+    #: Of a layer that is fetched in part, whose archive is the data: the table of its chunks.
+    chunks_fd: int | None = None
+    #: What identifies its content, if that was not compared with the diff id.
+    content: str = ""
 
     def close(self) -> None:
         """Close the descriptors, which releases the lock."""
         os.close(self.tree_fd)
         os.close(self.lock_fd)
-        for fd in (self.index_fd, self.members_fd, self.archive_fd):
+        for fd in (self.index_fd, self.members_fd, self.archive_fd, self.chunks_fd):
             if fd is not None:
                 os.close(fd)
 

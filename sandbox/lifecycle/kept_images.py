@@ -6,9 +6,10 @@ import os
 
 from sandbox.errors import StateError
 from sandbox.images.blobs import BlobStore
+from sandbox.images.chunked.partial_layers import PartialLayers
 from sandbox.images.collection import is_stale, unused_parts, users_of
 from sandbox.images.listing import list_images
-from sandbox.images.places import layers_in
+from sandbox.images.places import fetched_in_part, layers_in
 from sandbox.images.stored_images import StoredImages
 from sandbox.images.unpacked_trees import UnpackedTrees, ids_of_layer
 from sandbox.lifecycle.disk_space import measure
@@ -63,10 +64,12 @@ def _parts(where: Locations, listed: Sequence[ListedImage]) -> dict[str, dict[st
         places.setdefault(key.partition("-")[0], []).append(os.path.join(trees.base, key))
     space = measure([(path, ids_of_layer(path)) for paths in places.values() for path in paths])
     found: dict[str, dict[str, int]] = {}
+    partial = PartialLayers(where.images)
     for one in listed:
         parts = found.setdefault(one.name.digest, {})
         for layer in () if one.record is None else one.record.layers:
-            parts[layer.digest] = layer.size
+            in_part = fetched_in_part(where.images, (layer,))
+            parts[layer.digest] = partial.size(layer.table) if in_part else layer.size
             for path in places.get(layer.diff_id.partition(":")[2], ()):
                 parts[path] = space.get(path) or 0
     return found
@@ -79,9 +82,14 @@ def unused_parts_of_images(where: Locations, *, sizes: bool) -> list[Leftover]:
         StateError: the file of names is damaged.
     """
     unused, blobs = unused_parts(where, stale=False), BlobStore(where.images)
+    partial = PartialLayers(where.images)
     paths = [os.path.join(layers_in(where.images), key) for key in unused.layers]
     space = measure([(path, ids_of_layer(path)) for path in paths]) if sizes else {}
     return [
         *(Leftover(path=blobs.path(digest), bytes=size if sizes else None) for digest, size in unused.blobs),
+        *(
+            Leftover(path=partial.path(digest), bytes=size if sizes else None)
+            for digest, size in unused.partial
+        ),
         *(Leftover(path=path, bytes=space.get(path)) for path in paths),
     ]

@@ -18,6 +18,8 @@ class ImageLayer:
     digest: str
     size: int
     media_type: str
+    #: The digest of the table of contents by the manifest, if the layer can be fetched in part; "" if it cannot.
+    table: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,10 @@ class StoredImage:
     #: Bottom first.
     layers: tuple[ImageLayer, ...]
     defaults: ImageDefaults = ImageDefaults()
+    #: The tables of the layers that are fetched in part, while a sandbox reads them, and the image of a registry that has the
+    #: layers, "docker://HOST/NAME".
+    partial: frozenset[str] = frozenset()
+    source: str = ""
 
     @property
     def identity(self) -> str:

@@ -54,7 +54,12 @@ def plan_layers(
             else:
                 planned += [
                     LayerPlan(
-                        kind="image", path=image.identity, image=part, immutable=True, mount=layer.mount
+                        kind="image",
+                        path=image.identity,
+                        image=part,
+                        immutable=True,
+                        mount=layer.mount,
+                        lazy=image.source if part.table in image.partial else "",
                     )
                     for part in image.layers
                 ]

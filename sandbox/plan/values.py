@@ -117,6 +117,8 @@ class LayerPlan:
     image: ImageLayer | None = None
     #: Whether the archive or the layer of an image is mounted instead of unpacked.
     mount: bool = False
+    #: The image of a registry, "docker://HOST/NAME", from which the layer is fetched while it is read; "" if it is complete.
+    lazy: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,7 +340,7 @@ def describe(plan: Plan) -> list[str]:
     lines += [
         f"layer {layer.kind}:{layer.path}"
         + (f" {layer.image.diff_id}" if layer.image is not None else "")
-        + (", mounted" if layer.mount else "")
+        + (", fetched while it is read" if layer.lazy else ", mounted" if layer.mount else "")
         for layer in plan.layers
     ]
     bounds = [

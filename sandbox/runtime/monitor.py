@@ -164,6 +164,9 @@ class Monitor:
         wanted = [pidfd, self._wake_reader]
         wanted += [channel] if self._channel_open else []
         wanted += [server_fd] if server_fd >= 0 else []
+        fetching = self._resources.fetching
+        fetcher_fd = -1 if fetching is None else fetching.fileno()
+        wanted += [fetcher_fd] if fetcher_fd >= 0 else []
         ready = self._poll(wanted)
         if pidfd in ready:
             return True
@@ -171,6 +174,8 @@ class Monitor:
         self._answer_denials(ready)
         if server_fd in ready:
             self._receive_from_server()
+        if fetching is not None and fetcher_fd in ready:
+            fetching.receive()
         if channel in ready:
             self._receive_from_init()
         if self._wake_reader in ready:
@@ -307,6 +312,8 @@ class Monitor:
             self._fail_server(f"it cannot receive the layers: {(error.strerror or '').lower()}", None)
         finally:
             os.close(fuse_fd)
+            if self._resources.fetching is not None:
+                self._resources.fetching.close_server()
 
     def _answer_denials(self, ready: dict[int, int]) -> None:
         if self.denials is None:

@@ -7,7 +7,7 @@ written to the run directory's record before they are created.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from sandbox.as_container_root import chown_to_root
@@ -35,10 +35,10 @@ from unionfs.launch.protocol import ServedLayer, ServedStack
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.images.archive_names import ArchiveNames
+    from sandbox.images.chunked.fetching import Fetching
     from sandbox.images.reading import Progress
     from sandbox.images.unpacked_trees import StoredLayer
     from sandbox.network.private_network import PrivateNetwork
-    from sandbox.plan.image_values import ImageLayer
     from sandbox.plan.network_values import NetworkPlan
 
 
@@ -92,6 +92,9 @@ class SandboxResources:
         self._trees: list[LayerRoot] = []
         #: The names in the archives that are mounted, by the descriptors of the archives.
         self._archives: dict[int, ArchiveNames] = {}
+        #: The layers that are fetched in part, and the process that does it; None if there are none.
+        self.fetching: Fetching | None = None
+        self._fetcher_fd: int | None = None
         self._upper_fd: int | None = None
         self._work_fd: int | None = None
         self._home: RunDirectory | None = None
@@ -156,6 +159,9 @@ class SandboxResources:
             self.run.record({"root": self.label})
         self._open_images(undo)
         layers = [self._open_layer(layer, undo) for layer in plan.layers]
+        if self.fetching is not None:
+            undo.callback(self.fetching.close)
+            self._fetcher_fd = self.fetching.start(undo)
         if plan.writable != "none":
             self._open_writable(undo)
         layers += self._earlier
@@ -230,10 +236,31 @@ class SandboxResources:
         self._archives[archive_fd] = ArchiveNames(members_fd, os.fstat(archive_fd).st_size)
         self._recorded.append(
             RecordedLayer(
-                kind=layer.kind, path=layer.path, place=os.path.basename(stored.place), mounted=True
+                kind=layer.kind,
+                path=layer.path,
+                place=os.path.basename(stored.place),
+                mounted=True,
+                lazy=layer.lazy,
             )
         )
-        return ServedLayer(fd=archive_fd, archive_index_fd=members_fd, marks="none", squash=False)
+        return ServedLayer(
+            fd=archive_fd,
+            archive_index_fd=members_fd,
+            chunks_fd=stored.chunks_fd,
+            fetched=self._fetched(layer, stored),
+            marks="none",
+            squash=False,
+        )
+
+    def _fetched(self, layer: LayerPlan, stored: StoredLayer) -> int:
+        """Return the number of *layer* in requests for chunks; 0 if it is not fetched in part."""
+        if stored.chunks_fd is None:
+            return 0
+        if self.fetching is None:
+            from sandbox.images.chunked.fetching import Fetching
+
+            self.fetching = Fetching(self._state.images, self._warn)
+        return self.fetching.add(layer.lazy, stored.place, stored.chunks_fd)
 
     def _open_archive(self, layer: LayerPlan, undo: ExitStack) -> StoredLayer:
         store = LayerStore(self._state, self._progress)
@@ -249,29 +276,13 @@ class SandboxResources:
 
     def _open_images(self, undo: ExitStack) -> None:
         """Open the layers of all images, and unpack or index those that are missing."""
-        images: list[tuple[LayerPlan, list[ImageLayer]]] = []
-        for layer in self.plan.layers:
-            if layer.image is None:
-                continue
-            if not images or (images[-1][0].path, images[-1][0].mount) != (layer.path, layer.mount):
-                images.append((layer, []))
-            images[-1][1].append(layer.image)
+        if all(layer.image is None for layer in self.plan.layers):
+            return
+        from sandbox.runtime.image_layers import open_images  # only starts with an image need it
+
         with self._signals.ending():  # unpacking or indexing may take minutes
-            for layer, parts in images:
-                for stored in self._stored_layers(layer, parts):
-                    undo.callback(stored.close)
-                    self._image_layers.append(stored)
-
-    def _stored_layers(self, layer: LayerPlan, parts: Sequence[ImageLayer]) -> list[StoredLayer]:
-        # Only starts with an image need these.
-        if layer.mount:
-            from sandbox.images.mounted_layers import MountedLayers
-
-            name = layer.path.rpartition("@")[0]
-            return MountedLayers(self._state.images, self._progress).open(parts, self.plan.ids, name)
-        from sandbox.images.image_layers import ImageLayers
-
-        return ImageLayers(self._state.images, self._progress).open(parts, self.plan.ids)
+            for stored in open_images(self.plan, self._state.images, self._progress, undo):
+                self._image_layers.append(stored)
 
     def _choose_root(self, step: BindRoot, points: tuple[MountPoint, ...]) -> None:
         """Decide between a direct bind of the root and the server, and update the plan."""
@@ -476,6 +487,7 @@ class SandboxResources:
             hidden=[found.identity for found in self.plan.private if found.identity is not None],
             volatile=self.plan.writable == "ephemeral" and not self._keep_changes,
             index_fd=self._index_fd,
+            fetcher_fd=self._fetcher_fd,
             server="auto" if self.plan.server == "none" else self.plan.server,
             open_requests=self.plan.open_requests,
             size=self.plan.size,

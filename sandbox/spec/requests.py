@@ -89,6 +89,9 @@ def _layers(spec: Spec) -> _Found:
             yield "registry", layer.path, "fetched with your credentials for that registry", key
         else:
             yield "path", layer.path, "read as the content of a layer", key
+    if spec.root.lazy:
+        text = "layers are fetched while the program runs: by the files that it reads, it can tell a registry something, also without a network"
+        yield "privilege", "root.lazy = true", text, "root.lazy"
     if spec.root.writable == "persistent":
         text = "changes to the root are kept on your disk for the next start"
         yield "privilege", 'root.writable = "persistent"', text, "root.writable"
@@ -260,7 +263,7 @@ _RULES: tuple[Callable[[Spec], _Found], ...] = (
 #: new setting until its author has decided which kind it is.
 REQUESTING_KEYS = frozenset(
     "extends root.layers root.layers[].dir root.layers[].tar root.layers[].oci root.layers[].docker_archive root.layers[].image root.layers[].docker root.layers[].cross "
-    "root.writable root.optional process.inherit_env process.env_file volumes[].type volumes[].source volumes[].target "
+    "root.lazy root.writable root.optional process.inherit_env process.env_file volumes[].type volumes[].source volumes[].target "
     "volumes[].read_only volumes[].propagation devices[].path namespaces.user namespaces.mount namespaces.pid namespaces.net namespaces.ipc "
     "namespaces.uts namespaces.cgroup namespaces.time namespaces.optional ids.map ids.uid_map[].outside "
     "ids.uid_map[].count ids.gid_map[].outside ids.gid_map[].count ids.optional network.mode network.ports network.networks network.egress.allow "

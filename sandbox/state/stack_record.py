@@ -3,7 +3,7 @@
 The record is part of state.json of a run, of a persistent layer and of a kept ephemeral one::
 
     "stack": {"writable": DIRECTORY, "next": DIRECTORY or null, "earlier": [DIRECTORY, ...],
-              "layers": [{"kind", "path", "place", "cross", "mounted"}, ...]}    # bottom first
+              "layers": [{"kind", "path", "place", "cross", "mounted", "lazy"}, ...]}    # bottom first
 
 It names what the start has opened, so that a reader needs neither the environment file nor the archive. Directories in that of
 the record are relative to it, so that it can be renamed.
@@ -36,6 +36,8 @@ class RecordedLayer:
     cross: tuple[str, ...] = ()
     #: The archive, or the layer of an image, is mounted: *place* has its index instead of its files.
     mounted: bool = False
+    #: The layer is fetched in part, from this image of a registry, "docker://HOST/NAME"; "" for any other.
+    lazy: str = ""
 
     def shown(self) -> str:
         """Return the layer as an environment file writes it: "dir:/usr"."""
@@ -71,6 +73,7 @@ class RecordedStack:
                 "place": one.place,
                 "cross": list(one.cross),
                 **({"mounted": True} if one.mounted else {}),
+                **({"lazy": one.lazy} if one.lazy else {}),
             }
             for one in self.layers
         ]
@@ -95,6 +98,7 @@ class RecordedStack:
                     place=None if one["place"] is None else _text(one["place"]),
                     cross=tuple(map(_text, one["cross"])),
                     mounted=one.get("mounted") is True,
+                    lazy=_text(one.get("lazy", "")),
                 )
                 for one in value["layers"]  # type: ignore[index]
             )

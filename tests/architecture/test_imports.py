@@ -82,6 +82,7 @@ SEAM = (
     "unionfs._stdlib",
     "unionfs.changes.pax",
     "unionfs.launch.protocol",
+    "unionfs.layer_index.archive_chunks",
     "unionfs.layer_index.archive_frames",
     "unionfs.layer_index.archive_records",
     "unionfs.layer_index.format",
@@ -105,7 +106,7 @@ KERNEL_VALUES: dict[str, frozenset[str]] = {
 PURE = frozenset(
     (
         "_stdlib.dataclasses _stdlib.typing types formats.acl formats.whiteout "
-        "formats.xattrs layer.resolve layer_index.format layer_index.archive_frames layer_index.archive_records inode.numbers inode.directory_offsets copyup.plan vfs.rename_plan "
+        "formats.xattrs layer.resolve layer_index.format layer_index.archive_chunks layer_index.archive_frames layer_index.archive_records inode.numbers inode.directory_offsets copyup.plan vfs.rename_plan "
         "fuse.protocol fuse.busy_poll changes.pax"
     ).split()
 )

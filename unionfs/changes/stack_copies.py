@@ -36,6 +36,7 @@ def duplicate(source: StackSource) -> StackSource:
                 fd=os.dup(lower.fd),
                 work_fd=_duplicate(lower.work_fd),
                 archive_index_fd=_duplicate(lower.archive_index_fd),
+                chunks_fd=_duplicate(lower.chunks_fd),
             )
             for lower in source.lowers
         ),
@@ -51,5 +52,6 @@ def _duplicate(fd: int | None) -> int | None:
 def descriptors(source: StackSource) -> Iterator[int]:
     """Yield all descriptors of *source*."""
     for lower in source.lowers:
-        yield from (fd for fd in (lower.fd, lower.work_fd, lower.archive_index_fd) if fd is not None)
+        fds = (lower.fd, lower.work_fd, lower.archive_index_fd, lower.chunks_fd)
+        yield from (fd for fd in fds if fd is not None)
     yield from (fd for fd in (source.upper_fd, source.work_fd, source.index_fd) if fd is not None)

@@ -15,6 +15,7 @@ from threading import Lock
 
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs.copyup.copy_data import Copier
+from unionfs.layer.contents import FetchPendingError
 from unionfs.layer.objects import DescriptorRef, PathRef
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
@@ -79,8 +80,13 @@ class BackgroundCopies:
 
         Raises:
             CopyPending: they are many and have not been copied yet.
+            FetchPendingError: some of them have to be fetched first.
             OSError: the copy failed.
         """
+        archived = source.archived()
+        fetch = None if archived is None else archived.pending(0, size)
+        if fetch is not None:
+            raise FetchPendingError(fetch)
         if size < LARGE:
             return
         known = self._known.get(ino)

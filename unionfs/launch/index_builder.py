@@ -64,7 +64,7 @@ def _build(source: StackSource, confine: Callable[[], None], lifeline: int) -> N
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        fds = [fd for lower in source.lowers for fd in (lower.fd, lower.archive_index_fd)]
+        fds = [fd for lower in source.lowers for fd in (lower.fd, lower.archive_index_fd, lower.chunks_fd)]
         kept = {fd for fd in fds if fd is not None} | {lifeline}
         assert source.index_fd is not None
         _close_others(kept | {source.index_fd})

@@ -3,17 +3,18 @@
 The launcher imports this module at each start, so it imports nothing that takes time. The launcher makes a SOCK_SEQPACKET pair,
 starts ``python -m unionfs --serve-fd N``, and sends a packet of JSON::
 
-    {"version": 5, "descriptors": COUNT}
+    {"version": 6, "descriptors": COUNT}
 
 The packet carries one descriptor (SCM_RIGHTS): a sealed memfd that contains the request. A packet is at most as long as the
 send buffer (net.core.wmem_default, 208 KiB), which thousands of layers exceed; a memfd has no such limit. The request is JSON,
 too::
 
     {"fuse": I, "user_namespace": I,
-     "layers": [{"fd": I, "marks": "none"|"all"|"aufs", "squash": BOOL, "cross": [PATH, ...], "skeleton": BOOL,
-                 "indexed": BOOL, "earlier": BOOL, "relocation": BOOL, "work": I}, ...],   # top first
+     "layers": [{"fd": I, "marks": "none"|"all"|"aufs", "squash": BOOL, "cross": [PATH, ...],
+                 "skeleton": BOOL, "indexed": BOOL, "earlier": BOOL, "relocation": BOOL, "work": I,
+                 "archive_index": I, "chunks": I, "fetched": N}, ...],   # top first
      "upper": I, "work": I, "later": I, "next": [I, I], "index": I, "hidden": [[DEV, INO], ...], "volatile": BOOL,
-     "size": BYTES, "inodes": COUNT, "filter": BASE64,
+     "size": BYTES, "inodes": COUNT, "filter": BASE64, "fetcher": I,
      "server": "auto"|"direct"|"pyfuse3", "open_requests": BOOL}
 
 Each I is an index into the COUNT descriptors. These follow in packets of at most 64 descriptors (the kernel accepts up to
@@ -26,11 +27,13 @@ SCM_MAX_FD, 253; unix(7)).
 * ``next`` is an upper and a work directory for ``unionfs changes --freeze`` or ``--relocate``, which begins them.
 * The last layer may be the ``skeleton``, which contains the mount points.
 * A layer with ``archive_index`` is an archive: ``fd`` is that of the archive, this one that of its index, which the launcher made.
+* A layer with ``chunks`` is fetched in parts: ``fd`` is that of its data, this one that of its table of chunks, and ``fetched`` its
+  number in requests. ``fetcher`` is a SOCK_SEQPACKET socket to the process that fetches (layer_index/archive_chunks.py).
 * ``indexed`` layers never change. The server keeps an index of them in the directory ``index``.
 * ``filter`` is the seccomp filter that the server installs for itself.
 * ``upper``, ``work``, ``later``, ``next``, ``index``, ``size``, ``inodes`` and ``filter`` may be null. ``unionfs changes``,
   which serves nothing, receives the same request with null for ``fuse``; ``user_namespace`` may be null there, too.
-* ``index``, ``size``, ``inodes``, ``filter``, ``skeleton``, ``indexed``, ``relocation``, ``archive_index``, ``server`` and ``open_requests`` may be omitted. The
+* ``index``, ``size``, ``inodes``, ``filter``, ``skeleton``, ``indexed``, ``relocation``, ``archive_index``, ``chunks``, ``fetcher``, ``server`` and ``open_requests`` may be omitted. The
   latter two are the options of the same name.
 
 The server sends ``ready {"server": WHICH, "times": {"loaded": T, "asked": T, "ready": T}}`` when the mount can be used. The
@@ -61,7 +64,7 @@ from collections.abc import Mapping, Sequence
 
 from unionfs._stdlib.dataclasses import dataclass
 
-VERSION = 5
+VERSION = 6
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 BATCH = 64
 """Descriptors in one packet."""
@@ -96,6 +99,9 @@ class ServedLayer:
     relocation: bool = False
     #: The layer is an archive, *fd*, and this is a descriptor of its index.
     archive_index_fd: int | None = None
+    #: The archive is fetched in parts: its table of chunks, and its number in requests to the fetcher.
+    chunks_fd: int | None = None
+    fetched: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +121,8 @@ class ServedStack:
     later_fd: int | None = None
     #: The upper and work directory that ``unionfs changes --freeze`` or ``--relocate`` begins.
     next_fds: tuple[int, int] | None = None
+    #: A socket to the process that fetches contents; None if no layer needs one.
+    fetcher_fd: int | None = None
     #: The directory in which the server stores indexes of layers.
     index_fd: int | None = None
     #: The most bytes and objects of the writable layer; None for no limit.
@@ -197,6 +205,8 @@ def send_request(
                 "relocation": layer.relocation,
                 "work": index(layer.work_fd),
                 "archive_index": index(layer.archive_index_fd),
+                "chunks": index(layer.chunks_fd),
+                "fetched": layer.fetched,
             }
             for layer in stack.layers
         ],
@@ -205,6 +215,7 @@ def send_request(
         "later": index(stack.later_fd),
         "next": None if stack.next_fds is None else [index(fd) for fd in stack.next_fds],
         "index": index(stack.index_fd),
+        "fetcher": index(stack.fetcher_fd),
         "hidden": list(stack.hidden),
         "volatile": stack.volatile,
         "server": stack.server,

@@ -16,6 +16,11 @@ from unionfs.formats.whiteout import ALL_MARKS, NO_MARKS, MarkPolicy
 from unionfs.launch.protocol import BATCH, SEALS, VERSION
 from unionfs.options import Server, Serving
 
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from unionfs.layer_index.fetcher import Fetcher
+
 _MAX_PACKET = 1 << 16
 _POLICIES = {"none": NO_MARKS, "all": ALL_MARKS, "aufs": MarkPolicy(overlay=False, aufs=True)}
 
@@ -123,6 +128,12 @@ def _optional_program(value: object) -> bytes | None:
     return program
 
 
+def _fetcher(fd: int) -> Fetcher:
+    from unionfs.layer_index.fetcher import Fetcher  # most stacks need none
+
+    return Fetcher(socket.socket(fileno=fd))
+
+
 def _serving(server: object, open_requests: object) -> Serving:
     if not isinstance(open_requests, bool):
         raise TypeError(f"not a boolean: {open_requests!r}")
@@ -158,11 +169,14 @@ def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
             relocation=bool(layer.get("relocation", False)),
             work_fd=take_optional(layer.get("work")),
             archive_index_fd=take_optional(layer.get("archive_index")),
+            chunks_fd=take_optional(layer.get("chunks")),
+            fetched=_optional_count(layer.get("fetched")) or 0,
         )
         for layer in message["layers"]
     )
     if any(lower.skeleton for lower in lowers[:-1]):
         raise ValueError("the skeleton is not the last layer")
+    fetcher_fd = take_optional(message.get("fetcher"))
     stack = StackSource(
         lowers=lowers,
         upper_fd=take_optional(message["upper"]),
@@ -172,6 +186,7 @@ def _decode(message: dict[str, Any], descriptors: list[int]) -> Request:
         records_below=not message["volatile"],
         size=_optional_count(message.get("size")),
         inodes=_optional_count(message.get("inodes")),
+        fetcher=None if fetcher_fd is None else _fetcher(fetcher_fd),
         hidden=tuple((int(device), int(inode)) for device, inode in message["hidden"]),
     )
     return Request(

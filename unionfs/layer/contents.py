@@ -5,7 +5,33 @@ Reading, seeking and copying go through these methods. Where an object has a des
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from unionfs._stdlib.typing import Protocol
+
+
+class Fetch:
+    """Contents that have to be fetched from another machine."""
+
+    def __init__(
+        self, fetch: Callable[[Sequence[int], Callable[[int], None]], None], chunks: Sequence[int]
+    ) -> None:
+        """Fetch *chunks* by the function *fetch* of the data that they belong to."""
+        self._fetch = fetch
+        self._chunks = chunks
+
+    def begin(self, done: Callable[[int], None]) -> None:
+        """Fetch them. *done* is called once, by any thread: with 0 if they are there, or with the errno of the failure."""
+        self._fetch(self._chunks, done)
+
+
+class FetchPendingError(Exception):
+    """A request needs contents that have to be fetched first. Nothing has been changed yet."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        """Refer to *fetch*."""
+        super().__init__()
+        self.fetch = fetch
 
 
 class FileContents(Protocol):
@@ -31,6 +57,9 @@ class FileContents(Protocol):
         Raises:
             OSError: EIO as :meth:`read`.
         """
+
+    def pending(self, offset: int, size: int) -> Fetch | None:
+        """Return what has to be fetched before the *size* bytes at *offset* can be read; None if nothing has to."""
 
     def seek(self, offset: int, whence: int) -> int:
         """Return the offset of the next data or hole from *offset* on, as lseek(2) with SEEK_DATA or SEEK_HOLE.

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Sequence
 
 from unionfs._stdlib.hashlib import sha256
-from unionfs._stdlib.typing import NoReturn
+from unionfs._stdlib.typing import NamedTuple, NoReturn
 from unionfs.errors import UnionError
 from unionfs.layer.directory import Layer, LayerDir
 from unionfs.layer.fd_cache import FdCache
@@ -31,6 +31,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from unionfs.layer_index.archive_frames import Frame
     from unionfs.layer_index.archived_contents import ArchiveData
+    from unionfs.layer_index.fetcher import Fetcher
 
 _NS = 1_000_000_000
 #: The bits of an inode number that the index has. With 15 more, it fits into the numbers of the mount (inode/numbers.py).
@@ -39,7 +40,26 @@ _INDEX_INODE_BITS = 32
 _MAGIC, _MAGIC_START, _MAGIC_END = b"ustar", 257, 262
 
 
-def _data(archive_fd: int, size: int, frames: Sequence[Frame]) -> ArchiveData:
+class Fetched(NamedTuple):
+    """How the contents of a layer are fetched."""
+
+    #: A descriptor of the table of the chunks (archive_chunks.py).
+    chunks_fd: int
+    #: The number of the layer in requests.
+    number: int
+    fetcher: Fetcher
+
+
+def _data(archive_fd: int, size: int, frames: Sequence[Frame], fetched: Fetched | None) -> ArchiveData:
+    if fetched is not None:
+        from unionfs.layer_index.archive_chunks import ChunkTable
+        from unionfs.layer_index.fetched_data import FetchedData
+
+        content = os.pread(fetched.chunks_fd, os.fstat(fetched.chunks_fd).st_size, 0)
+        table = ChunkTable(content)
+        if table.size != size or frames:
+            raise DamagedError("the table of chunks is that of another layer")
+        return FetchedData(archive_fd, table, fetched.number, fetched.fetcher)
     if not frames:
         return PlainData(archive_fd, size)
     from unionfs.layer_index.framed_data import FramedData, decompressor
@@ -47,9 +67,11 @@ def _data(archive_fd: int, size: int, frames: Sequence[Frame]) -> ArchiveData:
     return FramedData(archive_fd, frames, decompressor(archive_fd))
 
 
-def import_for_archive(archive_fd: int) -> None:
-    """Import what reading the archive needs beside this module, if it is compressed."""
-    if os.pread(archive_fd, _MAGIC_END, 0)[_MAGIC_START:] != _MAGIC:
+def import_for_archive(archive_fd: int, *, fetched: bool) -> None:
+    """Import what reading the archive needs beside this module, if it is compressed or *fetched*."""
+    if fetched:
+        import unionfs.layer_index.fetched_data  # noqa: F401 - a confined process may be unable to read its file
+    elif os.pread(archive_fd, _MAGIC_END, 0)[_MAGIC_START:] != _MAGIC:
         from unionfs.layer_index.framed_data import decompressor
 
         decompressor(archive_fd)
@@ -58,14 +80,27 @@ def import_for_archive(archive_fd: int) -> None:
 class ArchiveLayer(Layer):
     """An archive and its index. It owns the descriptor of the archive and the mapped index; `UnionFs` closes it."""
 
-    __slots__ = ("_index_fd", "_map", "archive_fd", "data", "first_ino", "index", "lasting_name", "number")
+    __slots__ = (
+        "_fetched",
+        "_index_fd",
+        "_map",
+        "archive_fd",
+        "data",
+        "first_ino",
+        "index",
+        "lasting_name",
+        "number",
+    )
 
     root: ArchiveDirectory
 
-    def __init__(self, archive_fd: int, index_fd: int, fds: FdCache, *, number: int) -> None:
+    def __init__(
+        self, archive_fd: int, index_fd: int, fds: FdCache, *, number: int, fetched: Fetched | None = None
+    ) -> None:
         """Take over *archive_fd* and *index_fd*, a descriptor of the index. Both stay open: builders of indexes read them again.
 
         *number* is the position of the layer in the stack: layers of archives have no device, so it tells their objects apart.
+        With *fetched*, whose descriptor is taken over, too, *archive_fd* is the data that is being filled.
 
         Raises:
             UnionError: the index is damaged, or is not that of the archive.
@@ -84,9 +119,10 @@ class ArchiveLayer(Layer):
             page = Page(self.index, 0)
             if list(page.rows) != [b""] or self.index.refused is not None:
                 raise DamagedError("the index has no root")
+            self._fetched = fetched
+            self.data: ArchiveData = _data(archive_fd, size, frames, fetched)
         except DamagedError as error:
             raise UnionError(f"the index of an archive cannot be used: {error}") from None
-        self.data: ArchiveData = _data(archive_fd, size, frames)
         # Only layers with the same index have this name: the table has a checksum of each page.
         digest = sha256(self.index.table()).hexdigest()
         self.lasting_name = b"archive-" + digest[:40].encode()
@@ -108,6 +144,8 @@ class ArchiveLayer(Layer):
         self._map.close()
         os.close(self._index_fd)
         os.close(self.archive_fd)
+        if self._fetched is not None:
+            os.close(self._fetched.chunks_fd)
 
 
 class ArchiveDirectory(IndexedDirectory):

@@ -12,12 +12,13 @@ import os
 
 from unionfs._stdlib.typing import Protocol
 from unionfs.copyup.copy_data import copy_range
+from unionfs.layer.contents import Fetch
 from unionfs.layer.file_systems import is_remote
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 
 class ArchiveData(Protocol):
@@ -40,8 +41,26 @@ class ArchiveData(Protocol):
             OSError: EIO if the archive ends before; *to* cannot be written.
         """
 
+    def missing(self, position: int, length: int) -> Sequence[int]:
+        """Return the numbers of the chunks that have to be fetched before the *length* bytes at *position* can be read."""
 
-class PlainData:
+    def fetch(self, chunks: Sequence[int], done: Callable[[int], None]) -> None:
+        """Fetch *chunks*; *done* is called as `Fetch.begin` says. Only for data that is fetched."""
+
+
+class LocalData:
+    """What archives have in common whose bytes are on this machine."""
+
+    def missing(self, position: int, length: int) -> Sequence[int]:  # noqa: ARG002 - the same for all
+        """Return nothing."""
+        return ()
+
+    def fetch(self, chunks: Sequence[int], done: Callable[[int], None]) -> None:
+        """Refuse: nothing is missing."""
+        raise NotImplementedError
+
+
+class PlainData(LocalData):
     """The bytes of an archive that is not compressed. It borrows the descriptor."""
 
     def __init__(self, fd: int, size: int) -> None:
@@ -139,6 +158,16 @@ class ArchivedContents:
         """Read to *room* what there is at *offset* without waiting for a disk; None if that is not possible."""
         size = max(0, min(len(room), self.size - offset))
         return size if self._fill(room[:size], offset, cached=True) else None
+
+    def pending(self, offset: int, size: int) -> Fetch | None:
+        """Return what has to be fetched before the *size* bytes at *offset* can be read; None if nothing has to."""
+        end = offset + max(0, min(size, self.size - offset))
+        missing = [
+            number
+            for _, length, position in self._pieces(offset, end)
+            for number in self._data.missing(position, length)
+        ]
+        return Fetch(self._data.fetch, missing) if missing else None
 
     def seek(self, offset: int, whence: int) -> int:
         """Return the offset of the next data or hole from *offset* on."""

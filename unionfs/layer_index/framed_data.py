@@ -9,7 +9,7 @@ from collections import OrderedDict
 from threading import Lock
 
 from unionfs._stdlib.typing import Any
-from unionfs.layer_index.archived_contents import truncated
+from unionfs.layer_index.archived_contents import LocalData, truncated
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
@@ -25,7 +25,7 @@ _GZIP_FORMAT = 31  # a header and a trailer (zlib.h, inflateInit2)
 _WINDOW_LOG = 27  # of zstd: 128 MiB, the limit of `zstd -d` without --long
 
 
-class FramedData:
+class FramedData(LocalData):
     """The bytes of an archive of frames. It borrows the descriptor. All methods may be called by several threads."""
 
     def __init__(self, fd: int, frames: Sequence[Frame], decompress: Callable[[bytes, int], bytes]) -> None:

@@ -74,6 +74,14 @@ class RegistryImage:
 
         self._client.download(str(descriptor.digest), descriptor.size, target_fd, report)
 
+    def read_range(self, descriptor: Descriptor, offset: int, length: int) -> bytes:
+        """Return *length* bytes of a blob from *offset*. They are not verified.
+
+        Raises:
+            RegistryError: the request failed, or the registry does not serve ranges.
+        """
+        return self._client.read_range(str(descriptor.digest), offset, length)
+
     def cancel(self) -> None:
         """End all transfers at once."""
         self._client.cancel()

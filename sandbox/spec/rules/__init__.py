@@ -30,6 +30,7 @@ RULES: tuple[Rule, ...] = (
     Rule(("process.stop_signal",), process.stop_signal_can_end_programs),
     Rule(("ids",), isolation.id_maps_are_whole),
     Rule(("root.writable",), storage.only_a_writable_layer_is_bounded),
+    Rule(("root.lazy", "root.server", "root.native"), storage.lazy_layers_are_served_without_waiting),
     Rule(("network",), network.some_settings_need_a_network),
     Rule(("network.egress", "security.capabilities"), network.egress_has_no_way_around),
     Rule(("network.networks", "networks"), network.networks_are_defined),

@@ -23,6 +23,25 @@ def only_a_writable_layer_is_bounded(spec: Spec) -> Iterator[Problem]:
             )
 
 
+def lazy_layers_are_served_without_waiting(spec: Spec) -> Iterator[Problem]:
+    if not spec.root.lazy:
+        return
+    if spec.root.server == "pyfuse3":
+        yield Problem(
+            path=("root", "lazy"),
+            message='cannot be used with server = "pyfuse3", in which all programs wait while one file is fetched',
+            hint='set root.server = "auto", or remove one of the two',
+            part="key",
+        )
+    if spec.root.native:
+        yield Problem(
+            path=("root", "lazy"),
+            message="cannot be used with root.native: layers that are not unpacked have no directories that could be bound",
+            hint="remove one of the two",
+            part="key",
+        )
+
+
 _FIELDS_OF_VOLUMES = {
     "bind": ("source",),
     "tmpfs": ("size", "mode"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from sandbox.spec.codecs import Choice, Integer, ListOf, Size, TableOf, Text
+from sandbox.spec.codecs import Boolean, Choice, Integer, ListOf, Size, TableOf, Text
 from sandbox.spec.settings import setting
 from sandbox.spec.values.direct_bind import DirectBindPathCodec
 from sandbox.spec.values.layers import Layer, LayerCodec
@@ -53,6 +53,14 @@ class Root:
         "tag; or never, so that a missing image is an error.",
         example="never",
         default="missing",
+    )
+    lazy: bool = setting(
+        Boolean(),
+        doc="Whether layers of docker:// images are fetched while they are used: of layers in the formats zstd:chunked and eStargz, "
+        "only the table of contents is fetched before the start, and then the chunks that are read. Other layers are fetched and "
+        "unpacked. If the registry cannot be reached, reading what was not fetched fails with EIO.",
+        example=True,
+        default=False,
     )
     writable: str = setting(
         Choice("ephemeral", "persistent", "none"),

@@ -21,6 +21,7 @@ from threading import Semaphore
 from unionfs.copyup.background_copy import CopyPending
 from unionfs.fuse.direct.worker_pool import WorkerPool
 from unionfs.inode.handles import FileHandle
+from unionfs.layer.contents import FetchPendingError
 from unionfs.layer.directory import Layer
 from unionfs.layer.file_systems import is_remote
 from unionfs.types import Ino
@@ -29,7 +30,7 @@ from unionfs.vfs.filesystem import UnionFs
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from unionfs.layer.contents import FileContents
+    from unionfs.layer.contents import Fetch, FileContents
 
 #: The largest reply that the kernel accepts: as many pages as were negotiated (FUSE_MAX_PAGES).
 _ROOM = 1 << 20
@@ -95,6 +96,9 @@ class AsyncIo:
         done = contents.read_cached(room, offset)
         if done is not None:
             return room[:done]
+        fetch = contents.pending(offset, size)
+        if fetch is not None:
+            raise FetchPendingError(fetch)
         # The thread needs no descriptor of its own: the archive stays open as long as the mount.
         return self._leave(-1, unique, lambda _: contents.read(size, offset))
 
@@ -179,6 +183,18 @@ class AsyncIo:
 
         if not self._do(copy):
             copy()
+
+    def park_fetch(self, fetch: Fetch, request: bytes, unique: int) -> None:
+        """Park *request* until *fetch* has ended, without a thread. If it fails, that is the reply to *unique*."""
+
+        def done(failure: int) -> None:
+            if failure:
+                self._send(unique, -failure)
+                return
+            self.ready.append(lambda: (request,))
+            self._wake()
+
+        fetch.begin(done)
 
     def resume(self) -> Iterator[bytes]:
         """Yield the parked requests that can be handled now."""

@@ -69,6 +69,7 @@ from unionfs.fuse.protocol import (
 from unionfs.fuse.umask import ACCESS_ACL, drop_foreign_sgid, drop_sgid
 from unionfs.inode.birth_times import birth_time_ns
 from unionfs.inode.inode import Inode
+from unionfs.layer.contents import FetchPendingError
 from unionfs.options import Optimization
 from unionfs.vfs.attributes import Change
 from unionfs.vfs.filesystem import UnionFs
@@ -158,7 +159,7 @@ class Handlers(FileHandlers):
             return handler(ino, end)
         except OSError as error:
             return errno_of(error)
-        except CopyPending as pending:
+        except (CopyPending, FetchPendingError) as pending:
             return self._park(opcode, pending, end)
         except Exception:
             log.exception("request %s failed", Opcode(opcode).name.lower())
@@ -169,11 +170,15 @@ class Handlers(FileHandlers):
         self.fs.trim()
         self._notifier.check()
 
-    def _park(self, opcode: int, pending: CopyPending, end: int) -> Reply:
+    def _park(self, opcode: int, pending: CopyPending | FetchPendingError, end: int) -> Reply:
         assert self.async_io is not None
         self._counts[opcode] -= 1
         try:
-            self.async_io.park(pending, bytes(self._view[:end]))
+            request = bytes(self._view[:end])
+            if isinstance(pending, CopyPending):
+                self.async_io.park(pending, request)
+            else:
+                self.async_io.park_fetch(pending.fetch, request, self._unique())
         except OSError as error:
             return errno_of(error)
         except Exception:

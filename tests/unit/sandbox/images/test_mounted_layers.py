@@ -12,9 +12,9 @@ import pytest
 
 from sandbox.errors import ImageError, StateError
 from sandbox.images.blobs import BlobStore
-from sandbox.images.image_layers import ImageLayers
+from sandbox.images.image_layers import ImageLayers, names_of
 from sandbox.images.mounted_archives import MEMBERS
-from sandbox.images.mounted_layers import MountedLayers, names_of, open_recorded_layer
+from sandbox.images.mounted_layers import MountedLayers, open_recorded_layer
 from sandbox.images.unpacked_trees import StoredLayer
 from sandbox.plan.image_values import ImageLayer
 from tests.support.images import digest_of, tar_of
@@ -183,9 +183,10 @@ def test_a_reader_finds_the_blob_and_the_index(layers: MountedLayers) -> None:
     with opened(layers, OWN) as found:
         place = found[0].place
     fds = open_recorded_layer(layers._images, place)
-    assert os.pread(fds[0], 1 << 20, 0) == OWN
-    assert os.path.samestat(os.fstat(fds[1]), os.stat(os.path.join(place, MEMBERS)))
-    for fd in fds:
+    assert os.pread(fds.archive_fd, 1 << 20, 0) == OWN
+    assert os.path.samestat(os.fstat(fds.members_fd), os.stat(os.path.join(place, MEMBERS)))
+    assert fds.chunks_fd is None
+    for fd in fds[:2]:
         os.close(fd)
 
 

@@ -141,6 +141,7 @@ print(*sorted(name for name in sys.modules if name.startswith("sandbox.images"))
     )
     assert done.stdout.split() == [
         "sandbox.images",
+        "sandbox.images.places",
         "sandbox.images.resolve",
         "sandbox.images.stored_images",
     ]

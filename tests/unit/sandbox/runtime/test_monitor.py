@@ -84,6 +84,7 @@ class FakeResources:
         self.cgroup = None
         self.run = self
         self.recorded: list[object] = []
+        self.fetching = None
 
     def record(self, facts: object) -> None:
         self.recorded.append(facts)

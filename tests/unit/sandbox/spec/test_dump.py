@@ -132,10 +132,11 @@ def test_defaults_are_written_only_when_asked_for() -> None:
     spec = parse(b'root.layers = ["dir:/"]\n', path="/conf/f.toml", environ={})
     assert text_of(spec) == '[root]\nlayers = ["dir:/"]\n'
     lines = text_of(spec, defaults=True, origins=True).splitlines()
-    assert lines[:5] == [
+    assert lines[:6] == [
         "[root]",
         'layers = ["dir:/"]  # /conf/f.toml:1',
         'pull = "missing"  # default',
+        "lazy = false  # default",
         'writable = "ephemeral"  # default',
         'driver = "unionfs"  # default',
     ]

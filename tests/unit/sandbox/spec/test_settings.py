@@ -20,7 +20,7 @@ from tests.unit.sandbox.spec.examples import ALL, place, with_example
 def test_the_vocabulary_is_that_of_the_design() -> None:
     expected = {
         "sandbox": "name hostname description labels",
-        "root": "layers pull writable driver server size inodes native optional",
+        "root": "layers pull lazy writable driver server size inodes native optional",
         "process": "command args cwd user groups umask env inherit_env terminal stop_signal stop_timeout init env_file",
         "volumes[]": "type source target read_only size mode options propagation content",
         "devices[]": "path target",
