@@ -22,7 +22,7 @@ from sandbox.images.oci.digest import Digest
 from sandbox.images.oci.image_config import History, ImageConfig, timestamp
 from sandbox.images.oci.layer_writer import write_layer
 from sandbox.images.oci.model import Descriptor
-from sandbox.images.places import archives_in, partial_in
+from sandbox.images.places import archives_in, fetched_in_part, partial_in
 from sandbox.images.stored_content import add_image, now, source_date_epoch
 from sandbox.images.stored_images import StoredImages
 from sandbox.state.location import Locations, locate
@@ -125,7 +125,19 @@ def topmost_config(where: Locations, layers: Sequence[RecordedLayer]) -> ImageCo
 
 
 def _add_image(where: Locations, record: ImageRecord, image: _Image) -> None:
-    """Add the layers and the history of an image; its configuration replaces that of images below it."""
+    """Add the layers and the history of an image; its configuration replaces that of images below it.
+
+    Raises:
+        ImageError: layers of it were fetched in part, so that nothing has compared their digests and diff ids.
+    """
+    if fetched_in_part(where.images, record.layers):
+        names = StoredImages(where.images).names().values()
+        name = next((one for one in names if one.digest == record.digest), None)
+        raise ImageError(
+            f"the image {record.digest if name is None else name.name}, which is below the writable layer, was fetched in part alone",
+            hint="--flatten makes one layer of the whole root; or fetch the rest first"
+            + ("" if name is None else f": sandbox pull {name.source} {name.name}"),
+        )
     config = config_of(where.images, record)
     image.config = config
     image.layers += [

@@ -308,7 +308,8 @@ class _Table(NamedTuple):
     def read(cls, images: str, layer: ImageLayer) -> Self:
         from sandbox.images.chunked.partial_layers import PartialLayers
 
-        return cls(*PartialLayers(images).table(Digest.parse(layer.table)))
+        content, place = PartialLayers(images).table(Digest.parse(layer.table))
+        return cls(content, place._replace(digest=layer.table))
 
     def write_index(
         self,

@@ -75,25 +75,8 @@ def find_images(
         if record is not None and name is not None:
             stored = record.named(layer.path if layer.kind in ("image", "docker") else layer.shown())
             partial = fetched_in_part(images, record.layers)
-            if partial:
-                source = _registry_of(images, name, record, partial)
-                stored = replace(stored, partial=partial, source=source)
-            found[number] = stored
+            found[number] = replace(stored, partial=partial, source=name.source) if partial else stored
     return found
-
-
-def _registry_of(images: str, name: ImageName, record: ImageRecord, partial: frozenset[str]) -> str:
-    """Return the image of a registry that has the layers *partial* of *record*: its own, or the one that it was made from."""
-    stored = StoredImages(images)
-    digests = {layer.digest for layer in record.layers if layer.table in partial}
-    for one in (name, *stored.names().values()):
-        if not one.source.startswith("docker:"):
-            continue
-        other = record if one is name else stored.record(one.digest)
-        if other is not None and digests <= {layer.digest for layer in other.layers}:
-            return one.source
-    # Reading what is missing fails, and names this source.
-    return f"docker://{name.name}"
 
 
 def digests_of(spec: Spec, images: str, fetch: Fetch) -> dict[str, str]:

@@ -90,5 +90,6 @@ def _check_table(images: str, name: str, layer: ImageLayer) -> None:
     from sandbox.images.chunked.table_archive import TableArchive
 
     content, place = PartialLayers(images).table(Digest.parse(layer.table))
+    place = place._replace(digest=layer.table)
     for _ in TableArchive(content, place, f"{name}: layer {layer.digest}"):
         pass

@@ -15,12 +15,12 @@ from threading import Lock
 
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs.copyup.copy_data import Copier
-from unionfs.layer.contents import FetchPendingError
 from unionfs.layer.objects import DescriptorRef, PathRef
 
 # A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from unionfs.layer.contents import Fetch
     from unionfs.types import Ino
     from unionfs.upper.quota import Quota
     from unionfs.upper.workdir import WorkDirectory
@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 #: Smaller copies (in bytes) take less time than handing them to a thread.
 LARGE = 1 << 20
 _BLOCK = 512  # the unit of st_blocks (stat(2))
+
+
+class FetchPendingError(Exception):
+    """A request needs contents that have to be fetched from another machine first. Nothing has been changed yet."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        """Refer to *fetch*."""
+        super().__init__()
+        self.fetch = fetch
 
 
 class CopyPending(Exception):

@@ -25,15 +25,6 @@ class Fetch:
         self._fetch(self._chunks, done)
 
 
-class FetchPendingError(Exception):
-    """A request needs contents that have to be fetched first. Nothing has been changed yet."""
-
-    def __init__(self, fetch: Fetch) -> None:
-        """Refer to *fetch*."""
-        super().__init__()
-        self.fetch = fetch
-
-
 class FileContents(Protocol):
     """The contents of one file. All methods may be called by several threads. Nothing has to be closed."""
 

@@ -16,6 +16,9 @@ from unionfs.layer_index.archive_chunks import ChunkTable
 from unionfs.layer_index.archived_contents import PlainData, truncated
 from unionfs.layer_index.fetcher import Done, Fetcher
 
+_LONGEST = 16
+"""The most chunks of one request: a large file is copied up by many, so that each brings an answer soon."""
+
 
 class FetchedData:
     """The bytes of one layer (implements `ArchiveData`). It borrows the descriptor. Threads may share it."""
@@ -123,10 +126,10 @@ class _Countdown:
 
 
 def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Return *numbers*, which ascend, as runs: the first number and the length of each."""
+    """Return *numbers*, which ascend, as runs of at most _LONGEST: the first number and the length of each."""
     runs: list[tuple[int, int]] = []
     for number in numbers:
-        if runs and sum(runs[-1]) == number:
+        if runs and sum(runs[-1]) == number and runs[-1][1] < _LONGEST:
             runs[-1] = (runs[-1][0], runs[-1][1] + 1)
         else:
             runs.append((number, 1))

@@ -1,7 +1,7 @@
 """The connection to the launcher's process that fetches missing contents. The server itself has no network.
 
-A request takes as long as a registry does, so no thread waits for one: a function is called when the answer has come. A request
-that is not answered within LIMIT seconds has failed, and so have all of them once the process has ended.
+A request takes as long as a registry does, so no thread waits for one: a function is called when the answer has come. If none
+comes for LIMIT seconds although requests wait, or the process has ended, all of them have failed.
 """
 
 from __future__ import annotations
@@ -15,21 +15,15 @@ from collections.abc import Callable
 from threading import Lock, Thread
 
 from unionfs._stdlib.logging import LazyLogger
-from unionfs._stdlib.typing import NamedTuple
 from unionfs.layer_index.archive_chunks import FETCH, FETCHED
 
 log = LazyLogger(__name__)
 
 LIMIT = 60.0
-"""Seconds. The process gives up sooner; this bounds the wait if it is stopped."""
+"""Seconds. The process gives up each request sooner; this bounds the wait if it is stopped."""
 _LOOK = 1000  # milliseconds between two looks at the time while requests wait
 
 Done = Callable[[int], None]
-
-
-class _Request(NamedTuple):
-    deadline: float
-    done: Done
 
 
 class Fetcher:
@@ -39,7 +33,9 @@ class Fetcher:
         """Use *channel*, a SOCK_SEQPACKET socket, which :meth:`close` closes."""
         self._channel = channel
         self._lock = Lock()
-        self._waiting: dict[int, _Request] = {}
+        self._waiting: dict[int, Done] = {}
+        #: When the last answer came, or the first of the requests that wait was made.
+        self._since = 0.0
         #: Requests that the process has not had room for yet.
         self._unsent: deque[bytes] = deque()
         self._last = 0
@@ -55,7 +51,9 @@ class Fetcher:
         with self._lock:
             if not self._ended and self._start():
                 self._last = (self._last + 1) & 0xFFFFFFFF
-                self._waiting[self._last] = _Request(time.monotonic() + LIMIT, done)
+                if not self._waiting:
+                    self._since = time.monotonic()
+                self._waiting[self._last] = done
                 self._unsent.append(FETCH.pack(self._last, layer, first, count))
                 self._send()
                 return
@@ -107,9 +105,10 @@ class Fetcher:
                 number, failure = FETCHED.unpack(packet)
                 with self._lock:
                     found = self._waiting.pop(number, None)
+                    self._since = time.monotonic()
                     self._send()
                 if found is not None:
-                    found.done(failure)
+                    found(failure)
         except OSError:
             pass  # the process has ended
         except Exception:
@@ -117,15 +116,15 @@ class Fetcher:
         finally:
             with self._lock:
                 self._ended = True
-                rest, self._waiting = self._waiting, {}
-            for request in rest.values():
-                request.done(errno.EIO)
+                waiting, self._waiting = self._waiting, {}
+            for done in waiting.values():
+                done(errno.EIO)
 
     def _expire(self) -> None:
-        now = time.monotonic()
         with self._lock:
-            late = [number for number, request in self._waiting.items() if request.deadline <= now]
-            found = [self._waiting.pop(number) for number in late]
-            self._send()
-        for request in found:
-            request.done(errno.EIO)
+            if time.monotonic() - self._since < LIMIT:
+                return
+            waiting, self._waiting = self._waiting, {}
+            self._unsent.clear()
+        for done in waiting.values():
+            done(errno.EIO)

@@ -79,6 +79,11 @@ class Registry:
         self._failed_at = -_REST
         self._failure: ImageError | None = None
 
+    def close(self) -> None:
+        """Close the connections. No other thread may use it any more."""
+        if self._client is not None:
+            self._client.close()
+
     def read(self, digest: str, offset: int, length: int) -> bytes:
         """Return *length* bytes of the blob *digest* from *offset*.
 
@@ -112,6 +117,11 @@ class Chunks:
         self._registries = {layer.source: Registry(layer.source) for layer in layers}
         self._large = Lock()
 
+    def close(self) -> None:
+        """Close all connections. The process itself ends without that, while threads may wait for a registry."""
+        for registry in self._registries.values():
+            registry.close()
+
     def bring(self, number: int, first: int, count: int) -> int:
         """Bring *count* chunks of the layer *number*, from *first* on; return 0, or the errno of the failure."""
         if number >= len(self._layers) or not 0 < count <= len(self._layers[number].table) - first:
@@ -130,6 +140,9 @@ class Chunks:
             return errno.EIO
         except MemoryError:
             self._report(f"{layer.source}: layer {layer.digest}: a chunk needs too much memory")
+            return errno.EIO
+        except Exception as error:  # noqa: BLE001 - the thread has to go on
+            self._report(f"{layer.source}: layer {layer.digest}: fetching a chunk failed: {error!r}")
             return errno.EIO
         return 0
 
@@ -207,8 +220,8 @@ def serve(control: socket.socket, server: socket.socket, chunks: Chunks) -> None
     queue: SimpleQueue[bytes] = SimpleQueue()
 
     def work() -> None:
-        while True:
-            request, layer, first, count = FETCH.unpack(queue.get())
+        while packet := queue.get():
+            request, layer, first, count = FETCH.unpack(packet)
             failure = errno.EIO
             try:
                 failure = chunks.bring(layer, first, count)
@@ -224,6 +237,8 @@ def serve(control: socket.socket, server: socket.socket, chunks: Chunks) -> None
     while True:
         ready = dict(poll.poll())
         if control.fileno() in ready:
+            for _ in range(_THREADS):
+                queue.put(b"")
             return
         packet = server.recv(FETCH.size)
         if len(packet) == FETCH.size:

@@ -173,10 +173,14 @@ def read_range(endpoint: Endpoint, scopes: Scopes, digest: str, offset: int, len
                 )
             if found is None or (found.start, found.end) != (offset, offset + length):
                 raise RegistryError(f"{what}: {answer.host}: responds with another range")
-            data = answer.content(length)
+            data = bytearray()
+            for piece in answer.pieces():
+                data += piece
+                if len(data) > length:
+                    raise RegistryError(f"{what}: {answer.host}: the response is too long")
             if len(data) != length:
                 raise RegistryError(f"{what}: {answer.host}: the response is too short", retriable=True)
-            return data
+            return bytes(data)
 
     return endpoint.retried(attempt)
 

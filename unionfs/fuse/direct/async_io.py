@@ -18,10 +18,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import Semaphore
 
-from unionfs.copyup.background_copy import CopyPending
+from unionfs.copyup.background_copy import CopyPending, FetchPendingError
 from unionfs.fuse.direct.worker_pool import WorkerPool
 from unionfs.inode.handles import FileHandle
-from unionfs.layer.contents import FetchPendingError
 from unionfs.layer.directory import Layer
 from unionfs.layer.file_systems import is_remote
 from unionfs.types import Ino

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 from unionfs._stdlib.logging import LazyLogger
-from unionfs.copyup.background_copy import CopyPending
+from unionfs.copyup.background_copy import CopyPending, FetchPendingError
 from unionfs.fuse.direct.descriptor_by_inode import DescriptorsByInode
 from unionfs.fuse.direct.file_handlers import FileHandlers
 from unionfs.fuse.direct.replies import BODY, NS, U64, Reply, errno_of, position
@@ -69,7 +69,6 @@ from unionfs.fuse.protocol import (
 from unionfs.fuse.umask import ACCESS_ACL, drop_foreign_sgid, drop_sgid
 from unionfs.inode.birth_times import birth_time_ns
 from unionfs.inode.inode import Inode
-from unionfs.layer.contents import FetchPendingError
 from unionfs.options import Optimization
 from unionfs.vfs.attributes import Change
 from unionfs.vfs.filesystem import UnionFs

@@ -37,7 +37,7 @@ class _Done:
 def unpack_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let layers be unpacked and indexed in this process."""
     monkeypatch.setattr(image_layers, "start_with_ids", lambda _ids, action: _Done(action))
-    monkeypatch.setattr(mounted_layers, "run_with_ids", lambda _ids, action, _meanwhile: action())
+    monkeypatch.setattr(mounted_layers, "run_with_ids", lambda _ids, action, _meanwhile=None: action())
     monkeypatch.setattr(unpacked_trees, "chown_to_root", lambda _ids, *_fds: None)
     # The limit would apply to the whole process of the tests, which has more memory already.
     monkeypatch.setattr(bounded, "memory_limit", lambda _memory: nullcontext())
