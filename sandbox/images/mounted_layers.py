@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from sandbox.images.archive_names import ArchiveNames
-    from sandbox.images.chunked.toc import TablePlace
     from sandbox.images.reading import Progress
     from sandbox.images.report import UnpackReport
     from sandbox.plan import IdPlan
@@ -121,11 +120,11 @@ class MountedLayers:
         *,
         in_part: bool,
     ) -> StoredLayer:
-        table = _Table.read(self._images, layer) if in_part else None
-        facts = ("mounted", _FORMAT) if table is None else ("lazy", _FORMAT, layer.table)
+        recorded = Recorded(layer.digest, layer.table if in_part else "")
+        facts = ("lazy", _FORMAT, layer.table) if in_part else ("mounted", _FORMAT)
         key = f"{layer.diff_id.partition(':')[2]}-{key_of_ids_for(ids, VERSION, layer.digest, *facts)}"
         keys = key, f"{key}-{digest(list(contents))}"
-        found = self._find(keys, layer, table)
+        found = self._find(keys, recorded)
         if found is not None:
             return found
         diff_id = layer.diff_id.partition(":")[2]
@@ -133,20 +132,19 @@ class MountedLayers:
 
         def fill(building: str, _tree_fd: int) -> str:
             names = [names_of(one) if one.members_fd is not None else one.tree_fd for one in reversed(below)]
-            write = self._index_blob if table is None else table.write_index
+            write = self._index_table if in_part else self._index_blob
             report = write(layer, names, building, ids, source)
             used_below, _, lines = report.partition("\n")
             notices.extend(lines.splitlines())
-            with open(os.path.join(building, _BLOB), "x", encoding="ascii") as record:
-                record.write(layer.digest if table is None else f"{layer.digest} {layer.table}")
+            recorded.write(building)
             return keys[bool(used_below)]
 
         with self._trees.importing(diff_id) as lock:
-            found = self._find(keys, layer, table)  # another process may have made it meanwhile
+            found = self._find(keys, recorded)  # another process may have made it meanwhile
             if found is not None:
                 return found
             self._trees.make(diff_id, ids, fill, lock=lock, step=f"layer {layer.diff_id}")
-            found = self._find(keys, layer, table)
+            found = self._find(keys, recorded)
             if found is None:
                 raise ImageError(
                     f"{source}: the index of layer {layer.digest} is damaged, and another sandbox uses it",
@@ -155,14 +153,13 @@ class MountedLayers:
         self.made[os.path.basename(found.place)] = layer
         return replace(found, notices=tuple(notices))
 
-    def _find(self, keys: Sequence[str], layer: ImageLayer, table: _Table | None) -> StoredLayer | None:
-        """Open the index of *layer* with one of *keys*, and its contents; None if it is missing or damaged."""
+    def _find(self, keys: Sequence[str], recorded: Recorded) -> StoredLayer | None:
+        """Open the index of the layer *recorded* with one of *keys*, and its contents; None if it is missing or damaged."""
         for key in keys:
             stored = self._trees.open(key)
             if stored is None:
                 continue
             try:
-                recorded = Recorded(layer.digest, "" if table is None else layer.table)
                 fds = open_indexed(self._images, stored.place, recorded)
             except (OSError, DamagedError):
                 stored.close()
@@ -171,7 +168,7 @@ class MountedLayers:
             except BaseException:
                 stored.close()
                 raise
-            content = "" if table is None else f"table {layer.table}"
+            content = f"table {recorded.table}" if recorded.table else ""
             return replace(
                 stored,
                 archive_fd=fds.archive_fd,
@@ -216,6 +213,34 @@ class MountedLayers:
 
             meanwhile = undo.enter_context(followed(progress, "index", f"layer {layer.digest}", fd))
             return run_with_ids(ids, action, meanwhile)
+
+    def _index_table(
+        self,
+        layer: ImageLayer,
+        below: Sequence[int | ArchiveNames],
+        building: str,
+        ids: IdPlan,
+        source: str,
+    ) -> str:
+        """Index *layer* by its table as `_index_blob` does, and write the table of its chunks."""
+        # Imported before the child is forked, as there.
+        from sandbox.images.chunked.partial_layers import PartialLayers
+        from sandbox.images.chunked.table_archive import TableArchive, index_table
+        from sandbox.images.lower_layers import LowerLayers
+
+        partial, table = PartialLayers(self._images), Digest.parse(layer.table)
+        place = partial.place(table)._replace(digest=layer.table)
+        archive = TableArchive(partial.table(table), place, f"{source}: layer {layer.digest}")
+        with (
+            open(os.path.join(building, MEMBERS), "xb") as output,
+            open(os.path.join(building, CHUNKS), "xb") as chunks,
+        ):
+
+            def action() -> str:
+                report = index_table(archive, output, chunks, ids, lambda: LowerLayers(None, below))
+                return _as_text(layer, report)
+
+            return run_with_ids(ids, action)
 
     def discard_made(self) -> None:
         """Remove the indexes that this object has made, unless another process uses them."""
@@ -266,6 +291,11 @@ class Recorded(NamedTuple):
             blob, _, table = file.read(_DIGITS).partition(" ")
         return cls(blob, table)
 
+    def write(self, place: str) -> None:
+        """Write the digests for :meth:`read`. Raises OSError."""
+        with open(os.path.join(place, _BLOB), "x", encoding="ascii") as file:
+            file.write(" ".join(self).rstrip())
+
 
 def open_indexed(images: str, place: str, layer: Recorded) -> IndexedFds:
     """Open the index of *layer* in the directory *place*, and the contents in the image directory *images*.
@@ -296,45 +326,6 @@ def open_indexed(images: str, place: str, layer: Recorded) -> IndexedFds:
         fds = IndexedFds(archive_fd, open_members(place, size), chunks_fd)
         undo.pop_all()
     return fds
-
-
-class _Table(NamedTuple):
-    """The table of contents of a layer that is fetched in part."""
-
-    content: bytes
-    place: TablePlace
-
-    @classmethod
-    def read(cls, images: str, layer: ImageLayer) -> Self:
-        from sandbox.images.chunked.partial_layers import PartialLayers
-
-        content, place = PartialLayers(images).table(Digest.parse(layer.table))
-        return cls(content, place._replace(digest=layer.table))
-
-    def write_index(
-        self,
-        layer: ImageLayer,
-        below: Sequence[int | ArchiveNames],
-        building: str,
-        ids: IdPlan,
-        source: str,
-    ) -> str:
-        """Index *layer* as `MountedLayers._index_blob` does, and write the table of its chunks."""
-        # Imported before the child is forked, as there.
-        from sandbox.images.chunked.table_archive import TableArchive, index_table
-        from sandbox.images.lower_layers import LowerLayers
-
-        archive = TableArchive(self.content, self.place, f"{source}: layer {layer.digest}")
-        with (
-            open(os.path.join(building, MEMBERS), "xb") as output,
-            open(os.path.join(building, CHUNKS), "xb") as chunks,
-        ):
-
-            def action() -> str:
-                report = index_table(archive, output, chunks, ids, lambda: LowerLayers(None, below))
-                return _as_text(layer, report)
-
-            return run_with_ids(ids, action)
 
 
 def _as_text(layer: ImageLayer, report: UnpackReport) -> str:

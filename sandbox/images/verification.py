@@ -89,7 +89,7 @@ def _check_table(images: str, name: str, layer: ImageLayer) -> None:
     from sandbox.images.chunked.partial_layers import PartialLayers
     from sandbox.images.chunked.table_archive import TableArchive
 
-    content, place = PartialLayers(images).table(Digest.parse(layer.table))
-    place = place._replace(digest=layer.table)
-    for _ in TableArchive(content, place, f"{name}: layer {layer.digest}"):
+    partial, table = PartialLayers(images), Digest.parse(layer.table)
+    place = partial.place(table)._replace(digest=layer.table)
+    for _ in TableArchive(partial.table(table), place, f"{name}: layer {layer.digest}"):
         pass

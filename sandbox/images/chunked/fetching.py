@@ -41,9 +41,9 @@ class Fetching:
         recorded, layers = Recorded.read(place), PartialLayers(self._images)
         table = Digest.parse(recorded.table)
         size = ChunkTable(os.pread(chunks_fd, os.fstat(chunks_fd).st_size, 0)).size
-        _, where = layers.table(table)
+        form = layers.place(table).form
         data_fd = layers.open_data(table, size)
-        self._layers.append(FetchedLayer(source, recorded.blob, where.form, data_fd, chunks_fd))
+        self._layers.append(FetchedLayer(source, recorded.blob, form, data_fd, chunks_fd))
         return len(self._layers) - 1
 
     def start(self, undo: ExitStack) -> int | None:

@@ -80,23 +80,31 @@ class PartialLayers:
         os.rename(new, path)
         synchronize_directory(self._base)
 
-    def table(self, digest: Digest) -> tuple[bytes, TablePlace]:
-        """Return the content of the table *digest*, which was not compared with it, and where the blob has it.
+    def table(self, digest: Digest) -> bytes:
+        """Return the content of the table *digest*, which was not compared with it.
+
+        Raises:
+            ImageError: the store does not have it.
+        """
+        try:
+            with open(os.open(os.path.join(self.path(digest), _TABLE), _READ), "rb") as file:
+                return file.read(LARGEST_TABLE + 1)
+        except OSError as error:
+            raise _missing(digest, error) from None
+
+    def place(self, digest: Digest) -> TablePlace:
+        """Return where the blob has the table *digest*.
 
         Raises:
             ImageError: the store does not have it, or it is damaged.
         """
         try:
             value = read_json(os.path.join(self.path(digest), _PLACE))
-            place = TablePlace(
+            return TablePlace(
                 str(value["form"]), str(value["digest"]), int(value["offset"]), int(value["length"])
             )
-            with open(os.open(os.path.join(self.path(digest), _TABLE), _READ), "rb") as file:
-                return file.read(LARGEST_TABLE + 1), place
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ImageError(
-                f"the image store has no table of contents {digest}: {error}", hint="pull the image again"
-            ) from None
+            raise _missing(digest, error) from None
 
     def data(self, digest: Digest | str) -> str:
         """Return the path of the data of the layer *digest*."""
@@ -154,3 +162,9 @@ class PartialLayers:
             for name in os.listdir(self._base):
                 if name.startswith(_NEW):
                     shutil.rmtree(os.path.join(self._base, name), ignore_errors=True)
+
+
+def _missing(digest: Digest, error: Exception) -> ImageError:
+    return ImageError(
+        f"the image store has no table of contents {digest}: {error}", hint="pull the image again"
+    )
