@@ -65,8 +65,11 @@ OPTION_OF: Mapping[str, str] = MappingProxyType(
         "inodes": "inodes=500000",
     }
 )
-#: Fields on which no suite depends, and fields of descriptors, which every configuration has.
-NOT_VARIED = frozenset(("layers", "upper_fd", "work_fd", "later_fd", "next_fds", "index_fd", "hidden"))
+#: Fields on which no suite depends, and fields of descriptors, which every configuration has. Layers that are fetched are served
+#: as mounted archives once their contents are there; tests/e2e/test_lazy_images.py has what differs.
+NOT_VARIED = frozenset(
+    ("layers", "upper_fd", "work_fd", "later_fd", "next_fds", "index_fd", "fetcher_fd", "hidden")
+)
 
 _OF_SANDBOX = {
     # Over unpacked archives, which never change (needs_open_requests, sandbox/plan/storage.py).
