@@ -15,7 +15,7 @@ from sandbox.errors import SandboxError, SetupError
 from sandbox.host.facts import HostFacts
 from sandbox.images.direct_bind import LayerRoot
 from sandbox.images.layer_store import LayerStore, recorded_digest
-from sandbox.kernel import cgroups, namespaces, open_paths
+from sandbox.kernel import cgroups, open_paths
 from sandbox.kernel.cgroups import Cgroup, CgroupLimits
 from sandbox.plan import LayerPlan, MountPoint, NamedVolume, Plan, fuse_problem
 from sandbox.plan.operations import HOSTS, BindRoot, DirectBind, MountRoot, ShowHosts
@@ -121,20 +121,10 @@ class SandboxResources:
 
     def open_joined(self, undo: ExitStack) -> None:
         """Open the namespaces to join, before anything is created."""
-        plan = self.plan
-        if not plan.joins:
-            return
-        from sandbox.state.joined_namespaces import open_again
+        if self.plan.joins:
+            from sandbox.runtime.joining import open_joined  # only starts that join need it
 
-        for join in plan.joins:
-            self.joined[join.kind] = open_again(join.kind, join.path, join.identity)
-            undo.callback(os.close, self.joined[join.kind])
-        if plan.through is not None:
-            try:
-                self.joined["user"] = namespaces.owner_of(self.joined[plan.through])
-            except OSError as error:
-                raise SetupError.from_os_error(f"namespaces.{plan.through}", "open", error) from None
-            undo.callback(os.close, self.joined["user"])
+            self.joined = open_joined(self.plan, undo)
 
     @property
     def shares_processes(self) -> bool:
