@@ -122,7 +122,7 @@ class SandboxResources:
     def open_joined(self, undo: ExitStack) -> None:
         """Open the namespaces to join, before anything is created."""
         if self.plan.joins:
-            from sandbox.runtime.joining import open_joined  # only starts that join need it
+            from sandbox.runtime.join_namespaces import open_joined  # only starts that join need it
 
             self.joined = open_joined(self.plan, undo)
 
