@@ -78,7 +78,7 @@ class Network:
         default=(),
     )
     hosts: Mapping[str, str] = setting(
-        TableOf(AddressCodec(), check_domain),
+        TableOf(AddressCodec(zones=False), check_domain),
         doc="Names with their addresses, for /etc/hosts.",
         example={"db": "10.0.0.2"},
         default=_NO_STRINGS,
