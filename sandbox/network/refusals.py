@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from unionfs._stdlib.dataclasses import dataclass
+from unionfs._stdlib.dataclasses import dataclass, replace
 
 PERIOD = 60.0
 """Seconds in which a destination is logged at most once, and `MOST_LINES` destinations at most."""
@@ -12,10 +12,13 @@ PERIOD = 60.0
 MOST_LINES = 60
 """A program that tries many destinations must not fill the log."""
 
+LONGEST_TEXT = 4096
+"""Characters of a reason or remedy. A list of thousands of rules would neither be read nor fit into a message to the supervisor."""
+
 
 @dataclass(frozen=True, slots=True)
 class RefusalLine:
-    """What the log says about a refusal. *remedy* is the line of TOML that would allow it, "" if none would."""
+    """What the log says about a refusal. *remedy* is the line of TOML that would allow it, "" if none would or it is too long."""
 
     destination: str
     reason: str
@@ -50,4 +53,5 @@ class RefusalLog:
             self.not_logged += 1
             return
         self._logged[line.destination] = now
-        self._on_line(line)
+        remedy = line.remedy if len(line.remedy) <= LONGEST_TEXT else ""
+        self._on_line(replace(line, reason=line.reason[:LONGEST_TEXT], remedy=remedy))

@@ -388,3 +388,16 @@ def test_echo_requests_are_refused_by_a_rule_and_logged(in_namespaces: InNamespa
         return machine.sandbox.run(ping), [one.destination for one in machine.refusals()]
 
     assert in_namespaces(inside, kinds=KINDS) == ["EHOSTUNREACH", [f"{INTERNET} (ping)"]]
+
+
+def test_a_list_of_thousands_of_rules_leaves_the_process_running(in_namespaces: InNamespaces) -> None:
+    """The line that removes one of them from the file would not fit into a message to the supervisor."""
+
+    def inside() -> Any:
+        machine = Machine()
+        start_egress(machine, deny=tuple(f"tracker{number}.example.net" for number in range(12000)))
+        code, _ = machine.sandbox.run(lambda: query("tracker5.example.net"))
+        return code, machine.next_event().reason, machine.stop()
+
+    found = in_namespaces(inside, kinds=KINDS)
+    assert found == ["NXDOMAIN", 'network.egress.deny has "tracker5.example.net"', 0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.network.refusals import MOST_LINES, PERIOD, RefusalLine, RefusalLog
+from sandbox.network.refusals import LONGEST_TEXT, MOST_LINES, PERIOD, RefusalLine, RefusalLog
 
 
 class Clock:
@@ -46,3 +46,11 @@ def test_no_period_has_more_lines_than_the_limit_or_two_of_one_destination(
         assert len(within) <= MOST_LINES
         assert len(within) == len(set(within))
     assert log.total == len(steps)
+
+
+def test_a_text_of_thousands_of_rules_is_not_logged_and_an_incomplete_remedy_neither() -> None:
+    lines = list[RefusalLine]()
+    log = RefusalLog(lines.append, Clock())
+    log.add(RefusalLine("a:1", "r" * (LONGEST_TEXT + 1), "a" * (LONGEST_TEXT + 1)))
+    log.add(RefusalLine("b:1", "r" * LONGEST_TEXT, "a" * LONGEST_TEXT))
+    assert [(len(line.reason), len(line.remedy)) for line in lines] == [(LONGEST_TEXT, 0), (LONGEST_TEXT,) * 2]
