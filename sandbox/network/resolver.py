@@ -23,6 +23,9 @@ RESOLVE_SECONDS = 10.0
 MOST_AT_ONCE = 64
 """Names that are resolved at the same time. Further ones wait for one of these."""
 
+MOST_WAITING = 2000
+"""Requests that wait, as many as there are connections at once. A program that aborts connections leaves their requests behind."""
+
 _STACK = 512 * 1024
 _NUMBER = struct.Struct("=Q")
 _MOST_ADDRESSES = 32
@@ -76,7 +79,10 @@ class Resolver:
         loop.add(channel.fileno(), IN, self._on_event)
 
     def resolve(self, name: str, on_resolved: OnResolved) -> None:
-        """Resolve the ASCII *name* and call *on_resolved* later."""
+        """Resolve the ASCII *name* and call *on_resolved* later; at once, without addresses, if `MOST_WAITING` requests wait."""
+        if len(self._waiting) >= MOST_WAITING:
+            on_resolved([])
+            return
         self._next += 1
         self._pending[self._next] = on_resolved
         self._deadlines.renew(self._next)

@@ -53,4 +53,7 @@ def test_a_text_of_thousands_of_rules_is_not_logged_and_an_incomplete_remedy_nei
     log = RefusalLog(lines.append, Clock())
     log.add(RefusalLine("a:1", "r" * (LONGEST_TEXT + 1), "a" * (LONGEST_TEXT + 1)))
     log.add(RefusalLine("b:1", "r" * LONGEST_TEXT, "a" * LONGEST_TEXT))
-    assert [(len(line.reason), len(line.remedy)) for line in lines] == [(LONGEST_TEXT, 0), (LONGEST_TEXT,) * 2]
+    assert [(len(line.reason), len(line.remedy)) for line in lines] == [
+        (LONGEST_TEXT, 0),
+        (LONGEST_TEXT,) * 2,
+    ]

@@ -116,6 +116,19 @@ def test_no_more_names_than_the_limit_are_resolved_at_once_and_none_is_lost(
     assert len(lookup.asked) == 10
 
 
+def test_requests_beyond_the_limit_of_those_that_wait_get_no_address_at_once(
+    lookup: Lookup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolver_module, "MOST_AT_ONCE", 2)
+    monkeypatch.setattr(resolver_module, "MOST_WAITING", 3)
+    found: list[int] = []
+    with resolving() as (loop, resolver, _):
+        for number in range(8):
+            resolver.resolve("one.example.org", lambda addresses, number=number: found.append(number))
+        assert found == [5, 6, 7]
+        turn_until(loop, lambda: len(found) == 8)
+
+
 def test_the_end_of_the_process_is_reported(lookup: Lookup) -> None:
     loop = EventLoop()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
