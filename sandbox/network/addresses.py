@@ -113,7 +113,7 @@ def class_of(address: bytes) -> tuple[str, AddressRange] | None:
     An IPv6 address that contains an IPv4 address (RFC 4291, 6052 and 3056) has the class of the latter: a translator on the way
     would deliver to it.
     """
-    embedded = _embedded(address)
+    embedded = embedded_in(address)
     for name, ranges in CLASSES.items():
         for one in ranges:
             if address in one or (embedded is not None and embedded in one):
@@ -121,7 +121,8 @@ def class_of(address: bytes) -> tuple[str, AddressRange] | None:
     return None
 
 
-def _embedded(address: bytes) -> bytes | None:
+def embedded_in(address: bytes) -> bytes | None:
+    """Return the IPv4 address that the IPv6 address *address* contains; None if it contains none."""
     if address.startswith((_MAPPED, _NAT64)) and len(address) == 16:
         return address[12:]
     if address.startswith(_6TO4) and len(address) == 16:

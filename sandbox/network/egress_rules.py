@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 
-from sandbox.network.addresses import NEEDS_EXPLICIT_RULE, AddressRange, class_of, pack, unpack
+from sandbox.network.addresses import NEEDS_EXPLICIT_RULE, AddressRange, class_of, embedded_in, pack, unpack
 from unionfs._stdlib.dataclasses import dataclass
 
 _NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
@@ -168,9 +168,9 @@ class EgressRules:
         *own* is whether the address belongs to this machine. A name that anybody else may point to an address inside must not
         open that (DNS rebinding), so only `network.hosts` permits it.
         """
-        for rule in self.deny:
-            if rule.has_address(address) and rule.has_port(port):
-                return self._denied(rule)
+        denied = self._refuse_denied(address, port)
+        if denied is not None:
+            return denied
         if self.pinned.get(name) == address:
             return None
         found = class_of(address)
@@ -184,9 +184,9 @@ class EgressRules:
 
     def refuse_address(self, address: bytes, port: int, *, own: bool = False) -> Refusal | None:
         """Return why a connection to *port* of *address* is refused, None if it is allowed; *own* as above."""
-        for rule in self.deny:
-            if rule.has_address(address) and rule.has_port(port):
-                return self._denied(rule)
+        denied = self._refuse_denied(address, port)
+        if denied is not None:
+            return denied
         place = endpoint(unpack(address), port)
         if own:
             # host_access opens services of the loopback interface only, at the same place.
@@ -211,6 +211,15 @@ class EgressRules:
             reason = f"this {found[0]} address needs a rule with itself or a network inside {least}"
             return Refusal(reason, self._allow_line(place))
         return Refusal("no rule has this address", self._allow_line(place))
+
+    def _refuse_denied(self, address: bytes, port: int) -> Refusal | None:
+        """Return why `deny` refuses *address*, also by the IPv4 address inside: a translator on the way would deliver to that."""
+        embedded = embedded_in(address)
+        for rule in self.deny:
+            has_address = rule.has_address(address) or (embedded is not None and rule.has_address(embedded))
+            if has_address and rule.has_port(port):
+                return self._denied(rule)
+        return None
 
     def _denied(self, rule: Rule) -> Refusal:
         rest = [one.text for one in self.deny if one is not rule]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import tomllib
 
 import pytest
@@ -108,6 +109,18 @@ def test_deny_wins_for_names_addresses_and_resolved_addresses() -> None:
     assert made.refuse_resolved("good.example.org", 25, pack("203.0.113.9"), own=False) is not None
     assert made.refuse_resolved("good.example.org", 26, pack("203.0.113.9"), own=False) is None
     assert made.refuse_resolved("good.example.org", 26, pack("192.0.2.1"), own=False) is not None
+
+
+@pytest.mark.parametrize("address", ["::ffff:203.0.113.9", "64:ff9b::cb00:7109", "2002:cb00:7109::1"])
+def test_deny_refuses_a_denied_address_inside_an_ipv6_address(address: str) -> None:
+    packed = socket.inet_pton(socket.AF_INET6, address)
+    made = rules("example.org", "::/0", deny=("203.0.113.0/24:443",))
+    for port in (443, 80):
+        refused = (
+            made.refuse_address(packed, port),
+            made.refuse_resolved("example.org", port, packed, own=False),
+        )
+        assert [one is not None for one in refused] == [port == 443] * 2
 
 
 def test_a_name_that_is_denied_with_a_port_only_is_still_answered() -> None:
