@@ -96,21 +96,28 @@ def networks_are_defined(spec: Spec) -> Iterator[Problem]:
             )
 
 
+_EVERY_ADDRESS = ("0.0.0.0", "::")
+
+
 def ports_differ(spec: Spec) -> Iterator[Problem]:
-    first: dict[tuple[str, int, str], int] = {}
+    first: dict[tuple[int, str], dict[str, int]] = {}
     for index, port in elements(spec.network.ports):
-        used = [
-            (port.address, number, port.protocol)
-            for number in range(port.host, port.host + port.count)
-            if number
-        ]
-        taken = next((name for name in used if name in first), None)
-        if taken is not None:
-            address, number, protocol = taken
-            yield Problem(
-                path=("network", "ports", index),
-                message=f"port {number}/{protocol} of {address} is already used by network.ports[{first[taken]}]",
-                hint="choose another port of the host",
-            )
-        for name in used:
-            first.setdefault(name, index)
+        numbers = range(port.host, port.host + port.count) if port.host else ()
+        reported = False
+        for number in numbers:
+            used = first.setdefault((number, port.protocol), {})
+            taken = next((other for other in used if _overlap(other, port.address)), None)
+            if taken is not None and not reported:
+                reported = True
+                yield Problem(
+                    path=("network", "ports", index),
+                    message=f"port {number}/{port.protocol} of {taken} is already used by network.ports[{used[taken]}]",
+                    hint="choose another port of the host",
+                )
+            used.setdefault(port.address, index)
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Return whether the addresses are equal, or one of them stands for every address of the family of both."""
+    same_family = (":" in one) == (":" in other)
+    return one == other or (same_family and (one in _EVERY_ADDRESS or other in _EVERY_ADDRESS))
