@@ -71,6 +71,43 @@ def test_no_address_of_the_host_answers(launcher: Launcher, around: StandIn) -> 
     assert not {request: answer for request, answer in found.items() if "host" in answer}
 
 
+#: Joins a multicast group, prints the first datagram, and answers it.
+_JOIN = """
+import socket
+one = socket.socket(type=socket.SOCK_DGRAM)
+one.bind(("0.0.0.0", 5353))
+one.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton("224.0.0.251") + socket.inet_aton("%s"))
+print("ready", flush=True)
+data, client = one.recvfrom(100)
+one.sendto(b"host", client)
+print(data.decode(), flush=True)
+"""
+#: Sends a datagram to the group, and prints the answer, or the name of the error.
+_ASK = """
+import socket
+one = socket.socket(type=socket.SOCK_DGRAM)
+one.settimeout(0.5)
+one.sendto(b"question", ("224.0.0.251", 5353))
+try:
+    print(one.recv(100))
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+
+def test_services_of_the_host_answer_no_multicast(launcher: Launcher, around: StandIn) -> None:
+    command = around.in_host(PYTHON, "-c", _JOIN % HOST)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as service:
+        try:
+            assert service.stdout is not None
+            assert service.stdout.readline() == "ready\n"
+            done = up(launcher, around, PRIVATE, PYTHON, "-c", _ASK)
+            assert service.stdout.readline() == "question\n"
+        finally:
+            service.kill()
+    assert done.out == "TimeoutError\n"
+
+
 def test_an_address_that_the_host_gets_later_does_not_answer_either(
     launcher: Launcher, around: StandIn
 ) -> None:
