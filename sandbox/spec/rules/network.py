@@ -29,6 +29,12 @@ def mode_matches_namespace(spec: Spec) -> Iterator[Problem]:
             message=f'"host" contradicts network.mode = {quote(spec.network.mode)}',
             hint="remove one of the two settings",
         )
+    if spec.namespaces.net == "host" and mode_of(spec) == "private" and not spec.is_set("network.mode"):
+        yield Problem(
+            path=("namespaces", "net"),
+            message='"host" contradicts network.egress',
+            hint="remove one of the two settings",
+        )
     if ":" in spec.namespaces.net and mode_of(spec) == "private" and not spec.is_set("network.mode"):
         yield Problem(
             path=("network", "egress"),
