@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sandbox.errors import EXIT_FAILURE, SetupError
 from sandbox.host.facts import HostFacts
@@ -53,6 +53,8 @@ class SandboxHandle:
     server: Server
     #: The private network; None for another network.
     network: PrivateNetwork | None = None
+    #: The processes that connect it, which it ends itself.
+    network_pids: Sequence[int] = ()
     #: Process 1, in the numbers of this pid namespace; 0 before there is one, and once it has been reaped.
     init_pid: int = 0
     user_namespace_fd: int = -1
@@ -188,7 +190,8 @@ class Startup:
         handle, cgroup = self._handle, self._resources.cgroup
         self._expect(NetworkCreated)
         inside = socket.socket(fileno=handle.channel.take_fd())
-        for pid in network.connect(self._stage1, inside):
+        handle.network_pids = network.connect(self._stage1, inside)
+        for pid in handle.network_pids:
             if cgroup is not None and self._resources.served:
                 cgroup.add(pid, "server")
         handle.channel.send(NetworkConnected())

@@ -47,7 +47,7 @@ def _end_processes(handle: SandboxHandle, label: str, warn: Callable[[str], None
     Process 1 has ended them, unless it was killed. Then its children are this process's, or those of the init of the pid namespace
     that the sandbox joined.
     """
-    spare = (handle.server.pid,)
+    spare = (handle.server.pid, *handle.network_pids)
     namespace = handle.mount_namespace_fd if handle.mount_namespace_fd >= 0 else None
     try:
         process.end_descendants(spare=spare)

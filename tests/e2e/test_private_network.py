@@ -357,6 +357,15 @@ def test_the_end_of_pasta_restarts_a_sandbox_that_is_configured_so(
         assert from_host(around, "tcp 127.0.0.1 8080")[0].startswith("sandbox 80 ")
 
 
+@pytest.mark.parametrize("network", ['mode = "private"', f'egress = {{ allow = ["{INTERNET}:8000"] }}'])
+def test_a_sandbox_that_shares_processes_ends_as_its_program_does(
+    launcher: Launcher, around: StandIn, network: str
+) -> None:
+    """What the program leaves is ended with the sandbox; the processes that connect the network are not part of it."""
+    spec = PRIVATE.replace('mode = "private"', network) + '[namespaces]\npid = "host"\n'
+    assert answers(launcher, around, spec, f"tcp {INTERNET} 8000")[0].startswith("internet ")
+
+
 @pytest.mark.parametrize("network", ['mode = "private"', "egress = {}"])
 def test_a_signal_of_the_terminal_leaves_the_network_to_a_program_that_catches_it(
     launcher: Launcher, around: StandIn, network: str
