@@ -153,8 +153,10 @@ class _Query:
         if known is None:
             return Forward() if zone.forwards else self._unknown(name, None)
         if self._question.qtype in (dnslib.QTYPE.PTR, dnslib.QTYPE.ANY):
+            # As bytes: dnslib encodes text by the codec "idna", which the confined process cannot import.
+            rdata = dnslib.PTR(known.encode())
             self._reply.add_answer(
-                dnslib.RR(self._question.qname, dnslib.QTYPE.PTR, ttl=MEMBER_TTL, rdata=dnslib.PTR(known))
+                dnslib.RR(self._question.qname, dnslib.QTYPE.PTR, ttl=MEMBER_TTL, rdata=rdata)
             )
         return Answer(bytes(self._reply.pack()))
 

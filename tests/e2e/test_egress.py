@@ -83,6 +83,19 @@ def test_the_line_of_a_refusal_allows_the_destination(launcher: Launcher, around
     assert answers(done, request) == {request: "internet"}
 
 
+def test_an_address_of_a_name_leads_back_to_it(launcher: Launcher, around: StandIn) -> None:
+    script = "from socket import *; print(gethostbyaddr(gethostbyname('Good.test.'))[0], gethostbyname('a.many.test'))"
+    done = up(
+        launcher,
+        around,
+        EGRESS + NAMES + 'egress = { allow = ["good.test:8000", "*.many.test:8001"] }\n',
+        PYTHON,
+        "-c",
+        script,
+    )
+    assert (done.status, done.out) == (0, "good.test 198.18.0.2\n"), done.err
+
+
 @pytest.mark.networks
 def test_a_rule_without_a_port_allows_every_port(launcher: Launcher, around: StandIn) -> None:
     spec = EGRESS + NAMES + f'egress = {{ allow = ["good.test", "{INTERNET}"], deny = ["good.test:8001"] }}\n'
