@@ -32,7 +32,7 @@ _TRANSPARENT = frozenset({"NET_RAW"})
 _DESCRIPTORS_OF_CONNECTION = 6
 """Two sockets, and two pipes while both directions wait for their receivers."""
 _OTHER_DESCRIPTORS = 700
-"""Listeners, the sockets of UDP clients, of DNS queries and connections, and what is made ahead."""
+"""The sockets of UDP clients, of DNS queries and connections, and what is made ahead; the descriptors of the request excepted."""
 _DNS_PORT = 53
 _FAILED = 1
 _IS_READY = b"+"
@@ -144,12 +144,13 @@ def _limited(request: NetworkRequest) -> NetworkRequest:
     So accept(2) always has a descriptor for a connection that is to be refused.
     """
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    wanted = request.most_connections * _DESCRIPTORS_OF_CONNECTION + _OTHER_DESCRIPTORS
+    others = _OTHER_DESCRIPTORS + len(request.descriptors())  # a range of ports can be thousands of listeners
+    wanted = request.most_connections * _DESCRIPTORS_OF_CONNECTION + others
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    connections = max(16, (wanted - _OTHER_DESCRIPTORS) // _DESCRIPTORS_OF_CONNECTION)
+    connections = max(16, (wanted - others) // _DESCRIPTORS_OF_CONNECTION)
     return replace(request, most_connections=min(request.most_connections, connections))
 
 
