@@ -1,11 +1,15 @@
 """Connect private networks of sandboxes with other machines, and open only what an environment file names.
 
 private_network   the network of one sandbox: its supervisor creates, watches and closes it
+open_network      one that reaches every address but those of the host, by pasta
+egress_network    one that reaches only named destinations, by a gate and `sandbox-net`
 pasta             the command line of pasta(1), and its process
 closed_host       no address of the host answers in the sandbox
+gate              the network namespace in which all packets of a sandbox end
 ports             free ports of the host, and which process has a port that is in use
 
-The process `sandbox-net` serves published ports, `network.egress` and the DNS servers of networks. The modules from `request` on are its own.
+The process `sandbox-net` serves published ports, `network.egress` and the DNS servers of networks. All other modules are its own;
+`network_process` is its beginning.
 
 The launcher makes the namespaces, links, routes and rules, and all sockets except those for single connections. It puts their
 descriptors into a `request.NetworkRequest`, and calls `network_process.start_network_process`. `control` has the messages from then
