@@ -29,7 +29,10 @@ STARTS = tuple(f"start, {kind}" for kind in _KINDS)
 TRANSFERS = tuple(f"port, {kind}" for kind in _KINDS)
 SUMMARIES = {
     **dict.fromkeys(STARTS, "Start `true` with this network, and without a network."),
-    **dict.fromkeys(TRANSFERS, f"Receive {_MEGABYTES} MB from a port of the sandbox, and of a container with rootlessport."),
+    **dict.fromkeys(
+        TRANSFERS,
+        f"Receive {_MEGABYTES} MB from a port of the sandbox, and of a container with rootlessport.",
+    ),
 }
 
 #: Sends what its second argument says in MB to each client of the port in the first.

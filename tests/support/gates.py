@@ -52,6 +52,8 @@ FILTERS = (
 )
 _FILES = "/mnt"
 """Where the files of a test are, in a file system of its mount namespace."""
+#: The directories of programs for administrators are not on the path of every account.
+_ENVIRONMENT = {**os.environ, "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"}
 WAIT = 60.0
 """Seconds that bound a failure."""
 
@@ -131,10 +133,10 @@ class Namespace:
         batch = "\n".join(line for line in lines if not line.startswith("nft"))
 
         def run() -> None:
-            subprocess.run(["ip", "-batch", "-"], input=batch, text=True, check=True)
+            subprocess.run(["ip", "-batch", "-"], input=batch, text=True, check=True, env=_ENVIRONMENT)
             for line in lines:
                 if line.startswith("nft"):
-                    subprocess.run(["nft", line.removeprefix("nft ")], check=True)
+                    subprocess.run(["nft", line.removeprefix("nft ")], check=True, env=_ENVIRONMENT)
 
         self.run(run)
 

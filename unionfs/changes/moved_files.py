@@ -35,12 +35,9 @@ class MovedFiles:
         takers = []
         for row in rows:
             new, old = row.new, row.old
-            if row.kind == MOVED:
-                sources.add_replaced(row)
-                continue
             if row.kind == CHANGED and new is not None and new.is_dir:
                 sources.add(row)  # a directory may have taken the place of a file
-            if new is None or new.is_dir or not isinstance(new.ref, PathRef):
+            if row.kind == MOVED or new is None or new.is_dir or not isinstance(new.ref, PathRef):
                 continue
             copied = self._union.may_be_copy(new)
             number = None if old is None or old.is_dir else self._below.number(old.info)
@@ -109,10 +106,8 @@ class _Source:
 
     path: bytes
     old: Entry
-    #: The row that says so: "deleted", or "changed" as another object is there now, or "moved" with the file among what it replaces.
+    #: The row that says so: "deleted", or "changed" as another object is there now.
     row: Row
-    #: Whether the row is that of a moved directory, which replaces the file.
-    is_replaced: bool
 
 
 class _Sources:
@@ -123,24 +118,16 @@ class _Sources:
         self._below = below
         self._by_path: dict[bytes, _Source] = {}
         self._by_number: dict[Ino, list[_Source]] = {}
-        #: The rows of those that were taken, by identity, but for rows of directories that replace one.
+        #: The rows of those that were taken, by identity.
         self.taken: set[int] = set()
         self.taken_paths: set[bytes] = set()
 
     def add(self, row: Row) -> None:
         """Add the old object of *row*, unless it is a directory."""
-        if row.old is not None and row.old_path is not None:
-            self._add(row.old_path, row.old, row, is_replaced=False)
-
-    def add_replaced(self, row: Row) -> None:
-        """Add the files that the moved directory of *row* replaces."""
-        for path, old in row.replaced:
-            self._add(path, old, row, is_replaced=True)
-
-    def _add(self, path: bytes, old: Entry, row: Row, *, is_replaced: bool) -> None:
-        if not old.is_dir:
-            source = self._by_path[path] = _Source(path, old, row, is_replaced)
-            self._by_number.setdefault(self._below.number(old.info), []).append(source)
+        if row.old is not None and row.old_path is not None and not row.old.is_dir:
+            source = _Source(row.old_path, row.old, row)
+            self._by_path[source.path] = source
+            self._by_number.setdefault(self._below.number(source.old.info), []).append(source)
 
     def has(self, number: Ino) -> bool:
         """Return whether one of the files has the inode *number*."""
@@ -153,7 +140,6 @@ class _Sources:
         for source in found:
             if source.path not in self.taken_paths:
                 self.taken_paths.add(source.path)
-                if not source.is_replaced:
-                    self.taken.add(id(source.row))
+                self.taken.add(id(source.row))
                 return source
         return None

@@ -103,6 +103,8 @@ class EarlierHistories(FreezingHistories):
             now = paths.get(info.st_ino)
             if now is None or (info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode)):
                 continue
+            if not stat.S_ISDIR(info.st_mode) and os.path.isdir(self.plain + "/" + os.fsdecode(old)):
+                continue  # a directory that has moved there replaces the file, which has no row of its own then
             at = old
             while at and at not in moves:
                 at = at.rpartition(b"/")[0]
