@@ -35,8 +35,6 @@ class MovedFiles:
         takers = []
         for row in rows:
             new, old = row.new, row.old
-            if row.kind == CHANGED and new is not None and new.is_dir:
-                sources.add(row)  # a directory may have taken the place of a file
             if row.kind == MOVED or new is None or new.is_dir or not isinstance(new.ref, PathRef):
                 continue
             copied = self._union.may_be_copy(new)
@@ -62,25 +60,18 @@ class MovedFiles:
                 row.replaced.append((row.old_path, row.old))
             row.kind, row.old_path, row.old = MOVED, source.path, source.old
             moved.append(row)
-        self._leave(rows, moved, sources)
+        for row in moved:
+            if id(row) in sources.taken:
+                row.replaced.clear()  # what was there has moved itself
+        for row in rows:
+            if row.kind == CHANGED and id(row) in sources.taken:
+                row.kind, row.old_path, row.old = ADDED, None, None
         changed = [
             Row(CHANGED, row.path, row.new, row.old_path, row.old)
             for row in moved
             if row.new is not None and row.old is not None and not self._equality.equal(row.new, row.old)
         ]
         return rows + changed + [row for row in deleted if id(row) not in sources.taken]
-
-    @staticmethod
-    def _leave(rows: list[Row], moved: list[Row], sources: _Sources) -> None:
-        """Let the rows of what is at the old paths of the *moved* files show that these have moved."""
-        for row in moved:
-            if id(row) in sources.taken:
-                row.replaced.clear()  # what was there has moved itself
-        for row in rows:
-            if row.replaced:
-                row.replaced = [each for each in row.replaced if each[0] not in sources.taken_paths]
-            if row.kind == CHANGED and id(row) in sources.taken:
-                row.kind, row.old_path, row.old = ADDED, None, None
 
     def _origin(self, new: Entry, expected: Ino | None, sources: _Sources) -> Ino | None:
         return self._union.origin(new, lambda number: number == expected or sources.has(number))
@@ -120,7 +111,6 @@ class _Sources:
         self._by_number: dict[Ino, list[_Source]] = {}
         #: The rows of those that were taken, by identity.
         self.taken: set[int] = set()
-        self.taken_paths: set[bytes] = set()
 
     def add(self, row: Row) -> None:
         """Add the old object of *row*, unless it is a directory."""
@@ -138,8 +128,7 @@ class _Sources:
         found = [] if path is None or path not in self._by_path else [self._by_path[path]]
         found += self._by_number.get(number, []) if number is not None else []
         for source in found:
-            if source.path not in self.taken_paths:
-                self.taken_paths.add(source.path)
+            if id(source.row) not in self.taken:
                 self.taken.add(id(source.row))
                 return source
         return None

@@ -197,15 +197,6 @@ def test_a_moved_symbolic_link_is_found_if_its_layer_was_not_frozen_in_the_end(
     judge("D s", *(f"A e/s{at}" for at in range(20)), "R p -> d/sub/p")
 
 
-def test_a_file_whose_place_a_directory_has_taken(client: EarlierClient, judge: Judge) -> None:
-    client.rename("b", "moved")
-    client.mkdir("b")
-    expected = ["R b -> moved", "A b"]
-    judge(*expected)
-    client.freeze_running()
-    judge(*expected)
-
-
 def test_a_metadata_only_copy_in_an_earlier_layer(client: EarlierClient, judge: Judge) -> None:
     client.chmod("big", 0o644)
     client.freeze_running()
