@@ -11,7 +11,6 @@ import errno
 import os
 import stat
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Collection, Iterable
 
 from unionfs.changes.compared_stack import ComparedStack
@@ -29,6 +28,7 @@ from unionfs.changes.discard_steps import (
     Step,
 )
 from unionfs.changes.hidden import copies_in, hidden_in, names_in
+from unionfs.changes.link_counts import LinkCounts
 from unionfs.changes.merged_tree import LABELS, Entry, joined
 from unionfs.changes.names_over_earlier import NamesOverEarlier
 from unionfs.changes.places import is_at_or_below
@@ -40,7 +40,7 @@ from unionfs.inode.inode import DirectoryInode, FileInode, Inode
 from unionfs.layer.directory import LayerDir
 from unionfs.layer.objects import PathRef
 from unionfs.layer.resolve import resolve
-from unionfs.types import Ino, Mark
+from unionfs.types import Mark
 from unionfs.upper.workdir import OPEN_DIR
 from unionfs.vfs.attributes import Change
 from unionfs.vfs.filesystem import UnionFs
@@ -71,9 +71,7 @@ class Discarder:
         #: None: the layers that the steps show lie directly below the writable one.
         self._names = NamesOverEarlier(fs, stack.below, rows) if stack.earlier else None
         self._recorded = stack.facts.paths() if stack.facts is not None else []
-        #: How many names of each lower file do not lead to it.
-        paths = {row.old_path: row.old for row in rows if row.old is not None and not row.old.is_dir}
-        self._astray = Counter(map(self._number, paths.values()))
+        self._link_counts = LinkCounts(self._index, fs.inode_table.numbers, stack, rows)
 
     def execute(self, steps: Iterable[Step]) -> None:
         """Execute *steps*.
@@ -149,12 +147,12 @@ class Discarder:
             self._upper.clear(directory, name)
 
     def _show_through(self, directory: LayerDir, name: bytes, old: Entry, old_path: bytes) -> None:
-        self._gain_names(hidden_in(self._below, directory, name, old, old_path))
+        self._link_counts.gain(hidden_in(self._below, directory, name, old, old_path))
         for copy, entry in copies_in(self._below, directory, name, old):
             info = copy.stat()
             # Its other links are no copies of the old object any more.
             has_others = info.st_nlink > 1 and not self._index.has(info.st_ino)
-            if has_others and self._index.origin(copy, info) == self._number(entry):
+            if has_others and self._index.origin(copy, info) == self._link_counts.number(entry):
                 self._index.clear_origin(copy)
         with kept_times(directory):
             self._upper.clear(directory, name)
@@ -207,7 +205,7 @@ class Discarder:
         if old.is_file and not inode.is_mount_point:
             inode.data = self._below.metadata_copy_of(old)
             inode.metacopy = inode.data is not None
-        is_only_copy = self._names is not None and self._index.find(self._number(old)) is None
+        is_only_copy = self._names is not None and self._index.find(self._link_counts.number(old)) is None
         self._copy_up.recreate(inode, origin=as_copy or is_only_copy or old.info.st_nlink == 1)
         self._fs.trim()
         if self._names is not None and replaced is not None:
@@ -238,7 +236,7 @@ class Discarder:
         """
         above, directory, name = self._paths.directory_of(path)
         if holes is not None:
-            self._gain_names(names_in(self._below, old, old_path, holes))
+            self._link_counts.gain(names_in(self._below, old, old_path, holes))
         below = self._inode_table.below(above, name) if self._names is not None and holes is None else None
         replaced = self._names.replacing(path) if self._names is not None else None
         with kept_times(directory), self._upper.workdir.building() as (tmp_fd, tmp):
@@ -348,7 +346,7 @@ class Discarder:
         is_dir = self._prepare_to_move(directory, name, step.old_path)
         whiteout = step.reveals is None and self._inode_table.below(above, name) is not None
         if step.reveals is not None:
-            self._gain_names(names_in(self._below, self._old(step.reveals), step.reveals))
+            self._link_counts.gain(names_in(self._below, self._old(step.reveals), step.reveals))
         with kept_times(directory), kept_times(to_directory):
             self._upper.rename((directory, name), (to_directory, to_name), whiteout=whiteout, is_dir=is_dir)
         if step.reveals is not None:
@@ -391,7 +389,7 @@ class Discarder:
 
     def _restore_links(self, step: RestoreLinks) -> None:
         old, first = self._old(step.old_path), step.names[0]
-        ino = self._number(old)
+        ino = self._link_counts.number(old)
         _, directory, name = self._paths.directory_of(first)
         changed = PathRef(directory, name).pinned() if directory.mark(name) is Mark.OTHER else None
         try:
@@ -418,33 +416,13 @@ class Discarder:
 
     def _release(self, step: Release) -> None:
         old = self._old(step.old_path)
-        ino = self._number(old)
+        ino = self._link_counts.number(old)
         copy = self._index.find(ino)
         if copy is not None and copy.stat().st_ino == step.inode:
             self._index.clear_origin(copy)
             self._index.release(ino, old.info.st_nlink)
         for name in step.names:
             self._forget_facts(name, NO_HOLES)
-
-    def _number(self, old: Entry) -> Ino:
-        return self._inode_table.numbers.number((old.info.st_dev, old.info.st_ino))
-
-    def _gain_names(self, names: Iterable[tuple[bytes, Entry]]) -> None:
-        """Count the old objects of *names*, which are going to be shown, in the link index."""
-        if self._index.is_empty() and not any(count > 1 for count in self._astray.values()):
-            return
-        for _, old in names:
-            links = old.info.st_nlink
-            if links < 2:
-                continue
-            ino = self._number(old)
-            if self._index.gain_name(ino) or self._astray[ino] < links:
-                continue
-            # All names were hidden, which has no record.
-            assert isinstance(old.ref, PathRef)
-            lasting = self._inode_table.numbers.lasts(ino)
-            self._index.lose_names(ino, links - 1, lasting=lasting, born=old.ref.birth_time_ns())
-            del self._astray[ino]
 
     def _forget_facts(self, old_path: bytes, holes: frozenset[bytes]) -> None:
         """Remove the records of what the layers below had at and below *old_path*, where they show through now.

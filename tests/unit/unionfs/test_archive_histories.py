@@ -6,7 +6,6 @@ directories above and below, hard links, open files, inode numbers over remounts
 
 from __future__ import annotations
 
-import os
 from typing import ClassVar
 
 import pytest
@@ -78,8 +77,6 @@ MACHINES = pytest.mark.parametrize(
 
 @MACHINES
 def test_a_union_over_archives_and_a_plain_directory_have_the_same_history(machine: type[Histories]) -> None:
-    if machine is ArchivedDiscarding and os.geteuid() != 0:
-        pytest.xfail("known: a discard can show the link count of a deleted name of a hard link again")
     run_state_machine_as_test(machine, settings=SHORT)
 
 

@@ -142,6 +142,32 @@ def test_a_deleted_name_of_a_changed_hard_link_shows_the_old_contents_and_the_ot
     assert (union.read("l/three"), union.read("two")) == (b"links", b"LINKS")
 
 
+def test_a_link_count_leaves_out_a_name_that_a_moved_object_covers(union: Union) -> None:
+    union.unlink("one")
+    union.unlink("l/three")
+    union.rename("f", "two")
+    discard_from(union, "/one")
+    assert union.stat("one").nlink == 1
+    discard_from(union, "/l/three")
+    assert union.stat("one").nlink == union.stat("l/three").nlink == 2
+    discard_from(union, "/")
+    assert rows(union) == set()
+    assert union.stat("one").nlink == 3
+
+
+def test_a_link_count_leaves_out_a_name_that_was_restored_as_a_file_of_its_own(union: Union) -> None:
+    for name in ("one", "two", "l/three"):
+        union.unlink(name)
+    discard_from(union, "/two")
+    union.write("two", b"LINKS")
+    discard_from(union, "/l/three")
+    union.rename("f", "two")
+    discard_from(union, "/")
+    assert rows(union) == set()
+    assert union.stat("l/three").ino != union.stat("one").ino == union.stat("two").ino
+    assert union.stat("one").nlink == 2
+
+
 def test_one_file_of_a_deleted_directory_comes_back_with_the_directories_above_it(union: Union) -> None:
     remove_tree(union, "d")
     discard_from(union, "/d/sub/x")
