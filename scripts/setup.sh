@@ -21,12 +21,13 @@ LONG_PACKAGES=(qemu-user clang-19 lld-19 llvm-19 stress-ng xfsprogs)
 # step, long histories, the cost of renames and of large files, archive bombs, and the longest searches for counterexamples.
 # shellcheck disable=SC2034  # of check and test
 UNCHECKED=(
-    tests/unit/unionfs/{test_{atomicity,histories,archive_histories,freezing_histories,redirects,skeleton},vfs/test_rename_cost}.py
+    tests/unit/unionfs/{test_{atomicity,histories,archive_histories,freezing_histories,redirects,skeleton},vfs/test_{rename_cost,freezing_failures}}.py
     tests/unit/unionfs/changes/test_{comparison_histories,layer_histories,layer,stream,umoci}.py
     tests/unit/unionfs/changes/test_{discard_kills,discard_histories,earlier_histories,earlier_discard_histories}.py
     tests/unit/sandbox/images/{test_{tar_compression,tar_properties,unpack_properties,bombs,layer_stream},build/test_buildah}.py
     tests/unit/sandbox/images/{registry/test_{authorization,docker_registry,download,upload},oci/test_{json_documents,layer_writer}}.py
-    tests/unit/sandbox/{spec/test_cost,changes/test_{apply_histories,apply_kill,extract,apply_conflicts,host_tree,render}}.py
+    tests/unit/sandbox/{spec/test_cost,changes/test_{apply_histories,apply_earlier_histories,apply_kill,extract,apply_conflicts,host_tree,render}}.py
+    tests/unit/sandbox/{doctor/test_probes,cli/test_progress,plan/test_volumes}.py
     tests/property/test_{editing,locate,spec_fuzz}.py tests/architecture/test_harness.py
 )
 

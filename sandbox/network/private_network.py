@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 from sandbox.errors import SetupError
@@ -12,7 +13,7 @@ from sandbox.spec.values.addresses import Port
 STEP = "network"
 
 
-class PrivateNetwork:
+class PrivateNetwork(ABC):
     """Connects the network namespace of a sandbox. Its supervisor creates it, watches its descriptors, and closes it.
 
     `OpenNetwork` reaches every address but those of the host, `EgressNetwork` only the destinations of the file.
@@ -36,6 +37,7 @@ class PrivateNetwork:
         #: Whether the program that connects the network has ended before the sandbox.
         self.failed = False
 
+    @abstractmethod
     def connect(self, pid: int, inside: socket.socket) -> Sequence[int]:
         """Connect the network namespace of the process *pid*.
 
@@ -44,23 +46,22 @@ class PrivateNetwork:
         Raises:
             SetupError: the network cannot be connected.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def interest(self) -> dict[int, int]:
         """Return the descriptors to watch, each with its events (poll(2))."""
-        raise NotImplementedError
 
+    @abstractmethod
     def handle(self, fd: int) -> None:
         """Do what an event of the descriptor *fd* requires."""
-        raise NotImplementedError
 
     def count_refused(self) -> int | None:
         """Return how many connections and names were refused; None if this network refuses none, or does not answer."""
         return None
 
+    @abstractmethod
     def close(self) -> None:
         """End the processes that connect the network, and close the descriptors."""
-        raise NotImplementedError
 
     def fail(self, reason: str) -> None:
         """Close the network because of *reason*, and warn: nothing is reachable any more."""

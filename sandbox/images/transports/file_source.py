@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from abc import ABC, abstractmethod
 
 from sandbox.errors import ImageError
 from sandbox.images.oci.digest import Verifier
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _STEP = 1 << 20
 
 
-class FileSource:
+class FileSource(ABC):
     """The files of one source of images. Owns them until :meth:`close`. A subclass tells where the blobs are."""
 
     def __init__(self, path: str, name: str, scratch: str) -> None:
@@ -35,9 +36,9 @@ class FileSource:
         self._cancelled = threading.Event()
         self._files: ImageFiles = open_files(path, name, scratch)
 
+    @abstractmethod
     def _path_of(self, digest: Digest) -> str:
         """Return the path of the blob *digest* among the files; "" if they have none."""
-        raise NotImplementedError
 
     def copy(self, descriptor: Descriptor, target_fd: int, progress: Callable[[int], None]) -> None:
         """Write a blob to *target_fd*; see `ImageSource.copy`."""

@@ -17,8 +17,16 @@ def no_sandbox(_port: Port) -> None:
 
 
 def listening(family: int, kind: int, address: str) -> socket.socket:
-    one = socket.socket(family, kind)
-    one.bind((address, 0))
+    """Return a socket that has a port; the port below it is free."""
+    while True:
+        one = socket.socket(family, kind)
+        one.bind((address, 0))
+        if (
+            find_listener("::", one.getsockname()[1] - 1, "tcp" if kind == socket.SOCK_STREAM else "udp")
+            is None
+        ):
+            break
+        one.close()
     if kind == socket.SOCK_STREAM:
         one.listen()
     return one
