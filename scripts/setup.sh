@@ -12,7 +12,7 @@ BUILD_PACKAGES=(gcc libc6-dev pkg-config libfuse3-dev)
 PYTHON_PACKAGES=(python3 python3-venv python3-dev)
 # Packages without which a test is skipped.
 # shellcheck disable=SC2034  # of check and test
-TEST_PACKAGES=(git mmdebstrap fuse-overlayfs podman runc crun umoci skopeo buildah docker-registry openssl busybox-static zsh fish man-db e2fsprogs passt iproute2 nftables)
+TEST_PACKAGES=(git mmdebstrap fuse-overlayfs podman runc crun umoci skopeo buildah docker-registry openssl busybox-static zsh fish man-db e2fsprogs passt slirp4netns iproute2 nftables)
 # Packages for tests with --long: emulators, the compiler of the trampolines, stress-ng, and a file system with reflinks.
 # shellcheck disable=SC2034  # of test
 LONG_PACKAGES=(qemu-user clang-19 lld-19 llvm-19 stress-ng xfsprogs)

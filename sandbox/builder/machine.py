@@ -14,6 +14,7 @@ from sandbox.images.image_layers import ImageLayers
 from sandbox.plan import Plan, host_details, host_files, host_paths, make_plan
 from sandbox.plan.findings import Findings
 from sandbox.plan.ids import plan_ids
+from sandbox.runtime.bridge_sweep import sweep_bridge
 from sandbox.spec.model import Spec
 from sandbox.spec.rules import unify_network
 from sandbox.spec.tables import Root
@@ -132,6 +133,7 @@ def examine_machine(warn: Callable[[str], None], progress: Callable[[], Progress
     run_path, secret = run_directory.prepare(run_directory.default_path(os.environ, facts.uid), warn)
     state = StateDirectory(where.state, run_path, where.images)
     state.sweep()
+    sweep_bridge(state.run_path, warn)
     spec = Spec(file="", directory="/", root=Root(layers=(LAYERS,)))
     findings = Findings.of(spec)
     ids = plan_ids(spec, facts, findings)

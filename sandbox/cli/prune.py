@@ -101,6 +101,7 @@ def _confirmed(data: Sequence[KeptItem]) -> bool:
 def _remove(where: Locations, items: Sequence[KeptItem]) -> tuple[list[KeptItem], list[str]]:
     """Remove *items* and leftovers; return the removed ones. Print a warning for each that cannot be removed."""
     from sandbox.lifecycle import kept_removal
+    from sandbox.runtime.bridge_sweep import sweep_bridge
     from sandbox.state import run_directory
     from sandbox.state.directory import StateDirectory
 
@@ -108,6 +109,7 @@ def _remove(where: Locations, items: Sequence[KeptItem]) -> tuple[list[KeptItem]
     directory = StateDirectory(where.state, run_path, where.images)
     try:
         left = directory.sweep()
+        sweep_bridge(directory.run_path, warn)
     finally:
         directory.close()
     removed = []

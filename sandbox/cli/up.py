@@ -212,6 +212,7 @@ def _make_plan(
     from sandbox.host import facts as host
     from sandbox.host.paths import inspect_all
     from sandbox.plan import host_details, host_files, host_paths, make_plan, wants_cgroup
+    from sandbox.runtime.bridge_sweep import sweep_bridge
     from sandbox.state import directory as state
     from sandbox.state import run_directory
     from sandbox.state.layer_records import look
@@ -223,6 +224,7 @@ def _make_plan(
     run_path, secret = run_directory.prepare(run_directory.default_path(os.environ, facts.uid), warn)
     directory = state.StateDirectory(state_path, run_path, images)
     directory.sweep()
+    sweep_bridge(directory.run_path, warn)
     spec, stored = with_images(
         spec,
         directory.images,

@@ -11,6 +11,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "run": {
         "up": "start the sandbox of an environment file and wait for it",
         "port": "print the ports of the host that lead to a running sandbox",
+        "network": "list and inspect the networks that running sandboxes share",
     },
     "review": {
         "diff": "show what a sandbox has added, changed, deleted and moved",

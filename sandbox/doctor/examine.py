@@ -14,7 +14,7 @@ from sandbox.doctor.checks.programs import check_base, check_programs
 from sandbox.doctor.checks.run_directory import check_leftovers, check_run_directory, unusable_because
 from sandbox.doctor.checks.storage import check_storage
 from sandbox.doctor.facts import MachineFacts, StateFacts
-from sandbox.doctor.probes import control, namespaces, pasta, storage, surroundings
+from sandbox.doctor.probes import control, namespaces, storage, surroundings, uplinks
 from sandbox.errors import SandboxError, SpecError, printable
 from sandbox.host import facts as host
 from sandbox.host import network_facts, private_directories
@@ -73,7 +73,10 @@ def probe_machine(facts: HostFacts, environ: Mapping[str, str]) -> MachineFacts:
         cgroups = control.probe_cgroups(facts.cgroup_levels[0][1], mountinfo=mountinfo)
         session = surroundings.look_at_session(facts, environ)
         security = surroundings.probe_security()
-        found_pasta = pasta.probe_pasta(facts, environ.get("PATH", os.defpath))
+        search_path = environ.get("PATH", os.defpath)
+        pasta, slirp4netns = uplinks.probe_pasta(facts, search_path), None
+        if pasta.path is None or pasta.problem is not None:
+            slirp4netns = uplinks.probe_slirp4netns(facts, search_path)
         path = tried.facts.path if isinstance(tried.facts, StateFacts) else None
         leftovers = storage.look_for_leftovers(
             path, run.path if unusable_because(run) is None else None, mountinfo
@@ -86,7 +89,9 @@ def probe_machine(facts: HostFacts, environ: Mapping[str, str]) -> MachineFacts:
         cgroups=cgroups,
         session=session,
         security=security,
-        pasta=found_pasta,
+        pasta=pasta,
+        slirp4netns=slirp4netns,
+        nft=network_facts.look(search_path).nft,
         server=running.facts(),
         state=tried.facts,
         leftovers=leftovers,

@@ -150,6 +150,10 @@ class MachineFacts:
     security: SecurityFacts
     #: The program that connects private networks; its problem is that of a trial.
     pasta: ProgramFacts
+    #: The program that does so where pasta is not installed; None if pasta works, and this one was not tried.
+    slirp4netns: ProgramFacts | None
+    #: The path of nft(8), None if it is not installed.
+    nft: str | None
     #: The interpreter that can import the modules of the file system server.
     server: ProgramFacts
     #: The state directory, or the reason why there can be none, with the remedy.

@@ -61,7 +61,7 @@ def _found(
     """Return the mistakes of *content*, and its warnings: unenforced settings and probably unintended values."""
     try:
         # All unenforced settings are kept, because the file may be meant for a later version.
-        spec = parse(content, path=name, environ=environ, unenforced="keep", every_mistake=True)
+        spec = parse(content, path=name, environ=environ, unenforced="keep")
         found, suspicious = list(spec.unenforced), list(spec.warnings)
     except SpecError as error:
         found, suspicious = cast("list[Diagnostic]", error.diagnostics), []

@@ -63,7 +63,6 @@ def _deviations(case: Case) -> tuple[Deviation, ...]:
             refused=True,
         )
         for diagnostic in case.spec.unenforced
-        if diagnostic.severity == "error"
     ]
     return (*allowed, *refused)
 

@@ -27,8 +27,14 @@ def network_section(case: Case) -> Iterator[Fact]:
         listens = f"on every address of {joined}"
     elif network is not None:
         reaches = "other machines, but no address of this machine"
+        if network.uplink is not None and network.uplink.kind == "slirp4netns":
+            reaches += "; by slirp4netns, which has no IPv6 and is slower than pasta"
         if network.egress is not None:
             reaches = "only the destinations below, over TCP"
+        if case.spec.network.egress is None and network.memberships and network.egress is not None:
+            reaches = "only the members of its networks"
+        elif network.memberships:
+            reaches += ", and the members of its networks"
         listens = "on an interface of its own, which other machines reach only at the ports below"
     yield Fact(label="reaches", text=reaches, value=value, origin=origin, keys=keys[:1])
     yield Fact(label="listens", text=listens, value=value, origin=origin)
@@ -88,7 +94,19 @@ def _openings(case: Case) -> Iterator[Fact]:
         origin=case.effective("network.host_access"),
         keys=("network.host_access",),
     )
-    if network.egress is not None:
+    if network.memberships:
+        joined = [
+            f"{one.network} ({'internal' if one.uplink is None else f'connected by {one.uplink.program}'})"
+            for one in network.memberships
+        ]
+        yield Fact(
+            label="networks",
+            text=f"{', '.join(joined)}, as {' '.join(network.names)}",
+            value={"names": list(network.names), "networks": [one.network for one in network.memberships]},
+            origin=case.effective("network.networks"),
+            keys=("network.networks", "network.aliases"),
+        )
+    if case.spec.network.egress is not None and network.egress is not None:
         for label, destinations, none in (
             ("destinations", network.egress.allow, "none"),
             ("denied destinations", network.egress.deny, "none in addition"),

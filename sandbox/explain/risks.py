@@ -133,7 +133,8 @@ def _network(case: Case) -> Iterator[Risk]:
         yield _risk(case, "danger", text, "network.mode", "namespaces.net")
     elif case.plan.network is not None:
         raw = sorted(case.plan.process.capabilities & {"NET_ADMIN", "NET_RAW"})
-        if raw:
+        # A bridge closes the machine outside of the sandbox.
+        if raw and {one.kind for one in case.plan.network.uplinks} != {"bridge"}:
             text = (
                 f"With {' and '.join(raw)} the program can reach addresses of this machine in spite of the private network: "
                 "it can remove what closes them, or send packets past it."

@@ -1,4 +1,4 @@
-"""Find the program that connects private networks, and read the resolver configuration of the host; resolv.conf(5)."""
+"""Find the programs that connect private networks, and read the resolver configuration of the host; resolv.conf(5)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ class NetworkFacts:
 
     #: The path of pasta(1); None if it is not installed.
     pasta: str | None = None
+    #: The paths of slirp4netns(1), which connects them where pasta is missing, and of nft(8).
+    slirp4netns: str | None = None
+    nft: str | None = None
     #: The content of the host's /etc/resolv.conf; empty if there is none.
     resolv_conf: bytes = b""
 
@@ -26,7 +29,10 @@ NOT_EXAMINED = NetworkFacts()
 def look(search_path: str, *, etc_root: str = "/etc") -> NetworkFacts:
     """Return the facts of this machine; programs are looked up in *search_path*, as in $PATH, and in /usr/sbin and /usr/bin."""
     return NetworkFacts(
-        pasta=_find("pasta", search_path), resolv_conf=_read(os.path.join(etc_root, "resolv.conf"))
+        pasta=_find("pasta", search_path),
+        slirp4netns=_find("slirp4netns", search_path),
+        nft=_find("nft", search_path),
+        resolv_conf=_read(os.path.join(etc_root, "resolv.conf")),
     )
 
 

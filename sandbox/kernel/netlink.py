@@ -21,7 +21,6 @@ _ROUTE = 0  # NETLINK_ROUTE
 _SOL_NETLINK, _GET_STRICT_CHK = 270, 12
 _ERROR, _DONE = 2, 3  # NLMSG_*
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300  # NLM_F_*
-_GROUPS = 0x40 | 0x400  # RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence number, port id
 _ATTRIBUTE = struct.Struct("=HH")  # struct rtattr: length, type
 _NESTED = 0x8000  # NLA_F_NESTED
@@ -31,16 +30,21 @@ _BUFFER = 1 << 18
 REPLACE, EXCLUSIVE, CREATE = 0x100, 0x200, 0x400
 """Flags of a request that makes an object (NLM_F_*)."""
 
+ROUTES, LINKS = 0x40 | 0x400, 0x1
+"""What a socket can watch: routes of IPv4 and IPv6 (RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE), or interfaces (RTMGRP_LINK)."""
 
-def open_socket(*, watching: bool = False) -> socket.socket:
-    """Return a netlink socket of this network namespace; with *watching*, it receives changes of routes.
+
+def open_socket(watch: int = 0, *, protocol: int = _ROUTE) -> socket.socket:
+    """Return a netlink socket of this network namespace; it receives changes of what *watch* has.
+
+    *protocol* is the part of the kernel that answers (NETLINK_*).
 
     Raises:
         OSError: the kernel has no netlink, or no descriptor is left.
     """
-    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _ROUTE)
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     try:
-        sock.bind((0, _GROUPS if watching else 0))
+        sock.bind((0, watch))
     except OSError:
         sock.close()
         raise

@@ -12,16 +12,14 @@ from sandbox.kernel import netlink
 from unionfs._stdlib.dataclasses import dataclass
 
 _NEW_ROUTE, _DELETE_ROUTE, _GET_ROUTE = 24, 25, 26  # RTM_*
-_NEW_RULE, _DELETE_RULE = 32, 33
-_DESTINATION, _INPUT_INTERFACE, _OUTPUT_INTERFACE, _GATEWAY, _TABLE = 1, 3, 4, 5, 15  # RTA_*, FRA_IIFNAME
-_PRIORITY, _IP_PROTOCOL = 6, 22  # FRA_*
-_LOCAL_TABLE, _MAIN_TABLE = 255, 254  # RT_TABLE_*
+_DESTINATION, _OUTPUT_INTERFACE, _GATEWAY, _TABLE = 1, 4, 5, 15  # RTA_*
+LOCAL_TABLE, MAIN_TABLE = 255, 254
+"""Tables of routes (RT_TABLE_*)."""
 _PROTOCOL_STATIC = 4  # RTPROT_*
 _SCOPE_EVERYWHERE, _SCOPE_LINK, _SCOPE_HOST = 0, 253, 254  # RT_SCOPE_*
 _UNICAST, _LOCAL, _ANYCAST = 1, 2, 4  # RTN_*
-_TO_TABLE, _PROHIBIT = 1, 8  # FR_ACT_*
 _OWN = (_LOCAL, _ANYCAST)
-_HEADER = struct.Struct("=BBBBBBBBI")  # struct rtmsg, struct fib_rule_hdr
+_HEADER = struct.Struct("=BBBBBBBBI")  # struct rtmsg
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
@@ -74,7 +72,7 @@ def local_routes(sock: socket.socket) -> list[Route]:
     Raises:
         OSError: the kernel refuses the request.
     """
-    return [route for route, kind in _all_routes(sock, _LOCAL_TABLE) if kind in _OWN]
+    return [route for route, kind in _all_routes(sock, LOCAL_TABLE) if kind in _OWN]
 
 
 def default_routes(sock: socket.socket) -> list[Route]:
@@ -83,7 +81,7 @@ def default_routes(sock: socket.socket) -> list[Route]:
     Raises:
         OSError: the kernel refuses the request.
     """
-    return [route for route, kind in _all_routes(sock, _MAIN_TABLE) if not route.length and kind == _UNICAST]
+    return [route for route, kind in _all_routes(sock, MAIN_TABLE) if not route.length and kind == _UNICAST]
 
 
 def main_routes(sock: socket.socket) -> list[Route]:
@@ -92,7 +90,7 @@ def main_routes(sock: socket.socket) -> list[Route]:
     Raises:
         OSError: the kernel refuses the request.
     """
-    return [route for route, _ in _all_routes(sock, _MAIN_TABLE)]
+    return [route for route, _ in _all_routes(sock, MAIN_TABLE)]
 
 
 def add_local_route(sock: socket.socket, route: Route) -> bool:
@@ -130,40 +128,18 @@ def remove_local_route(sock: socket.socket, route: Route) -> None:
 
 
 def add_route(
-    sock: socket.socket, route: Route, *, gateway: bytes | None = None, local: bool = False
+    sock: socket.socket, route: Route, *, gateway: bytes | None = None, table: int = MAIN_TABLE
 ) -> None:
-    """Add *route*, over *gateway* (an address in network byte order) if there is one.
-
-    With *local*, it goes into the table of local routes, which comes before the main one.
+    """Add *route* to *table* (1 to 255), over *gateway* (an address in network byte order) if there is one.
 
     Raises:
         OSError: the kernel refuses it: EEXIST, ENETUNREACH for a gateway that no route leads to, EPERM.
     """
-    table = _LOCAL_TABLE if local else _MAIN_TABLE
     scope = _SCOPE_EVERYWHERE if gateway is not None or route.family == socket.AF_INET6 else _SCOPE_LINK
     payload = _route(route, table, scope, _UNICAST)
     if gateway is not None:
         payload += netlink.attribute(_GATEWAY, gateway)
     netlink.change(sock, _NEW_ROUTE, payload, netlink.CREATE | netlink.EXCLUSIVE)
-
-
-def forbid_pings(sock: socket.socket, interface: str) -> None:
-    """Answer ICMP messages that arrive at *interface* for any address with "prohibited" instead of an echo.
-
-    The rule of the local table, which would accept them first, gets a later place.
-
-    Raises:
-        OSError: the kernel refuses a rule: EOPNOTSUPP without CONFIG_IP_MULTIPLE_TABLES.
-    """
-    prohibit = _HEADER.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, _PROHIBIT, 0)
-    prohibit += netlink.attribute(_INPUT_INTERFACE, netlink.text(interface))
-    prohibit += netlink.attribute(_IP_PROTOCOL, bytes([socket.IPPROTO_ICMP]))
-    prohibit += netlink.attribute(_PRIORITY, netlink.number(1))
-    local = _HEADER.pack(socket.AF_INET, 0, 0, 0, _LOCAL_TABLE, 0, 0, _TO_TABLE, 0)
-    flags = netlink.CREATE | netlink.EXCLUSIVE
-    netlink.change(sock, _NEW_RULE, prohibit, flags)
-    netlink.change(sock, _NEW_RULE, local + netlink.attribute(_PRIORITY, netlink.number(2)), flags)
-    netlink.change(sock, _DELETE_RULE, local + netlink.attribute(_PRIORITY, netlink.number(0)))
 
 
 def changes(sock: socket.socket) -> list[Change]:
@@ -182,7 +158,7 @@ def changes(sock: socket.socket) -> list[Change]:
 
 
 def _local_route(route: Route) -> bytes:
-    return _route(route, _LOCAL_TABLE, _SCOPE_HOST, _LOCAL)
+    return _route(route, LOCAL_TABLE, _SCOPE_HOST, _LOCAL)
 
 
 def _route(route: Route, table: int, scope: int, kind: int) -> bytes:

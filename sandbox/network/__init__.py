@@ -1,9 +1,13 @@
 """Connect private networks of sandboxes with other machines, and open only what an environment file names.
 
 private_network   the network of one sandbox: its supervisor creates, watches and closes it
-open_network      one that reaches every address but those of the host, by pasta
-egress_network    one that reaches only named destinations, by a gate and `sandbox-net`
-pasta             the command line of pasta(1), and its process
+open_network      one that reaches every address but those of the host, by pasta alone
+gated_network     all others, by a gate and `sandbox-net`
+shared_network    the membership in a network of several sandboxes; `shared_gate` is the router between its members
+outside, uplink   connect a sandbox or a network of several with other machines, in one of these ways:
+pasta             the command line of pasta(1)
+slirp4netns       slirp4netns(1), which connects them where pasta is not installed
+host_bridge       the bridge of the host and its table of nftables, for root; `bridge_uplink` is one port of it
 closed_host       no address of the host answers in the sandbox
 gate              the network namespace in which all packets of a sandbox end
 ports             free ports of the host, and which process has a port that is in use

@@ -41,7 +41,7 @@ class ClosedHost:
         self._trace = trace
         self._closed: set[Route] = set()
         # Watching begins before the addresses are read, so that no later one is missed.
-        self._watch = netlink.open_socket(watching=True)
+        self._watch = netlink.open_socket(netlink.ROUTES)
         try:
             self._close_address(METADATA_SERVICE)
             self._update()

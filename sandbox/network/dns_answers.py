@@ -48,7 +48,7 @@ class Forward:
 class Zone:
     """What the DNS servers of one network namespace know. The tables belong to the caller, who changes them."""
 
-    members: MemberNames | None = None
+    members: tuple[MemberNames, ...] = ()
     rules: EgressRules | None = None
     names: EgressNames | None = None
     #: Whether unknown names are sent to the resolvers of the host. Never together with *rules*.
@@ -127,12 +127,11 @@ class _Query:
 
     def _forward(self, name: str) -> Answer | Forward:
         zone = self._zone
-        if zone.members is not None:
-            addresses = zone.members.addresses_of(name)
-            if addresses:
-                return self._addresses(addresses, MEMBER_TTL)
-            if zone.members.is_inside(name):
-                return self._unknown(name, None)
+        addresses = [address for table in zone.members for address in table.addresses_of(name)]
+        if addresses:
+            return self._addresses(addresses, MEMBER_TTL)
+        if any(table.is_inside(name) for table in zone.members):
+            return self._unknown(name, None)
         if zone.rules is not None and zone.names is not None:
             refusal = zone.rules.refuse_query(name)
             if refusal is not None:
@@ -147,7 +146,7 @@ class _Query:
         zone, address = self._zone, _reversed_address(name)
         known = None
         if address is not None:
-            known = zone.members.name_at(address) if zone.members is not None else None
+            known = next(filter(None, (table.name_at(address) for table in zone.members)), None)
             if known is None and zone.names is not None:
                 known = zone.names.name_at(address)
         if known is None:

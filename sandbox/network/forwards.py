@@ -35,6 +35,16 @@ def may_be_source(client: bytes, target: bytes) -> bool:
     )
 
 
+def is_of_host(client: tuple[Any, ...]) -> bool:
+    """Return whether the address of *client* is one of this network namespace: only such an address can be bound."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in client[0] else socket.AF_INET, socket.SOCK_DGRAM) as one:
+            one.bind((client[0], 0, *client[2:]))
+    except OSError:
+        return False
+    return True
+
+
 def bind_to_client(one: socket.socket, client: tuple[Any, ...], target: bytes) -> None:
     """Bind *one*, a transparent socket, to the address and port of *client*, or at least to its address, where that is possible."""
     if not may_be_source(pack(client[0].partition("%")[0]), target):
@@ -60,6 +70,7 @@ class SocketSource:
         """Use *pool* if the target of *forward* is inside."""
         self.target = pack(forward.address)
         self._transparent = forward.transparent
+        self._host_is_closed = forward.host_is_closed
         self._kind = _kind(forward.protocol, self.target)
         self._pool = pool if forward.inside else None
         if self._pool is not None:
@@ -79,7 +90,7 @@ class SocketSource:
             return
 
         def bound(made: socket.socket | None) -> None:
-            if made is not None and self._transparent:
+            if made is not None and self._transparent and not (self._host_is_closed and is_of_host(client)):
                 bind_to_client(made, client, self.target)
             on_socket(made)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ STEP = "network"
 class PrivateNetwork(ABC):
     """Connects the network namespace of a sandbox. Its supervisor creates it, watches its descriptors, and closes it.
 
-    `OpenNetwork` reaches every address but those of the host, `EgressNetwork` only the destinations of the file.
+    `OpenNetwork` is connected by pasta alone. `GatedNetwork` has a gate, which all other kinds of networks need.
     """
 
     def __init__(
@@ -55,13 +56,24 @@ class PrivateNetwork(ABC):
     def handle(self, fd: int) -> None:
         """Do what an event of the descriptor *fd* requires."""
 
+    def take_hosts_file(self, fd: int) -> None:
+        """Keep the names of members in the sandbox's /etc/hosts, whose writable descriptor *fd* belongs to this object from now on.
+
+        A network without members closes it.
+        """
+        os.close(fd)
+
     def count_refused(self) -> int | None:
         """Return how many connections and names were refused; None if this network refuses none, or does not answer."""
         return None
 
     @abstractmethod
     def close(self) -> None:
-        """End the processes that connect the network, and close the descriptors."""
+        """End the processes that connect the network, and close the descriptors. Nothing is reachable afterwards."""
+
+    @abstractmethod
+    def reap(self) -> None:
+        """Wait for the end of the processes after :meth:`close`: their ports are free then. Meanwhile, other things can be ended."""
 
     def fail(self, reason: str) -> None:
         """Close the network because of *reason*, and warn: nothing is reachable any more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from sandbox.network.names import Member
 from unionfs._stdlib.dataclasses import dataclass
@@ -27,6 +28,8 @@ class Forward:
     inside: bool
     #: Whether the connection inside has the address of the client as its source.
     transparent: bool = False
+    #: Whether the addresses of the host are those of the sandbox itself (`closed_host`), and so cannot be a source there.
+    host_is_closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +60,8 @@ class DnsRequest:
     tcp: tuple[int, ...]
     #: Whether it answers names that the egress rules allow, and no others but those of members.
     egress: bool = False
-    #: The network whose members it answers, "" if none.
-    network: str = ""
-    members: tuple[Member, ...] = ()
+    #: The networks whose members it answers, each with these.
+    networks: Mapping[str, tuple[Member, ...]] = MappingProxyType({})
     #: Whether unknown names are sent to the resolvers of the host: a network that is not internal. Not together with *egress*.
     forwards: bool = False
 

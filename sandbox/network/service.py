@@ -129,9 +129,10 @@ class NetworkService:
         from sandbox.network.dns_answers import Zone
 
         zone = Zone(forwards=request.forwards and not request.egress)
-        if request.network:
-            zone.members = self._members.setdefault(request.network, MemberNames(request.network))
-            zone.members.replace(request.members)
+        for name, members in request.networks.items():
+            table = self._members.setdefault(name, MemberNames(name))
+            table.replace(members)
+            zone.members += (table,)
         if request.egress and self._egress is not None:
             zone.rules, zone.names = self._egress
         return zone

@@ -9,7 +9,6 @@ from sandbox.spec.diagnostic import Diagnostic
 from sandbox.spec.lookup import codec_at
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import KeyPath, literal, parse_key_path
-from sandbox.spec.settings import NOT_ENFORCED
 from unionfs._stdlib.dataclasses import dataclass, field
 from unionfs._stdlib.typing import Any
 
@@ -24,19 +23,8 @@ class Findings:
 
     @classmethod
     def of(cls, spec: Spec) -> Findings:
-        """Begin with the settings that this version does not enforce: each is refused, or degraded if the file allows that."""
-        findings = cls(spec)
-        for diagnostic in spec.unenforced:
-            if diagnostic.severity == "error":
-                findings.refusals.append(diagnostic)
-            else:
-                reason = (
-                    "this version does not enforce it"
-                    if diagnostic.message == NOT_ENFORCED
-                    else diagnostic.message
-                )
-                findings.degrade(diagnostic.key, None, reason)
-        return findings
+        """Begin with the settings that this version does not enforce: each is refused."""
+        return cls(spec, refusals=list(spec.unenforced))
 
     def refuse(self, key: str, message: str, hint: str | None = None) -> None:
         """Record that the setting *key* cannot be fulfilled on this machine."""

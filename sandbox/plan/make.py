@@ -229,6 +229,7 @@ def draft(
         landlock=plan_landlock(spec, facts, findings),
     )
     name = spec.sandbox.name or default_name(spec.file)
+    private_network = plan_network(spec, facts, network, findings, name)
     plan = Plan(
         name=name,
         file=spec.file,
@@ -248,7 +249,7 @@ def draft(
         through=namespaces.through,
         inner_maps=inner_maps(ids, namespaces.user) if namespaces.user is not None and own_user else None,
         clocks=namespaces.clocks,
-        network=plan_network(spec, facts, network, findings),
+        network=private_network,
         operations=plan_operations(
             spec,
             ids,
@@ -259,7 +260,7 @@ def draft(
             with_hidden(volumes, private, ids.uid_map if own_user else None),
             name,
             user,
-            resolver_configuration(spec, network),
+            resolver_configuration(spec, network, private_network),
         ),
         volumes=plan_named_volumes(spec),
         private=private.directories,

@@ -95,8 +95,10 @@ def _plan_name_files(
     # With egress, these names have addresses of the gate, which its DNS server returns.
     hosts = spec.network.hosts if spec.network.egress is None else {}
     entries = tuple((address, name) for name, address in hosts.items())
-    if (hostname is not None or entries) and not provides(volumes, HOSTS):
-        yield ShowHosts(name=hostname, entries=entries)
+    members = bool(spec.network.networks)
+    if (hostname is not None or entries or members) and not provides(volumes, HOSTS):
+        # A member has its host name at its address in the first network.
+        yield ShowHosts(name=None if members else hostname, entries=entries, members=members)
     if resolver is not None and not provides(volumes, RESOLV_CONF):
         yield ShowResolver(content=resolver)
 

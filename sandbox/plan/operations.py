@@ -129,16 +129,20 @@ class FileVolume:
 class ShowHosts:
     """Mount a read-only copy of the root's /etc/hosts with added lines: one for the host name *name*, one for each of *entries*.
 
-    *name* is None if the sandbox has the host's name. *entries* are pairs of an address and a name.
+    *name* is None if the sandbox has the host's name. *entries* are pairs of an address and a name. With *members*, the
+    supervisor adds the members of networks, including the sandbox itself, while it runs.
     """
 
     name: str | None
     entries: tuple[tuple[str, str], ...] = ()
+    members: bool = False
 
     def describe(self) -> str:
         """Return the operation as one line."""
         names = [*([] if self.name is None else [self.name]), *(name for _, name in self.entries)]
-        return f"show /etc/hosts with the names {' '.join(names)} [read-only nosuid nodev noexec]"
+        shown = f"the names {' '.join(names)}" if names else ""
+        parts = [*([shown] if shown else []), *(["the members of networks"] if self.members else [])]
+        return f"show /etc/hosts with {' and '.join(parts)} [read-only nosuid nodev noexec]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

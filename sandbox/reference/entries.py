@@ -7,7 +7,7 @@ from typing import Any
 
 from sandbox.spec.codecs import ListOf, TableOf
 from sandbox.spec.decode import Record
-from sandbox.spec.lookup import ANY_KEY, declarations, is_enforced, path_of, setting_at
+from sandbox.spec.lookup import ANY_KEY, declarations, is_enforced, path_of
 from sandbox.spec.model import Spec
 from sandbox.spec.notation import format_key, literal
 from sandbox.spec.settings import NOT_ENFORCED, Codec, Setting
@@ -30,9 +30,7 @@ _ALTERNATIVES: dict[str, type] = {
 class Entry:
     """One key. `table` is the header above it in a file: "[limits]", "[[volumes]]", or "" at the top of the file.
 
-    `value` describes the allowed values, `default` is TOML or None, `example` is a line of a file. An unenforced key with
-    `can_be_optional` causes a warning instead of an error if `optional` of its table names it. A key with `is_table` has
-    keys of its own.
+    `value` describes the allowed values, `default` is TOML or None, `example` is a line of a file. A key with `is_table` has keys of its own.
     """
 
     key: str
@@ -43,16 +41,12 @@ class Entry:
     example: str
     required: bool
     enforced: bool
-    can_be_optional: bool
     is_table: bool
 
     @property
     def note(self) -> str:
         """Return the note that this version does not enforce the key; "" for an enforced key."""
-        if self.enforced:
-            return ""
-        unless = ", unless `optional` of its table names it" if self.can_be_optional else ""
-        return f"{NOT_ENFORCED.capitalize()}: an error{unless}."
+        return "" if self.enforced else f"{NOT_ENFORCED.capitalize()}: an error."
 
     @property
     def name(self) -> str:
@@ -98,18 +92,12 @@ def _entry(key: str, setting: Setting[Any]) -> Entry:
         example=f"{format_key(name)} = {literal(setting.example)}",
         required=setting.required,
         enforced=setting.enforced and _is_enforced_around(key),
-        can_be_optional=_can_be_optional(key),
         is_table=_contains_settings(setting.codec),
     )
 
 
 def _is_enforced_around(key: str) -> bool:
     return key.startswith(f"{LAYER}.") or is_enforced(path_of(key))
-
-
-def _can_be_optional(key: str) -> bool:
-    table, *inside = path_of(key)
-    return bool(inside) and not key.startswith(LAYER) and setting_at((table, "optional")) is not None
 
 
 def header_of(key: str) -> str:

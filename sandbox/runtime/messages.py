@@ -82,6 +82,11 @@ class RootBound:
 
 
 @dataclass(frozen=True, slots=True)
+class HostsShown:
+    """init: /etc/hosts is mounted; the descriptor beside this message reads and writes the file, to which members are to be added."""
+
+
+@dataclass(frozen=True, slots=True)
 class TerminalOpened:
     """init: the descriptor beside this message is the master side of the program's pseudo-terminal."""
 
@@ -154,6 +159,7 @@ Message = (
     | CgroupNamespace
     | FuseMounted
     | RootBound
+    | HostsShown
     | TerminalOpened
     | SeccompListener
     | SignalsReady
@@ -176,6 +182,7 @@ _KINDS: dict[str, type[Message]] = {
         CgroupNamespace,
         FuseMounted,
         RootBound,
+        HostsShown,
         TerminalOpened,
         SeccompListener,
         SignalsReady,

@@ -17,6 +17,7 @@ from sandbox.runtime.messages import (
     CgroupNamespace,
     ExecFailed,
     FuseMounted,
+    HostsShown,
     Message,
     ProgramEnded,
     RootBound,
@@ -205,11 +206,12 @@ class Monitor:
         for fd in asked:
             if fd in ready and self._control is not None:
                 self._control.handle(fd)
-        for fd in connected:
-            if fd in ready and network is not None and fd in network.interest():
-                network.handle(fd)
-                if network.failed:
-                    self._act(self._life.on_network_failed(self._system.now()))
+        # Only the first: its handling may close descriptors and open others with the same numbers. poll(2) reports the rest again.
+        event = next((fd for fd in connected if fd in ready), None)
+        if network is not None and event is not None:
+            network.handle(event)
+            if network.failed:
+                self._act(self._life.on_network_failed(self._system.now()))
         return ready
 
     def _act(self, actions: list[Action]) -> None:
@@ -265,6 +267,9 @@ class Monitor:
         elif isinstance(message, CgroupNamespace):
             self._handle.namespaces["cgroup"] = channel.take_fd()
             self._resources.run.record({"namespaces": self._handle.namespaces})
+        elif isinstance(message, HostsShown):
+            assert self._handle.network is not None
+            self._handle.network.take_hosts_file(channel.take_fd())
         elif isinstance(message, TerminalOpened):
             self.relay = TerminalRelay(channel.take_fd())
         elif isinstance(message, SeccompListener):

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from sandbox.images.reading import Progress
     from sandbox.images.unpacked_trees import StoredLayer
     from sandbox.network.private_network import PrivateNetwork
-    from sandbox.plan.network_values import NetworkPlan
 
 
 class SandboxResources:
@@ -141,10 +140,11 @@ class SandboxResources:
         plan = self.plan
         self.trampoline = create_trampoline(self._facts.machine)
         undo.callback(os.close, self.trampoline)
+        undo.callback(lambda: self.network is not None and self.network.reap())
         self.run = self._state.new_run(plan.ids, name=plan.name, uses=_uses(plan))
         undo.callback(self._remove_run)
         if plan.network is not None:
-            self._make_network(plan.network, undo)
+            self._make_network(undo)
         if self.shares_processes:
             self.run.record({"root": self.label})
         self._open_images(undo)
@@ -171,14 +171,14 @@ class SandboxResources:
         elif self._measure:
             self._make_cgroup_to_measure(undo)
 
-    def _make_network(self, plan: NetworkPlan, undo: ExitStack) -> None:
+    def _make_network(self, undo: ExitStack) -> None:
         from sandbox.runtime.network import make_network  # only starts with such a network need it
 
         self.network = make_network(
-            plan,
-            self.plan.ids,
+            self.plan,
             self._facts,
             self._state,
+            run=self.run.path,
             secret=self._secret,
             warn=self._warn,
             trace=self._trace,

@@ -52,7 +52,7 @@ def check(
     """Return the mistakes of the file *path*, or of standard input if *path* is "-", in the order of the file.
 
     Without *profiles*, the file is checked alone and then with each of its profiles; mistakes of the file itself are not
-    repeated. A setting that is not enforced but that the file lists as optional is a warning: `up` starts without it.
+    repeated.
     """
     return examine(path, environ=environ, profiles=profiles, assignments=assignments).diagnostics
 

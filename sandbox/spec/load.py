@@ -76,13 +76,11 @@ def parse(
     profiles: Sequence[str] = (),
     assignments: Sequence[str | Option] = (),
     unenforced: Unenforced = "refuse",
-    every_mistake: bool = False,
     parsed_files: ParsedFiles | None = None,
 ) -> Spec:
     """Return the specification that *data* holds, as if it had been read from the file *path*.
 
-    The files that it extends are read. Raises SpecError with all mistakes, in the order of the file. With *every_mistake* these
-    include mistakes whose correction helps only in a version that enforces the key. *parsed_files* has the files that were
+    The files that it extends are read. Raises SpecError with all mistakes, in the order of the file. *parsed_files* has the files that were
     parsed for an earlier call with the same *data* and *path*.
     """
     file = os.path.abspath(path)
@@ -124,14 +122,7 @@ def parse(
     problems = cursor.problems
     tree = expand_tree(composition.tree, environ, cursor, except_for=("extends", "profile"))
     spec = decode(tree, cursor)
-    optional: list[Problem] = []
-    refused: list[Problem] = []
-    for problem in problems.found:
-        (optional if problem.unenforced and _is_optional(spec, problem) else refused).append(problem)
-    if not every_mistake:
-        useless = {problem.path for problem in refused if problem.unenforced}
-        refused = [problem for problem in refused if not (problem.if_enforced and problem.path in useless)]
-    if problems.mistakes or (refused and unenforced == "refuse"):
+    if problems.mistakes or (problems.found and unenforced == "refuse"):
 
         def again(rest: dict[str, Any], places: Origins) -> tuple[Spec, list[KeyPath]]:
             here = cursor_of(places)
@@ -139,12 +130,13 @@ def parse(
             wrong = [problem.path for problem in here.problems.mistakes]
             return decoded if wrong else unify_network(decoded), wrong
 
-        error = SpecError(origins.diagnose_all(refused))
+        error = SpecError(origins.diagnose_all(problems.found))
         error.valid_part = lambda: _valid_part(tree, origins, problems, again)
         raise error
-    kept = [*(dataclasses.replace(problem, warning=True) for problem in optional), *refused]
     suspicious = [problem for problem in unexpanded(requested) if not _is_variable_of_shell(origins, problem)]
-    return dataclasses.replace(unify_network(spec), problems=tuple(kept), suspicious=tuple(suspicious))
+    return dataclasses.replace(
+        unify_network(spec), problems=tuple(problems.found), suspicious=tuple(suspicious)
+    )
 
 
 def _valid_part(
@@ -162,13 +154,6 @@ def _is_variable_of_shell(origins: Origins, problem: Problem) -> bool:
     """Return whether *problem* is about a value of -e, in which the shell has already expanded its own references."""
     origin = origins.find(problem.path)
     return origin is not None and origin.source.file == VARIABLE
-
-
-def _is_optional(spec: Spec, problem: Problem) -> bool:
-    """Return whether the table of the setting lists it as optional, so that the sandbox may start without it."""
-    table, *inside = problem.path
-    optional = getattr(getattr(spec, str(table)), "optional", ())
-    return bool(inside) and inside[0] in optional
 
 
 class ParsedFiles:

@@ -226,7 +226,6 @@ class Spec:
         doc="Networks between sandboxes.",
         example={"backend": {}},
         default=MappingProxyType({}),
-        enforced=False,
     )
     sandboxes: Mapping[str, Member] = setting(
         TableOf(Record(Member), _check_sandbox_name),

@@ -101,8 +101,7 @@ class Problem:
     """A mistake at a key path, before its place is looked up.
 
     *fragment* is the wrong part of the value, as written, if only a part is wrong. *unenforced* is set if the value is
-    valid but this version does not enforce it; *warning*, if the file allows that. *if_enforced* is set if correcting
-    the mistake helps only in a version that enforces the key.
+    valid but this version does not enforce it; *warning*, if the sandbox starts nevertheless.
     """
 
     path: KeyPath
@@ -112,7 +111,6 @@ class Problem:
     fragment: str | None = None
     unenforced: bool = False
     warning: bool = False
-    if_enforced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,32 @@ def exclusively_locked(directory: str) -> Iterator[None]:
         os.close(fd)
 
 
+@contextmanager
+def created_and_locked(directory: str, name: str) -> Iterator[None]:
+    """Lock the file *name* in *directory* exclusively, creating both if they are missing.
+
+    Another process that has the lock may remove both, the lock last.
+
+    Raises:
+        OSError: they cannot be created or locked.
+    """
+    path = os.path.join(directory, name)
+    while True:
+        try:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            fd = take(path, wait=True)
+        except FileNotFoundError:
+            continue  # the directory was removed meanwhile
+        assert fd is not None
+        if has_name(fd, path):
+            break
+        os.close(fd)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
 def claim(path: str) -> tuple[Lock, int]:
     """Lock the existing file *path* exclusively if it is free; return its former state, and a descriptor of the lock or -1.
 

@@ -1,7 +1,8 @@
-"""Measure private networks: the start with each of them, and the throughput of a published port beside podman's.
+"""Measure private networks: the start with each of them, the throughput of a published port, and that between two sandboxes.
 
 A start with a network is compared with one without. A port of the sandbox is forwarded by pasta, or by `sandbox-net` with egress;
-podman's, with slirp4netns, by its rootlessport. All connections are those of this machine to itself.
+podman's, with slirp4netns, by its rootlessport. Between two members of a network, bytes go through its gate; the loopback
+interface of one sandbox is the comparison. All connections are those of this machine to itself.
 """
 
 from __future__ import annotations
@@ -24,15 +25,26 @@ NONE, PODMAN = "none", "podman"
 PORT, SERVED = 18980, 80
 _MEGABYTES = 512
 _BLOCK = 1 << 18
-_KINDS = {"private": 'mode = "private"', "egress": 'egress = { allow = ["example.org:443"] }'}
+_LOOPBACK, _MEMBERS = "loopback", "members"
+_INTERNAL, _OPEN = "[networks.bench]\ninternal = true\n", "[networks.bench]\n"
+#: Lines of [network], and the tables behind it.
+_KINDS = {
+    "private": ('mode = "private"', ""),
+    "egress": ('egress = { allow = ["example.org:443"] }', ""),
+    "internal": ('networks = ["bench"]', _INTERNAL),
+    "networks": ('networks = ["bench"]', _OPEN),
+}
+_WITH_PORTS = ("private", "egress")
 STARTS = tuple(f"start, {kind}" for kind in _KINDS)
-TRANSFERS = tuple(f"port, {kind}" for kind in _KINDS)
+TRANSFERS = tuple(f"port, {kind}" for kind in _WITH_PORTS)
+BETWEEN = "between two sandboxes"
 SUMMARIES = {
     **dict.fromkeys(STARTS, "Start `true` with this network, and without a network."),
     **dict.fromkeys(
         TRANSFERS,
         f"Receive {_MEGABYTES} MB from a port of the sandbox, and of a container with rootlessport.",
     ),
+    BETWEEN: f"Receive {_MEGABYTES} MB from another member of a network, and over the loopback interface of one sandbox.",
 }
 
 #: Sends what its second argument says in MB to each client of the port in the first.
@@ -46,6 +58,24 @@ while True:
     for _ in range(4 * int(sys.argv[2])):
         connection.sendall(block)
     connection.close()
+"""
+
+
+#: Receives everything from a port, and prints the seconds and the number of bytes. Without a place, it starts the sender itself.
+_RECEIVER = """
+import socket, subprocess, sys, time
+place, port, megabytes, sender = sys.argv[1:]
+child = None
+if not place:
+    child = subprocess.Popen([sys.executable, "-c", sender, port, megabytes], stdout=subprocess.PIPE)
+    child.stdout.readline()
+begin, received = time.perf_counter(), 0
+with socket.create_connection((place or "127.0.0.1", int(port)), 60) as connection:
+    while block := connection.recv(1 << 18):
+        received += len(block)
+print(time.perf_counter() - begin, received)
+if child is not None:
+    child.kill()
 """
 
 
@@ -94,20 +124,30 @@ def make_trials(
         return []
     trials = []
     plain = sandbox(corpus, directory)
-    for kind, line in _KINDS.items():
+    for kind, lines in _KINDS.items():
         if f"start, {kind}" in chosen:
             runs = {
-                kind: _by_start(_with_network(plain, corpus, directory, kind, line), corpus),
+                kind: _by_start(_with_network(plain, corpus, directory, kind, *lines), corpus),
                 NONE: _by_start(plain, corpus),
             }
             trials.append(
                 Trial(name=f"start, {kind}", group=f"{GROUP}, {kind}", runs=runs, subject=kind, baseline=NONE)
             )
     megabytes = corpus.amount(_MEGABYTES, 8)
-    for kind, line in _KINDS.items():
+    if BETWEEN in chosen:
+        runs = {
+            _MEMBERS: _between(
+                *(_member(plain, corpus, directory, name) for name in ("sender", "receiver")), megabytes
+            ),
+            _LOOPBACK: _alone(plain, megabytes),
+        }
+        trials.append(
+            Trial(name=BETWEEN, group=f"{GROUP}, members", runs=runs, subject=_MEMBERS, baseline=_LOOPBACK)
+        )
+    for kind in _WITH_PORTS:
         if f"port, {kind}" not in chosen:
             continue
-        ported = f'{line}\nports = ["{PORT}:{SERVED}"]'
+        ported = f'{_KINDS[kind][0]}\nports = ["{PORT}:{SERVED}"]'
         ours = Server(_with_network(plain, corpus, directory, f"{kind}-port", ported))
         transfers = {kind: _by_server(ours, megabytes)}
         if podman is not None:
@@ -128,14 +168,55 @@ def make_trials(
     return trials
 
 
-def _with_network(plain: Starter, corpus: Corpus, directory: str, name: str, network: str) -> Starter:
-    """Return the starter of a sandbox like that of *plain*, with the lines *network* in its [network]."""
+def _with_network(
+    plain: Starter, corpus: Corpus, directory: str, name: str, network: str, tables: str = ""
+) -> Starter:
+    """Return the starter of a sandbox *name* like that of *plain*, with the lines *network* in its [network] and *tables*."""
     spec = os.path.join(directory, f"{name}.toml")
     with open(spec, "w") as file:
+        file.write(f'[sandbox]\nname = "{name}"\n')
         file.write(f"[root]\nlayers = [{json.dumps('dir:' + corpus.layers[-1])}]\n")
-        file.write(f'[process]\ncommand = ["true"]\n[network]\n{network}\n')
+        file.write(f'[process]\ncommand = ["true"]\n[network]\n{network}\n{tables}')
     *program, up, _, end = plain.command
     return replace(plain, name=name, command=[*program, up, spec, end])
+
+
+def _member(plain: Starter, corpus: Corpus, directory: str, name: str) -> Starter:
+    return _with_network(plain, corpus, directory, name, *_KINDS["internal"])
+
+
+def _between(sender: Starter, receiver: Starter, megabytes: int) -> Callable[[], Sample]:
+    """Return a run in which one member of a network receives everything from the other one."""
+
+    def run() -> Sample:
+        command = [*sender.command, "/usr/bin/python3", "-c", _SENDER, str(SERVED), str(megabytes)]
+        with subprocess.Popen(
+            command, env=sender.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                assert process.stdout is not None
+                if process.stdout.readline() != "ready\n":
+                    raise OSError("the sender did not start")
+                return _received(receiver, "sender", megabytes)
+            finally:
+                process.terminate()
+                process.wait(60)
+
+    return run
+
+
+def _alone(starter: Starter, megabytes: int) -> Callable[[], Sample]:
+    return lambda: _received(starter, "", megabytes)
+
+
+def _received(starter: Starter, place: str, megabytes: int) -> Sample:
+    """Receive everything from *place* in a sandbox, "" for another process of the same one."""
+    words = ["/usr/bin/python3", "-c", _RECEIVER, place, str(SERVED), str(megabytes), _SENDER]
+    done = subprocess.run(
+        [*starter.command, *words], env=starter.environment, capture_output=True, text=True, check=True
+    )
+    seconds, received = done.stdout.split()
+    return Sample(float(seconds), int(received))
 
 
 def _by_start(starter: Starter, corpus: Corpus) -> Callable[[], Sample]:

@@ -48,7 +48,7 @@ SANDBOX_ARROWS: dict[str, frozenset[str]] = {
         {"as_container_root", "errors", "host", "kernel", "plan", "spec", "state"}
     ),  # archives, images, their unpacked layers, plans of builds
     "network": frozenset(
-        {"errors", "kernel", "plan", "spec"}
+        {"errors", "kernel", "plan", "spec", "state"}
     ),  # connects private networks, and opens only what a file names
     "runtime": frozenset(
         "as_container_root errors host images kernel network plan seccomp spec state".split()

@@ -5,7 +5,8 @@
 ROLE is supervisor, stage1, init, payload, helper or server. Counted are the calls of ROLE that need a resource, from 0.
 Call NUMBER raises OSError(ERRNO). If ERRNO is KILL, the call is made and the process is then killed with SIGKILL. With
 NUMBER -1 all calls succeed. The names of the calls are written as JSON, by role, to $FAULTY_RECORD; those of the server
-to $FAULTY_RECORD.server. Helpers are the children that act with other ids; they are counted together.
+to $FAULTY_RECORD.server. Helpers are the children that act with other ids, and those that connect a private
+network; they are counted together.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 ROLES = ("supervisor", "stage1", "init", "payload", "helper")
 _HELPER = ROLES.index("helper")
 #: Functions that fork a helper instead of the next process of the launcher.
-_FORKS_A_HELPER = {"run_with_ids", "_unshare_users_inside", "_look_into"}
+_FORKS_A_HELPER = {"run_with_ids", "_unshare_users_inside", "_look_into", "connect"}
 _ROOM = 1 << 17
 #: Functions whose calls need no resource.
 _ASK_ONLY = {"landlock_version", "have_mount_setattr"}
@@ -187,9 +188,11 @@ def _main(role: str, number: str, failure: str, arguments: Sequence[str]) -> int
         record: object = plan.record()["supervisor"]
     else:
         import sandbox.images.layer_store
+        import sandbox.network.gated_network
+        import sandbox.network.open_network
         import sandbox.runtime.supervisor  # noqa: F401 - what imports read of the disk is none of our calls
         from sandbox.cli.main import main
-        from sandbox.kernel import _libc
+        from sandbox.kernel import _libc, netlink
 
         wrapper = os.environ["FAULTY_RECORD"] + ".python"
         with open(wrapper, "w", encoding="utf-8") as file:
@@ -201,6 +204,7 @@ def _main(role: str, number: str, failure: str, arguments: Sequence[str]) -> int
         sys.executable = wrapper
         output = open(os.environ["FAULTY_RECORD"], "w", encoding="utf-8")  # noqa: SIM115 - before calls are counted
         plan.install(_libc)
+        plan.wrap(netlink, "change")
         status = main(list(arguments))
         record = plan.record()
     plan.number = -1

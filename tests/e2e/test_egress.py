@@ -16,7 +16,7 @@ from tests.e2e.test_private_network import child_of, from_host, from_internet, s
 from tests.support import networks
 from tests.support.networks import CLIENT, HOST, INTERNET, INTERNET6, PYTHON, SECOND, StandIn
 
-pytestmark = [pytest.mark.fuse, pytest.mark.userns, pytest.mark.pasta]
+pytestmark = [pytest.mark.fuse, pytest.mark.userns, pytest.mark.pasta, pytest.mark.twice]
 
 EGRESS = _PRIVATE.replace('mode = "private"\n', "")
 NAMES = f'hosts = {{ "good.test" = "{INTERNET}", "a.many.test" = "{INTERNET}", "here.test" = "127.0.0.1" }}\n'

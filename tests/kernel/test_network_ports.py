@@ -199,9 +199,7 @@ def serve_greeting_in_thread(machine: Machine) -> None:
 def start_network(machine: Machine, *, forwards: bool, members: tuple[Member, ...] = ()) -> None:
     fds = machine.gate_sockets(SocketSpec("udp", GATE, 53), SocketSpec("tcp", GATE, 53))
     machine.start(
-        dns=(
-            DnsRequest(udp=(fds[0],), tcp=(fds[1],), network="backend", members=members, forwards=forwards),
-        ),
+        dns=(DnsRequest(udp=(fds[0],), tcp=(fds[1],), networks={"backend": members}, forwards=forwards),),
         resolvers=(RESOLVER,),
     )
 

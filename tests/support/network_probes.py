@@ -10,7 +10,16 @@ from tests.support.probing import Missing, try_command
 
 def probe_pasta() -> Missing | None:
     """pasta(1) and ip(8), and /dev/net/tun that this account may open."""
-    for program, package in (("pasta", "passt"), ("ip", "iproute2")):
+    return _probe_uplink("pasta", "passt")
+
+
+def probe_slirp4netns() -> Missing | None:
+    """slirp4netns(1) and ip(8), and /dev/net/tun that this account may open."""
+    return _probe_uplink("slirp4netns", "slirp4netns")
+
+
+def _probe_uplink(uplink: str, its_package: str) -> Missing | None:
+    for program, package in ((uplink, its_package), ("ip", "iproute2")):
         if shutil.which(program) is None:
             return Missing(program, f"apt-get install {package}")
     try:

@@ -5,10 +5,11 @@ Nothing outside of them is reached. An ordinary user can make them, too.
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 PYTHON = "/usr/bin/python3"
 
@@ -100,18 +101,24 @@ class StandIn:
 
     host: int
     internet: int
+    #: Whether the host has a mount namespace of its own.
+    has_mounts: bool = field(default=False, kw_only=True)
+
+    def enter(self, pid: int, command: Sequence[str]) -> list[str]:
+        """Return the command line that runs *command* in the namespaces of the process *pid*."""
+        return _enter(pid, command, mounts=self.has_mounts and pid == self.host)
 
     def in_host(self, *command: str) -> list[str]:
         """Return the command line that runs *command* on the stand-in for the host, as this account and without privileges."""
-        return _enter(self.host, command)
+        return self.enter(self.host, command)
 
     def in_internet(self, *command: str) -> list[str]:
         """Return the command line that runs *command* on the stand-in for the Internet."""
-        return _enter(self.internet, command)
+        return self.enter(self.internet, command)
 
     def configure(self, script: str) -> None:
         """Run the shell script *script* on the stand-in for the host, with its privileges."""
-        _configure(self.host, script)
+        _configure(self.host, script, mounts=self.has_mounts)
 
     def link_local_addresses(self) -> list[str]:
         """Return the IPv6 link-local addresses of the stand-in for the host, each with the sandbox's interface as its scope."""
@@ -119,10 +126,15 @@ class StandIn:
         lines = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
         return [f"{line.split()[3].partition('/')[0]}%eth0" for line in lines.splitlines()]
 
+    def cover(self, path: str, by: str) -> None:
+        """Show the file *by* at *path* on the stand-in for the host, which `stand_in` has made with mounts of its own."""
+        assert self.has_mounts
+        _configure(self.host, 'mount --bind "$1" "$2"', by, path, mounts=True)
+
     @contextmanager
     def server(self, where: int, name: str, address: str, port: int) -> Iterator[None]:
         """Serve TCP and UDP on *port* of *address* in the namespaces of the process *where*; every answer begins with *name*."""
-        command = _enter(where, (PYTHON, "-c", _SERVER, name, address, str(port)))
+        command = self.enter(where, (PYTHON, "-c", _SERVER, name, address, str(port)))
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             try:
                 assert process.stdout is not None
@@ -132,21 +144,22 @@ class StandIn:
                 process.kill()
 
 
-def _enter(pid: int, command: Sequence[str]) -> list[str]:
+def _enter(pid: int, command: Sequence[str], *, mounts: bool = False) -> list[str]:
     options = [word for word in command[:1] if word == "--keep-caps"]
     rest = command[len(options) :]
     return [
         "nsenter",
         f"--user=/proc/{pid}/ns/user",
         f"--net=/proc/{pid}/ns/net",
+        *((f"--mount=/proc/{pid}/ns/mnt", f"--wdns={os.getcwd()}") if mounts else ()),
         "--preserve-credentials",
         *options,
         *rest,
     ]
 
 
-def _configure(pid: int, script: str, *arguments: str) -> None:
-    command = [*_enter(pid, ("--keep-caps", "sh", "-ec", script, "sh", *arguments))]
+def _configure(pid: int, script: str, *arguments: str, mounts: bool = False) -> None:
+    command = _enter(pid, ("--keep-caps", "sh", "-ec", script, "sh", *arguments), mounts=mounts)
     subprocess.run(command, check=True, timeout=60)
 
 
@@ -164,9 +177,13 @@ def _namespaces(command: Sequence[str]) -> Iterator[int]:
 
 
 @contextmanager
-def stand_in(*, routes: bool = True) -> Iterator[StandIn]:
-    """Make the stand-ins, the host's with default routes if *routes*; they disappear at the end."""
+def stand_in(*, routes: bool = True, mounts: bool = False) -> Iterator[StandIn]:
+    """Make the stand-ins, the host's with default routes if *routes*, and with a mount namespace of its own if *mounts*.
+
+    They disappear at the end.
+    """
     owner = ["unshare", "--user", "--map-current-user", "--keep-caps", "--net"]
+    owner += ["--mount"] if mounts else []
     with (
         _namespaces(owner) as host,
         _namespaces(_enter(host, ("--keep-caps", "unshare", "--net"))) as internet,
@@ -175,4 +192,4 @@ def stand_in(*, routes: bool = True) -> Iterator[StandIn]:
         _configure(internet, _INTERNET)
         if routes:
             _configure(host, _ROUTES)
-        yield StandIn(host=host, internet=internet)
+        yield StandIn(host=host, internet=internet, has_mounts=mounts)

@@ -17,7 +17,7 @@ import tempfile
 
 import pytest
 
-from tests.support.network_probes import probe_networks, probe_pasta
+from tests.support.network_probes import probe_networks, probe_pasta, probe_slirp4netns
 from tests.support.probing import Missing, Probe, account, try_command
 
 STRICT = os.environ.get("SANDBOX_TESTS_STRICT") == "1"
@@ -391,6 +391,7 @@ PROBES: dict[str, Probe] = {
     "skopeo": _program("skopeo", "skopeo"),
     "docker_registry": _program("docker-registry", "docker-registry"),
     "pasta": probe_pasta,
+    "slirp4netns": probe_slirp4netns,
     "openssl": _program("openssl", "openssl"),
     "vm": probe_vm,
     "unionmount_testsuite": probe_unionmount_testsuite,

@@ -7,6 +7,7 @@ from sandbox.doctor.checks.needs import Needs, as_needed
 from sandbox.doctor.facts import MachineFacts, ProgramFacts, SecurityFacts, SessionFacts
 from sandbox.host.facts import HostFacts
 from sandbox.kernel.landlock import NEEDED, SCOPED
+from unionfs._stdlib.dataclasses import replace
 
 MINIMUM_KERNEL = (5, 6)
 """The first version with openat2(2), which opens every path below a new root; see sandbox.kernel.mounts and filesystems for other calls."""
@@ -22,7 +23,7 @@ def check_programs(machine: MachineFacts, needs: Needs) -> list[Check]:
     """Return the checks `seccomp`, `landlock`, `network` and `mtab`."""
     security, session = machine.security, machine.session
     filtered = _seccomp(security, session, needed=needs.seccomp)
-    return [filtered, _landlock(security), _network(machine.pasta, session), _mtab(exists=machine.mtab)]
+    return [filtered, _landlock(security), _network(machine), _mtab(exists=machine.mtab)]
 
 
 def _kernel(facts: HostFacts) -> Check:
@@ -149,37 +150,98 @@ def _landlock(security: SecurityFacts) -> Check:
     )
 
 
-def _network(pasta: ProgramFacts, session: SessionFacts) -> Check:
-    evidence = {"pasta": {"path": pasta.path, "problem": pasta.problem}}
-    if pasta.path is not None and pasta.problem is None:
-        return Check(
-            id="network", level="ok", summary="pasta connects private networks to the host's", facts=evidence
-        )
-    cost = 'environment files with network.mode = "private" are refused'
-    if pasta.path is None:
-        install = "apt-get install passt" if session.debian else "install passt"
-        return Check(
-            id="network",
-            level="note",
-            summary="pasta, which connects private networks to the host's, is not installed",
-            cost=cost,
-            remedy=f"as root: {install}",
-            facts=evidence,
-        )
-    return Check(
-        id="network",
-        level="warning",
-        summary=f"{pasta.path} cannot connect a private network: {pasta.problem}",
-        cost=cost.replace("are refused", "fail"),
-        remedy=_remedy_of_pasta(pasta.problem or ""),
+_PRIVATE = 'environment files with network.mode = "private"'
+
+
+def _network(machine: MachineFacts) -> Check:
+    check = _uplink(machine.pasta, machine.slirp4netns, machine.session)
+    evidence = {**check.facts, "nft": machine.nft}
+    if machine.nft is not None:
+        return replace(check, facts=evidence)
+    costs = (
+        check.cost,
+        "environment files that join a network that is not internal, or whose network.egress has a rule without a port, do not start",
+    )
+    remedies = (check.remedy, _install("nftables", machine.session))
+    return replace(
+        check,
+        level="note" if check.level == "ok" else check.level,
+        summary=f"{check.summary}; nft, which filters packets, is not installed",
+        cost="; ".join(filter(None, costs)),
+        remedy="; ".join(filter(None, remedies)),
         facts=evidence,
     )
 
 
+def _uplink(pasta: ProgramFacts, slirp4netns: ProgramFacts | None, session: SessionFacts) -> Check:
+    """Check the program that connects private networks. A plan takes slirp4netns only if pasta is not installed, whether it works or not."""
+    evidence = {
+        "pasta": {"path": pasta.path, "problem": pasta.problem},
+        "slirp4netns": None
+        if slirp4netns is None
+        else {"path": slirp4netns.path, "problem": slirp4netns.problem},
+    }
+    other = slirp4netns or ProgramFacts(path=None)
+    other_works = other.path is not None and other.problem is None
+    install = _install("passt", session)
+    if pasta.path is not None and pasta.problem is None:
+        return Check(
+            id="network", level="ok", summary="pasta connects private networks to the host's", facts=evidence
+        )
+    if pasta.path is not None:
+        remedy = _remedy_of_pasta(pasta.problem or "")
+        if other_works:
+            remedy += "; or remove the package passt: then slirp4netns connects private networks, without IPv6 and slower"
+        return Check(
+            id="network",
+            level="warning",
+            summary=f"{pasta.path} cannot connect a private network: {pasta.problem}",
+            cost=f"{_PRIVATE} fail",
+            remedy=remedy,
+            facts=evidence,
+        )
+    if other_works:
+        return Check(
+            id="network",
+            level="note",
+            summary="slirp4netns connects private networks to the host's, because pasta is not installed",
+            cost="private networks have no IPv6, and are slower",
+            remedy=install,
+            facts=evidence,
+        )
+    if other.path is not None:
+        return Check(
+            id="network",
+            level="warning",
+            summary=f"{other.path} cannot connect a private network, and pasta is not installed: {other.problem}",
+            cost=f"{_PRIVATE} fail",
+            remedy=_NO_TUN if _TUN in (other.problem or "") else install,
+            facts=evidence,
+        )
+    return Check(
+        id="network",
+        level="note",
+        summary="pasta, which connects private networks to the host's, is not installed, and neither is slirp4netns",
+        cost=f"{_PRIVATE} are refused",
+        remedy=install,
+        facts=evidence,
+    )
+
+
+def _install(package: str, session: SessionFacts) -> str:
+    return f"as root: {'apt-get install' if session.debian else 'install'} {package}"
+
+
+_TUN = "/dev/net/tun"
+_NO_TUN = (
+    "as root: modprobe tun; chmod 666 /dev/net/tun (udev has it so); in a container: --device /dev/net/tun"
+)
+
+
 def _remedy_of_pasta(problem: str) -> str:
     """Return the remedy for what pasta printed."""
-    if "/dev/net/tun" in problem:
-        return "as root: modprobe tun; chmod 666 /dev/net/tun (udev has it so); in a container: --device /dev/net/tun"
+    if _TUN in problem:
+        return _NO_TUN
     if "option" in problem or "specifier" in problem:
         return "install passt from 2024 or later, which has --map-host-loopback and --map-guest-addr"
     if "ermission denied" in problem or "not permitted" in problem:

@@ -24,6 +24,7 @@ from sandbox.runtime.messages import (
     Channel,
     ExecFailed,
     FuseMounted,
+    HostsShown,
     RootBound,
     SeccompListener,
     SetupFailed,
@@ -95,6 +96,7 @@ def run_init(
         direct_bind_fds=direct_bind_fds,
         serve=lambda fd: _hand_over(channel, fd, _now(plan)),
         report_direct_bind=lambda: channel.send(RootBound(_now(plan))),
+        send_hosts=lambda fd: channel.send(HostsShown(), fd),
         find_account=lambda root_fd: find_account(plan, root_fd),
         label=label,
     )

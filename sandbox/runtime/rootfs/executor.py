@@ -72,6 +72,8 @@ class Workspace:
     serve: Callable[[int], None]
     #: Reports that the root is a direct bind and needs no server.
     report_direct_bind: Callable[[], None]
+    #: Sends the descriptor of the shown /etc/hosts to the supervisor, which adds the names of members.
+    send_hosts: Callable[[int], None]
     #: Looks up the program's account in the new root, whose descriptor it receives. Raises StepError.
     find_account: Callable[[int], Account]
     #: The source of the root in the mount table.
@@ -263,9 +265,14 @@ def _pivot(_operation: PivotRoot, workspace: Workspace) -> None:
 
 
 def _show_hosts(operation: ShowHosts, workspace: Workspace) -> None:
-    tree = name_files.show_hosts(operation, workspace.root_fd, workspace.staging_fd)
-    if tree >= 0:
-        workspace.mounted[HOSTS] = tree
+    shown = name_files.show_hosts(operation, workspace.root_fd, workspace.staging_fd)
+    if shown is None:
+        return
+    tree, file = shown
+    workspace.mounted[HOSTS] = tree
+    if operation.members:
+        workspace.send_hosts(file)
+    os.close(file)
 
 
 def _show_resolver(operation: ShowResolver, workspace: Workspace) -> None:

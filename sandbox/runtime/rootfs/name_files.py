@@ -16,6 +16,10 @@ _LIMIT = 16 << 20
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
+#: Bytes for the names of members, in addition to the content. They take 50 to 100 each.
+_ROOM = 4 << 20
+
+
 def with_names(text: bytes, hostname: str | None, entries: Sequence[tuple[str, str]]) -> bytes | None:
     """Return *text*, the content of a hosts file, with added names; None if it contains them already.
 
@@ -44,7 +48,7 @@ def has_directory(tree_fd: int) -> bool:
     return True
 
 
-def show_hosts(operation: ShowHosts, root_fd: int, staging_fd: int) -> int:
+def show_hosts(operation: ShowHosts, root_fd: int, staging_fd: int) -> tuple[int, int] | None:
     """Mount a read-only file over /etc/hosts of the root: its own content and the lines of *operation*.
 
     Do nothing if the root has no regular file there that is readable by all users, or if it belongs to another mount.
@@ -54,7 +58,7 @@ def show_hosts(operation: ShowHosts, root_fd: int, staging_fd: int) -> int:
         root_fd: the root, O_PATH.
         staging_fd: a directory of this mount namespace that no program reaches.
 
-    Returns an O_PATH descriptor of the mount, -1 if there is none.
+    Returns an O_PATH descriptor of the mount, and one for reading and writing the file; None if there is no mount.
 
     Raises:
         OSError: the file cannot be made or mounted.
@@ -62,15 +66,16 @@ def show_hosts(operation: ShowHosts, root_fd: int, staging_fd: int) -> int:
     try:
         target = open_paths.open_in_root(root_fd, HOSTS)
     except OSError:
-        return -1
+        return None
     try:
         text = content_of(target) if open_paths.mount_id(target) == open_paths.mount_id(root_fd) else None
         shown = None if text is None else with_names(text, operation.name, operation.entries)
+        if shown is None and operation.members:
+            shown = text
         if shown is None:
-            return -1
-        tree, file = show_content(shown, target, staging_fd, "hosts", mode=0o644, noexec=True)
-        os.close(file)
-        return tree
+            return None
+        room = _ROOM if operation.members else 0
+        return show_content(shown, target, staging_fd, "hosts", mode=0o644, noexec=True, room=room)
     finally:
         os.close(target)
 
@@ -78,7 +83,9 @@ def show_hosts(operation: ShowHosts, root_fd: int, staging_fd: int) -> int:
 def show_resolver(operation: ShowResolver, root_fd: int, staging_fd: int) -> int:
     """Mount a read-only file with the content of *operation* over /etc/resolv.conf of the root.
 
-    Do nothing if the file belongs to another mount, which a volume has there. Arguments and result as of :func:`show_hosts`.
+    Do nothing if the file belongs to another mount, which a volume has there. Arguments as of :func:`show_hosts`.
+
+    Returns an O_PATH descriptor of the mount, -1 if there is none.
 
     Raises:
         OSError: the file cannot be made or mounted; ENOENT if the root's is a symbolic link that leads nowhere.

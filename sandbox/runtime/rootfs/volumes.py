@@ -111,7 +111,7 @@ def file(operation: FileVolume, workspace: Workspace) -> None:
 
 
 def show_content(
-    data: bytes, target_fd: int, staging_fd: int, name: str, *, mode: int, noexec: bool
+    data: bytes, target_fd: int, staging_fd: int, name: str, *, mode: int, noexec: bool, room: int = 0
 ) -> tuple[int, int]:
     """Mount a file with the content *data* on the file *target_fd*, as :func:`sandbox.kernel.memory_file.mount` does.
 
@@ -120,7 +120,7 @@ def show_content(
     os.mkdir(name, 0o700, dir_fd=staging_fd)
     place = os.open(name, _OPEN_DIR, dir_fd=staging_fd)
     try:
-        return memory_file.mount(data, target_fd, place, mode=mode, noexec=noexec)
+        return memory_file.mount(data, target_fd, place, mode=mode, noexec=noexec, room=room)
     finally:
         os.close(place)
 

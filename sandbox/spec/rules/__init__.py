@@ -32,7 +32,8 @@ RULES: tuple[Rule, ...] = (
     Rule(("root.writable",), storage.only_a_writable_layer_is_bounded),
     Rule(("root.lazy", "root.server", "root.native"), storage.lazy_layers_are_served_without_waiting),
     Rule(("network",), network.some_settings_need_a_network),
-    Rule(("network.egress", "security.capabilities"), network.egress_has_no_way_around),
+    Rule(("network", "security.capabilities"), network.networks_have_no_way_around),
+    Rule(("network.aliases", "network.networks"), network.aliases_need_networks),
     Rule(("network.networks", "networks"), network.networks_are_defined),
     Rule(("restart",), process.restarting_is_wanted),
     Rule(("sandboxes",), process.dependencies_have_an_order),
@@ -46,6 +47,7 @@ RULES: tuple[Rule, ...] = (
     Rule((), storage.devices_appear_below_dev),
     Rule((), storage.device_targets_differ),
     Rule((), network.ports_differ),
+    Rule(("networks",), network.subnets_have_addresses),
     Rule((), process.build_steps_do_one_thing),
 )
 

@@ -13,7 +13,14 @@ from sandbox.spec.rules.rule import elements
 def mode_of(spec: Spec) -> str:
     """Return the mode of the network: "private" if the file sets none but settings that imply it."""
     implied = not spec.is_set("network.mode") and spec.network.mode == "none"
-    return "private" if implied and spec.network.egress is not None else spec.network.mode
+    return "private" if implied and _implying(spec) else spec.network.mode
+
+
+def _implying(spec: Spec) -> str:
+    """Return the key of [network] that implies mode = "private"; "" if none does."""
+    if spec.network.egress is not None:
+        return "egress"
+    return "networks" if spec.network.networks else ""
 
 
 def mode_matches_namespace(spec: Spec) -> Iterator[Problem]:
@@ -32,12 +39,12 @@ def mode_matches_namespace(spec: Spec) -> Iterator[Problem]:
     if spec.namespaces.net == "host" and mode_of(spec) == "private" and not spec.is_set("network.mode"):
         yield Problem(
             path=("namespaces", "net"),
-            message='"host" contradicts network.egress',
+            message=f'"host" contradicts network.{_implying(spec)}',
             hint="remove one of the two settings",
         )
     if ":" in spec.namespaces.net and mode_of(spec) == "private" and not spec.is_set("network.mode"):
         yield Problem(
-            path=("network", "egress"),
+            path=("network", _implying(spec)),
             message="the network is that of the namespace that namespaces.net joins",
             hint="remove one of the two settings",
             part="key",
@@ -52,6 +59,39 @@ def mode_matches_namespace(spec: Spec) -> Iterator[Problem]:
 
 
 _NEED_A_PRIVATE_NETWORK = ("ports", "networks", "egress", "host_access")
+
+
+def aliases_need_networks(spec: Spec) -> Iterator[Problem]:
+    if spec.network.aliases and not spec.network.networks:
+        yield Problem(
+            path=("network", "aliases"),
+            message="aliases are names in networks, and the sandbox joins none",
+            hint="set network.networks, or remove it",
+            part="key",
+        )
+
+
+def subnets_have_addresses(spec: Spec) -> Iterator[Problem]:
+    for name, network in spec.networks.items():
+        subnet = network.subnet
+        if subnet is None:
+            continue
+        hint = 'write a network such as "10.89.0.0/24"'
+        if ":" in subnet:
+            yield Problem(
+                path=("networks", name, "subnet"),
+                message="networks of sandboxes have IPv4 addresses",
+                hint=hint,
+            )
+        elif not 8 <= int(subnet.partition("/")[2]) <= _LONGEST_PREFIX:
+            yield Problem(
+                path=("networks", name, "subnet"),
+                message=f"the prefix of a network has 8 to {_LONGEST_PREFIX} bits, for the gateway and at least one member",
+                hint=hint,
+            )
+
+
+_LONGEST_PREFIX = 29
 
 
 def some_settings_need_a_network(spec: Spec) -> Iterator[Problem]:
@@ -71,21 +111,22 @@ def some_settings_need_a_network(spec: Spec) -> Iterator[Problem]:
             )
         else:
             continue
-        yield Problem(path=("network", key), message=message, hint=hint, part="key", if_enforced=True)
+        yield Problem(path=("network", key), message=message, hint=hint, part="key")
 
 
-#: A program with one of these can change the routes of its network, or send packets past them.
+#: With NET_ADMIN or all capabilities, a program can change the routes of its network; with NET_RAW, it can send packets past them.
 _WAYS_AROUND = ("NET_ADMIN", "NET_RAW", "all")
+_WAYS_INTO_NETWORKS = ("NET_ADMIN", "all")
 
 
-def egress_has_no_way_around(spec: Spec) -> Iterator[Problem]:
-    if spec.network.egress is None:
-        return
+def networks_have_no_way_around(spec: Spec) -> Iterator[Problem]:
+    key = "egress" if spec.network.egress is not None else "networks"
+    ways = _WAYS_AROUND if key == "egress" else _WAYS_INTO_NETWORKS if spec.network.networks else ()
     for index, name in elements(spec.security.capabilities.add):
-        if name.removeprefix("CAP_") in _WAYS_AROUND:
+        if name.removeprefix("CAP_") in ways:
             yield Problem(
                 path=("security", "capabilities", "add", index),
-                message=f"with {quote(name.removeprefix('CAP_'))} the program could leave network.egress",
+                message=f"with {quote(name.removeprefix('CAP_'))} the program could leave network.{key}",
                 hint="remove one of the two settings",
             )
 

@@ -85,10 +85,16 @@ class Network:
     )
     networks: tuple[str, ...] = setting(
         ListOf(Text(NETWORK_NAME, NETWORK_NAME_RULE), distinct=True),
-        doc="Networks of [networks] to which the sandbox is connected.",
+        doc="Networks of [networks] that the sandbox joins. Their members reach each other by name. Without `egress`, "
+        'other machines are reached through the first one that is not internal. They imply mode = "private".',
         example=["backend"],
         default=(),
-        enforced=False,
+    )
+    aliases: tuple[str, ...] = setting(
+        ListOf(DomainCodec(), distinct=True),
+        doc="Further names of the sandbox in its networks, besides sandbox.name.",
+        example=["db"],
+        default=(),
     )
     egress: Egress | None = setting(
         Record(Egress),
@@ -119,7 +125,11 @@ class Network:
 class NetworkDefinition:
     """[networks.NAME]: a network that several sandboxes share."""
 
-    subnet: str | None = setting(SubnetCodec(), doc="The addresses of the network.", example="10.89.0.0/24")
+    subnet: str | None = setting(
+        SubnetCodec(),
+        doc="The addresses of the network, IPv4; without it, a block that this machine has no route to.",
+        example="10.89.0.0/24",
+    )
     internal: bool = setting(
         Boolean(), doc="Whether the network has no connection to other networks.", example=True, default=False
     )

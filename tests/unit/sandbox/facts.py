@@ -20,7 +20,9 @@ from sandbox.spec.load import parse
 
 #: A machine with pasta and two name servers.
 NETWORK = NetworkFacts(
-    pasta="/usr/bin/pasta", resolv_conf=b"nameserver 127.0.0.53\nnameserver 192.0.2.53\nsearch lan\n"
+    pasta="/usr/bin/pasta",
+    nft="/usr/sbin/nft",
+    resolv_conf=b"nameserver 127.0.0.53\nnameserver 192.0.2.53\nsearch lan\n",
 )
 
 PRIVATE = PrivateFacts(

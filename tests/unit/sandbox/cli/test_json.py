@@ -49,7 +49,7 @@ def test_check(capsys: pytest.CaptureFixture[str]) -> None:
         ({"file", "ok", "diagnostics"}, False),
     ]
     assert all(found.keys() == DIAGNOSTIC for one in result["files"] for found in one["diagnostics"])
-    assert result["files"][0]["diagnostics"][0]["severity"] == "warning"
+    assert result["files"][1]["diagnostics"][0]["severity"] == "error"
 
 
 def test_check_of_a_file_of_somebody_else(capsys: pytest.CaptureFixture[str]) -> None:

@@ -149,6 +149,8 @@ def machine(**changes: Any) -> MachineFacts:
         "session": session(),
         "security": SecurityFacts(seccomp=None, libseccomp=True, landlock=7),
         "pasta": ProgramFacts(path="/usr/bin/pasta"),
+        "slirp4netns": None,
+        "nft": "/usr/sbin/nft",
         "server": ProgramFacts(path="/usr/bin/python3", version="pyfuse3 3.5.0, trio 0.35.0, Python 3.13.5"),
         "state": state(),
         "leftovers": Leftovers(),

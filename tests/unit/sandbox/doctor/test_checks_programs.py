@@ -243,27 +243,124 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
         ("ok", "pasta connects private networks to the host's", "", ""),
     ),
     (
-        "no pasta",
+        "slirp4netns without pasta",
         "network",
         None,
-        {"pasta": ProgramFacts(path=None)},
+        {"pasta": ProgramFacts(path=None), "slirp4netns": ProgramFacts(path="/usr/bin/slirp4netns")},
         (
             "note",
-            "pasta, which connects private networks to the host's, is not installed",
+            "slirp4netns connects private networks to the host's, because pasta is not installed",
+            "private networks have no IPv6, and are slower",
+            "as root: apt-get install passt",
+        ),
+    ),
+    *(
+        (
+            f"slirp4netns fails: {name}",
+            "network",
+            None,
+            {
+                "pasta": ProgramFacts(path=None),
+                "slirp4netns": ProgramFacts(path="/usr/bin/slirp4netns", problem=problem),
+            },
+            (
+                "warning",
+                f"/usr/bin/slirp4netns cannot connect a private network, and pasta is not installed: {problem}",
+                'environment files with network.mode = "private" fail',
+                remedy,
+            ),
+        )
+        for name, problem, remedy in (
+            (
+                "no tun",
+                'open("/dev/net/tun"): No such file or directory child failed(1)',
+                "as root: modprobe tun; chmod 666 /dev/net/tun (udev has it so); in a container: --device /dev/net/tun",
+            ),
+            ("another failure", "it prints no reason", "as root: apt-get install passt"),
+        )
+    ),
+    (
+        "neither pasta nor slirp4netns",
+        "network",
+        None,
+        {"pasta": ProgramFacts(path=None), "slirp4netns": ProgramFacts(path=None)},
+        (
+            "note",
+            "pasta, which connects private networks to the host's, is not installed, and neither is slirp4netns",
             'environment files with network.mode = "private" are refused',
             "as root: apt-get install passt",
         ),
     ),
     (
-        "no pasta elsewhere",
+        "neither of them elsewhere",
         "network",
         None,
-        {"session": session(debian=False), "pasta": ProgramFacts(path=None)},
+        {
+            "session": session(debian=False),
+            "pasta": ProgramFacts(path=None),
+            "slirp4netns": ProgramFacts(path=None),
+        },
         (
             "note",
-            "pasta, which connects private networks to the host's, is not installed",
+            "pasta, which connects private networks to the host's, is not installed, and neither is slirp4netns",
             'environment files with network.mode = "private" are refused',
             "as root: install passt",
+        ),
+    ),
+    (
+        "pasta fails and slirp4netns does not",
+        "network",
+        None,
+        {
+            "pasta": ProgramFacts(path="/usr/bin/pasta", problem="it prints no reason"),
+            "slirp4netns": ProgramFacts(path="/usr/bin/slirp4netns"),
+        },
+        (
+            "warning",
+            "/usr/bin/pasta cannot connect a private network: it prints no reason",
+            'environment files with network.mode = "private" fail',
+            (
+                "run the command line that `sandbox up --debug` prints; or remove the package passt: then slirp4netns connects "
+                "private networks, without IPv6 and slower"
+            ),
+        ),
+    ),
+    (
+        "no nft",
+        "network",
+        None,
+        {"nft": None},
+        (
+            "note",
+            "pasta connects private networks to the host's; nft, which filters packets, is not installed",
+            (
+                "environment files that join a network that is not internal, or whose network.egress has a rule without a port, "
+                "do not start"
+            ),
+            "as root: apt-get install nftables",
+        ),
+    ),
+    (
+        "nothing for networks elsewhere",
+        "network",
+        None,
+        {
+            "session": session(debian=False),
+            "pasta": ProgramFacts(path=None),
+            "slirp4netns": ProgramFacts(path=None),
+            "nft": None,
+        },
+        (
+            "note",
+            (
+                "pasta, which connects private networks to the host's, is not installed, and neither is slirp4netns; "
+                "nft, which filters packets, is not installed"
+            ),
+            (
+                'environment files with network.mode = "private" are refused; environment files that join a network that is not '
+                "internal, or whose network.egress has a rule without a port, do not start"
+            ),
+            "as root: install passt; as root: install nftables",
         ),
     ),
     *(
@@ -271,7 +368,10 @@ CASES: list[tuple[str, str, HostFacts | None, dict[str, Any], tuple[str, str, st
             name,
             "network",
             None,
-            {"pasta": ProgramFacts(path="/usr/bin/pasta", problem=problem)},
+            {
+                "pasta": ProgramFacts(path="/usr/bin/pasta", problem=problem),
+                "slirp4netns": ProgramFacts(path=None),
+            },
             (
                 "warning",
                 f"/usr/bin/pasta cannot connect a private network: {problem}",
@@ -341,6 +441,20 @@ def test_what_is_found_is_said_with_its_cost_and_remedy(
     identity: str, facts: HostFacts | None, changes: dict[str, Any], expected: tuple[str, str, str, str]
 ) -> None:
     assert shown(checks(facts, **changes)[identity]) == expected
+
+
+def test_the_facts_of_the_network_name_each_program() -> None:
+    slirp4netns = ProgramFacts(path="/usr/bin/slirp4netns", problem="it prints no reason")
+    assert checks()["network"].facts == {
+        "pasta": {"path": "/usr/bin/pasta", "problem": None},
+        "slirp4netns": None,
+        "nft": "/usr/sbin/nft",
+    }
+    assert checks(pasta=ProgramFacts(path=None), slirp4netns=slirp4netns, nft=None)["network"].facts == {
+        "pasta": {"path": None, "problem": None},
+        "slirp4netns": {"path": "/usr/bin/slirp4netns", "problem": "it prints no reason"},
+        "nft": None,
+    }
 
 
 def test_a_file_that_wants_no_filter_works_without_what_one_needs() -> None:

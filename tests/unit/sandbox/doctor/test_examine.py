@@ -117,12 +117,12 @@ def test_warnings_of_a_plan_are_a_warning_with_each_of_them():
 
 
 def test_what_no_machine_enforces_yet_is_shown_with_its_place():
-    text = ROOT + '[network]\nmode = "private"\nnetworks = []\noptional = ["mode", "networks"]\n'
-    planned = plan(text, account())
-    found = check_file(FileOutcome(file="test.toml", plan=planned, unenforced=load(text).unenforced))
+    text = ROOT + '[health]\ncommand = ["true"]\n'
+    unenforced = parse(text.encode(), path="/specs/test.toml", environ={}, unenforced="keep").unenforced
+    found = check_file(FileOutcome(file="test.toml", plan=plan(ROOT, account()), unenforced=unenforced))
     assert (found.level, found.summary) == ("warning", "test.toml can be planned here, with 1 warning")
-    assert found.details[0] == "/specs/test.toml:5:1: warning: network.networks: not enforced by this version"
-    assert [one["key"] for one in found.facts["diagnostics"]] == ["network.networks"]
+    assert found.details[0] == "/specs/test.toml:3:2: health: not enforced by this version"
+    assert [one["key"] for one in found.facts["diagnostics"]] == ["health"]
 
 
 def load(text: str) -> Spec:

@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import stat
+import tempfile
 import time
 from pathlib import Path
 
@@ -16,8 +17,8 @@ import pytest
 
 from sandbox.doctor.facts import CgroupFacts, Leftovers, ProgramFacts, SessionFacts, StateFacts
 from sandbox.doctor.probes import control, surroundings
-from sandbox.doctor.probes.pasta import probe_pasta
 from sandbox.doctor.probes.storage import look_for_leftovers, mount_of, probe_run_directory
+from sandbox.doctor.probes.uplinks import probe_pasta, probe_slirp4netns
 from sandbox.host.facts import gather
 from sandbox.kernel import cgroups
 from sandbox.state.node import Node, Place
@@ -274,6 +275,21 @@ def test_pasta_is_tried_in_a_network_namespace_of_its_own():
 def test_a_pasta_that_fails_has_what_it_printed_as_its_problem(tmp_path):
     path = program(tmp_path, "pasta", "echo 'no such option' >&2; exit 1")
     assert probe_pasta(gather(), str(tmp_path)) == ProgramFacts(path=path, problem="no such option")
+
+
+@pytest.mark.slirp4netns
+def test_slirp4netns_is_tried_in_a_network_namespace_of_its_own():
+    found = probe_slirp4netns(gather(), os.environ["PATH"])
+    assert found.path is not None
+    assert found.problem is None
+
+
+def test_a_slirp4netns_that_fails_has_what_it_printed_as_its_problem(tmp_path):
+    # For root of the machine, it is executed as another user, who may not search the directories of pytest.
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        os.chmod(name, 0o755)
+        path = program(Path(name), "slirp4netns", "echo 'child failed(1)' >&2; exit 1")
+        assert probe_slirp4netns(gather(), name) == ProgramFacts(path=path, problem="child failed(1)")
 
 
 def test_the_mount_of_a_path_is_the_deepest_and_the_last():

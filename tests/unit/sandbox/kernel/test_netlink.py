@@ -25,7 +25,7 @@ run("address", "add", "fd01::2/64", "dev", "a0", "nodad")
 run("link", "set", "a0", "up")
 run("link", "set", "a1", "up")
 run("route", "add", "default", "via", "10.1.0.1")
-one, watch = netlink.open_socket(), netlink.open_socket(watching=True)
+one, watch = netlink.open_socket(), netlink.open_socket(netlink.ROUTES)
 index = links.interface_index(one, "a0")
 def wait_for_change(wanted):
     # The kernel also reports the link-local addresses, which it adds after a check for duplicates.

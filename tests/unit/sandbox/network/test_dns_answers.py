@@ -26,7 +26,7 @@ def egress_zone(*allow: str) -> Zone:
 def network_zone(*, forwards: bool = True) -> Zone:
     members = MemberNames("backend")
     members.replace([Member("web", "10.0.0.2", ("www",)), Member("db", "fd00::2")])
-    return Zone(members=members, forwards=forwards)
+    return Zone(members=(members,), forwards=forwards)
 
 
 def query(name: str, kind: str = "A") -> bytes:

@@ -218,7 +218,7 @@ class HostResolver:
 def network_zone() -> Zone:
     members = MemberNames("backend")
     members.replace([Member("web", "10.0.0.2")])
-    return Zone(members=members, forwards=True)
+    return Zone(members=(members,), forwards=True)
 
 
 @pytest.mark.parametrize("tcp", [False, True])

@@ -8,7 +8,6 @@ from sandbox.errors import SpecError
 from sandbox.host.paths import PathFact
 from sandbox.kernel.cgroups import NoHierarchy
 from sandbox.plan import (
-    Degradation,
     Draft,
     draft,
     host_paths,
@@ -104,19 +103,6 @@ def test_setting_that_this_version_does_not_enforce_is_refused_even_if_the_file_
     made = drafted(ROOT + '[health]\ncommand = ["true"]\n')
     with pytest.raises(SpecError, match=r"health: not enforced by this version"):
         made.accepted()
-
-
-def test_setting_that_may_go_unenforced_is_a_warning() -> None:
-    made = plan(ROOT + '[network]\nmode = "private"\nnetworks = []\noptional = ["networks"]\n')
-    assert made.differences == (
-        Degradation(
-            key="network.networks",
-            asked="[]",
-            effective=None,
-            reason="this version does not enforce it",
-        ),
-    )
-    assert made.warnings == ("not enforced: network.networks: this version does not enforce it",)
 
 
 @pytest.mark.parametrize("name", ["net", "ipc", "uts", "cgroup"])

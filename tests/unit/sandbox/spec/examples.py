@@ -25,6 +25,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "volumes[].propagation": {"volumes[].type": "bind", "volumes[].source": "."},
     "volumes[].content": {"volumes[].type": "file"},
     "network.networks": {"networks.backend": {}},
+    "network.aliases": {"network.networks": ["backend"], "networks.backend": {}},
     "restart.max": {"restart.policy": "always"},
     "restart.delay": {"restart.policy": "always"},
     "build[].network": {"build[].run": "make"},

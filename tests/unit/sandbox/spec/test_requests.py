@@ -19,7 +19,7 @@ HARMLESS = frozenset(
     "ids.gid_map[].inside ids.uid_map[].inside limits.core limits.cpu_time limits.cpu_weight limits.cpus limits.cpuset "
     "limits.file_size limits.io[].read limits.io[].read_operations limits.io[].write limits.io[].write_operations "
     "limits.memory limits.memory_high limits.oom_score_adj limits.open_files limits.pids limits.processes limits.stack "
-    "limits.swap limits.wall_time network.egress.deny network.hosts network.on_failure network.search "
+    "limits.swap limits.wall_time network.aliases network.egress.deny network.hosts network.on_failure network.search "
     "namespaces.time.boottime namespaces.time.monotonic networks.NAME.internal networks.NAME.subnet process.args process.command process.cwd process.env process.groups "
     "process.init process.stop_signal process.stop_timeout process.terminal process.umask process.user profile "
     "restart.delay restart.max restart.policy root.driver root.inodes root.layers[].immutable root.layers[].mount root.native root.pull root.server root.size "

@@ -110,21 +110,6 @@ def test_the_network_of_the_host_may_have_other_name_servers(key: str) -> None:
     assert getattr(parse(text.encode(), path="f.toml", environ={}).network, key) == ("9.9.9.9",)
 
 
-def test_the_error_for_an_unenforced_key_does_not_suggest_another_unenforced_value() -> None:
-    text = '[root]\nlayers = ["dir:/"]\n[networks.b]\n[network]\nnetworks = ["b"]\n'
-    for unenforced in ("refuse", "keep"):
-        with pytest.raises(SpecError) as caught:
-            parse(text.encode(), path="f.toml", environ={}, unenforced=unenforced)
-        of_key = [one.message for one in caught.value.diagnostics if one.key == "network.networks"]
-        assert of_key == ["not enforced by this version"]
-    # If the key is optional, or the file is for a later version, the contradiction is reported.
-    needs = 'needs network.mode = "private", but the mode is "none"'
-    with pytest.raises(SpecError, match=needs):
-        parse(f'{text}optional = ["networks"]\n'.encode(), path="f.toml", environ={})
-    with pytest.raises(SpecError, match=needs):
-        parse(text.encode(), path="f.toml", environ={}, every_mistake=True)
-
-
 def network(text: str, rest: str = "") -> Spec:
     content = f'[root]\nlayers = ["dir:/"]\n[network]\n{text}\n{rest}'
     return parse(content.encode(), path="f.toml", environ={})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import tomllib
+from collections.abc import Mapping
 
 import pytest
 import tomli_w
@@ -28,7 +29,7 @@ def test_the_vocabulary_is_that_of_the_design() -> None:
         "ids": "map uid_map gid_map optional",
         "ids.uid_map[]": "inside outside count",
         "ids.gid_map[]": "inside outside count",
-        "network": "mode ports dns search hosts networks egress host_access on_failure optional",
+        "network": "mode ports dns search hosts networks aliases egress host_access on_failure optional",
         "network.egress": "allow deny",
         "limits": "memory memory_high swap cpus cpu_weight cpuset pids io open_files processes file_size core stack cpu_time "
         "wall_time oom_score_adj optional",
@@ -78,6 +79,9 @@ def test_the_example_of_a_setting_is_accepted_and_differs_from_the_default(key: 
     ):
         value: object = spec
         for part in key.replace("layer.", "root.layers.").replace("[]", "").split("."):
+            if isinstance(value, Mapping):
+                (value,) = value.values()
+                continue
             value = getattr(value[0] if isinstance(value, tuple) else value, part)
         assert value != setting.default
 

@@ -1,8 +1,9 @@
-"""Try pasta(1), which connects private networks, in a network namespace of its own."""
+"""Try the programs that connect private networks, pasta(1) and slirp4netns(1), in a network namespace of its own each."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from sandbox.doctor.child import Report, attempt, run_limited
 from sandbox.doctor.facts import ProgramFacts
@@ -10,25 +11,46 @@ from sandbox.errors import SetupError
 from sandbox.host import network_facts
 from sandbox.host.facts import HostFacts
 from sandbox.kernel import idmaps, namespaces, process
-from sandbox.network import pasta
-from sandbox.plan.network_values import NetworkPlan
+from sandbox.network import pasta, slirp4netns
+from sandbox.network.connecting_program import OUTPUT_FD, ConnectingProgram
+from sandbox.plan.network_values import INTERFACE
 
 
 def probe_pasta(facts: HostFacts, search_path: str) -> ProgramFacts:
     """Find pasta in *search_path* (as in $PATH), and connect a new network namespace with it as a start does."""
-    path = network_facts.look(search_path).pasta
+
+    def start(path: str, pid: int) -> ConnectingProgram:
+        arguments = pasta.command_line(pid, INTERFACE, as_root=facts.is_real_root)
+        return ConnectingProgram(path, arguments, ready_fd=OUTPUT_FD)
+
+    return _probe(network_facts.look(search_path).pasta, start, facts)
+
+
+def probe_slirp4netns(facts: HostFacts, search_path: str) -> ProgramFacts:
+    """Do the same with slirp4netns."""
+
+    def start(path: str, pid: int) -> ConnectingProgram:
+        return slirp4netns.start(path, pid, INTERFACE, lambda _line: None)
+
+    return _probe(network_facts.look(search_path).slirp4netns, start, facts)
+
+
+_Start = Callable[[str, int], ConnectingProgram]
+"""Starts the program at a path, which connects the network namespace of a process."""
+
+
+def _probe(path: str | None, start: _Start, facts: HostFacts) -> ProgramFacts:
     if path is None:
         return ProgramFacts(path=None)
-    plan = NetworkPlan(pasta=path, as_root=facts.is_real_root)
-    outcome = run_limited(lambda report: _try(report, path, plan, facts))
+    outcome = run_limited(lambda report: _try(report, lambda pid: start(path, pid), facts))
     failed = outcome.results.get("unshare") or outcome.results.get("id map")
     if failed:
         return ProgramFacts(path=path, problem=f"it was not tried: {failed[1]}")
-    problem = outcome.results.get("pasta", outcome.problem or "it was not tried")
+    problem = outcome.results.get("connect", outcome.problem or "it was not tried")
     return ProgramFacts(path=path, problem=problem)
 
 
-def _try(report: Report, path: str, plan: NetworkPlan, facts: HostFacts) -> None:
+def _try(report: Report, start: Callable[[int], ConnectingProgram], facts: HostFacts) -> None:
     ready, made = os.pipe()
     parent = os.getpid()
     owner = os.fork()
@@ -42,11 +64,15 @@ def _try(report: Report, path: str, plan: NetworkPlan, facts: HostFacts) -> None
         if not attempt(report, "id map", lambda: idmaps.write_maps(owner, uid_map, gid_map)):
             return
         try:
-            pasta.Pasta(path, pasta.command_line(plan, (), owner)).stop()
+            started = start(owner)
+            try:
+                started.wait_until_ready()
+            finally:
+                started.stop()
         except SetupError as error:
-            report("pasta", error.message.partition("pasta cannot connect the network: ")[2] or error.message)
+            report("connect", error.message.partition(" cannot connect the network: ")[2] or error.message)
         else:
-            report("pasta", None)
+            report("connect", None)
     finally:
         process.kill_quietly(owner)
         os.waitpid(owner, 0)
