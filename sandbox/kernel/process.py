@@ -153,6 +153,12 @@ def is_alive(pid: int, start: int) -> bool:
     return stat is not None and stat.start == start and stat.state not in "ZX"
 
 
+def parent_of(pid: int) -> int | None:
+    """Return the pid of the parent of the process *pid*, None if that is gone."""
+    stat = _stat(pid, None)
+    return None if stat is None else stat.parent
+
+
 def is_stopped(pid: int) -> bool:
     """Return whether the process *pid* was stopped by a signal (SIGSTOP, SIGTSTP)."""
     stat = _stat(pid, None)
@@ -199,6 +205,18 @@ def _processes(proc_fd: int | None) -> list[_Stat]:
 def count_others(proc_fd: int) -> int:
     """Return how many processes other than this one run in the pid namespace of the /proc *proc_fd*; zombies do not count."""
     return sum(stat.pid != os.getpid() and stat.state not in "ZX" for stat in _processes(proc_fd))
+
+
+def family_of(pid: int) -> list[int]:
+    """Return *pid* and its descendants that run, parents first."""
+    children: dict[int, list[int]] = {}
+    for stat in _processes(None):
+        if stat.state not in "ZX":
+            children.setdefault(stat.parent, []).append(stat.pid)
+    found = [pid]
+    for parent in found:
+        found += children.get(parent, ())
+    return found
 
 
 def _descendants(spare: Collection[int], proc_fd: int | None) -> list[_Stat]:

@@ -8,6 +8,7 @@ import select
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from sandbox.errors import SetupError
 from sandbox.kernel.cgroups import Counters
@@ -244,6 +245,13 @@ class Monitor:
         while not self._life.phase.can_receive_signals and self._channel_open and self._init_has_sent():
             self._receive_from_init()
         self._act(self._life.on_signal(number, self._system.now()))
+        if number == signal.SIGTERM:
+            self._record_phase("stopping")
+
+    def _record_phase(self, phase: str) -> None:
+        """Record *phase* for `sandbox ps`. On a full disk, the record keeps the phase before."""
+        with suppress(OSError):
+            self._resources.run.record({"phase": phase, "since": time.time()})
 
     # -- process 1 ---------------------------------------------------------------------------------
 
@@ -291,6 +299,7 @@ class Monitor:
         elif isinstance(message, Started):
             self._timeline.mark("started", message.at)
             life.enter(Phase.RUNNING)
+            self._record_phase("running")
             self._trace("started")
         elif isinstance(message, ProgramEnded):
             self._timeline.mark("ended")

@@ -63,10 +63,12 @@ def command_error(message: ExecFailed) -> SandboxError:
     return failure
 
 
-def exit_status(plan: Plan, life: Life, status: int, warn: Callable[[str], None]) -> int:
+def exit_status(
+    plan: Plan, life: Life, status: int, warn: Callable[[str], None], *, by_command: bool = False
+) -> int:
     """Return the exit status of a sandbox whose process 1 ended with *status*, negative for a signal.
 
-    *warn* receives why the sandbox ended, where the program did not end by itself.
+    *by_command*: `sandbox stop` or `sandbox kill` has killed process 1. *warn* receives why the sandbox ended, where the program did not end by itself.
 
     Raises:
         SandboxError: a part of the sandbox failed.
@@ -80,6 +82,9 @@ def exit_status(plan: Plan, life: Life, status: int, warn: Callable[[str], None]
     if life.timed_out:
         warn(f"the sandbox was ended after limits.wall_time, {format_duration(plan.wall_time or 0)}")
         return EXIT_TIMED_OUT
+    if status < 0 and by_command:
+        warn("`sandbox stop` or `sandbox kill` has killed the sandbox")
+        return 128 - status
     if status < 0:
         warn(why_killed(plan, -status, overstayed=life.overstayed))
         return 128 - status

@@ -489,6 +489,7 @@ def _uses(plan: Plan) -> dict[str, object]:
     """Return the part of the run record that names the resources in use. No command removes these while the run exists."""
     return {
         "file": plan.record.file,
+        "command": plan.process.argv,
         "layer": plan.name if plan.writable == "persistent" else None,
         "volumes": [volume.name for volume in plan.volumes],
         "archives": [layer.path for layer in plan.layers if layer.kind == "tar"],

@@ -180,7 +180,7 @@ class Startup:
             handle.channel.send(Adopted(self._measure))
             timeline.mark("namespaces")
             # Process 1 goes on meanwhile: the record is for sandboxes that join these namespaces.
-            resources.run.record({"namespaces": handle.namespaces})
+            resources.run.record({"namespaces": handle.namespaces, "init": handle.init_pid})
         except OSError as error:
             raise SetupError.from_os_error("stage 1", "start", error) from None
         finally:

@@ -165,7 +165,8 @@ class Supervisor:
         self._report_denial_summary(monitor.denials)
         if self._on_end is not None and self._resources.program_ran:
             self._on_end(os.path.basename(self._resources.run.path))
-        return outcome.exit_status(self._plan, self._life, status, self._warn)
+        by_command = status < 0 and self._resources.run.is_killed
+        return outcome.exit_status(self._plan, self._life, status, self._warn, by_command=by_command)
 
     def _prepare(self, signals: Signals, undo: ExitStack) -> bytes | None:
         """Make what exists before the first process; returns the filter of the server."""

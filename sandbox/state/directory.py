@@ -25,6 +25,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -187,6 +188,7 @@ class StateDirectory:
                 facts = {
                     **self._place.as_record(pid=os.getpid(), start=start_time(os.getpid())),
                     "name": name,
+                    "began": time.time(),
                     "run_directory": paths[0],
                     "record": paths[-1],
                     **(uses or {}),

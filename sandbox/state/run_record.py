@@ -6,6 +6,8 @@ as this machine's.
 
 from __future__ import annotations
 
+import math
+
 from sandbox.state.node import RECORD_VERSION, Node, Place
 from unionfs._stdlib.dataclasses import dataclass
 from unionfs._stdlib.typing import Any, Literal
@@ -42,6 +44,15 @@ class RunRecord:
     images: tuple[str, ...] = ()
     #: The ports of the host that are forwarded to it, in the notation of the file.
     ports: tuple[str, ...] = ()
+    #: The program with its arguments.
+    command: tuple[str, ...] = ()
+    #: When the run began, and since when it has been in its phase, in seconds since 1970; None in records of older versions.
+    began: float | None = None
+    since: float | None = None
+    #: "starting", "running" or "stopping".
+    phase: str = "starting"
+    #: The pid of process 1, as the supervisor sees it; None before it exists.
+    init: int | None = None
     #: The numbers of the supervisor's descriptors of the run's namespaces, by kind.
     namespaces: tuple[tuple[str, int], ...] = ()
     #: The source of its root in the mount table, if its processes are to be found by that.
@@ -80,6 +91,11 @@ def read(state: object) -> RunRecord | None:
         archives=_texts(state.get("archives")),
         images=_texts(state.get("images")),
         ports=_texts(state.get("ports")),
+        command=_texts(state.get("command")),
+        began=_time(state.get("began")),
+        since=_time(state.get("since")),
+        phase=_text(state.get("phase")) or "starting",
+        init=_number(state.get("init")),
         namespaces=tuple(
             (str(kind), fd)
             for kind, fd in (namespaces.items() if isinstance(namespaces, dict) else ())
@@ -101,6 +117,10 @@ def _texts(value: object) -> tuple[str, ...]:
 
 def _number(value: object) -> int | None:
     return value if isinstance(value, int) and 0 <= value < 1 << 63 else None
+
+
+def _time(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def state_of(record: RunRecord | None, here: Place, *, lock: Lock, alive: bool) -> RunState:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _ATTRIBUTE = "user.sandbox.run"
 """An extended attribute that is set on the directory of a writable layer to test whether its file system supports these."""
+_KILLED = "killed"
 _NOTE = """\
 This directory is the writable layer of a sandbox. Do not copy files from it.
 
@@ -44,6 +45,18 @@ A copy loses data without an error. Use these commands instead:
 
 NAME is the name of the sandbox, or that of this directory.
 """
+
+
+def announce_kill(path: str) -> None:
+    """Note in *path*, the directory of a run in the run directory, that the caller is going to kill the sandbox.
+
+    So the supervisor can say who has done it.
+
+    Raises:
+        OSError: the note cannot be written.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    os.close(os.open(os.path.join(path, _KILLED), flags, 0o600))
 
 
 class RunDirectory:
@@ -190,6 +203,11 @@ class RunDirectory:
             os.close(fd)
             raise
         return fd
+
+    @property
+    def is_killed(self) -> bool:
+        """Whether a command has announced that it kills the sandbox (`announce_kill`)."""
+        return os.path.lexists(os.path.join(self.path, _KILLED))
 
     @property
     def layer_path(self) -> str:

@@ -224,8 +224,9 @@ def meaning(action: argparse.Action) -> tuple[object, ...]:
 
 
 #: `fmt --diff` shows what it would change in a file, `up --diff` what the program has changed. `--list` lists what the verb is about.
-#: `explain --all` prints all that there is, `logout --all` is about all registries.
-DIFFERENT = ("--all", "--diff", "--list")
+#: `explain --all` prints all that there is, `logout --all` is about all registries. `-a` and `-t` are as in podman: `ps -a` lists
+#: more sandboxes, `stop -a` ends all; `build -t` is a tag, `stop -t` a time.
+DIFFERENT = ("--all", "--diff", "--list", "-a", "-t")
 
 
 @each_verb
