@@ -140,7 +140,8 @@ def process_in(gate: Gate) -> Iterator[int]:
     pid = os.fork()
     if pid == 0:
         try:
-            os.close(writer)
+            # Others would keep locks of networks, and the pipe to the process in another gate, which ends when that is closed.
+            process.close_descriptors_but({0, 1, 2, gate.user_fd, gate.network_fd, reader, theirs})
             process.set_parent_death_signal(parent=parent)
             enter(gate.user_fd, gate.network_fd)
             process.set_dumpable(True)  # its files in /proc belong to real root otherwise

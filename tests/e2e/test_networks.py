@@ -294,6 +294,15 @@ def test_a_member_of_two_networks_reaches_both_and_connects_neither(
         assert not [one for one in found[:3] if "sandbox" in one]
 
 
+def test_a_member_of_two_open_networks_reaches_other_machines_by_the_first(
+    launcher: Launcher, around: StandIn
+) -> None:
+    both = reaching(member_of("front", "back"))
+    for _ in range(2):
+        assert answers(launcher, around, both, f"tcp {INTERNET} 8000")[0].startswith("internet")
+    assert list_networks(launcher) == []
+
+
 def test_two_files_that_disagree_about_a_network_are_an_error_that_names_both(
     launcher: Launcher, around: StandIn
 ) -> None:
