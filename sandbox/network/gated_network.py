@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 
 from sandbox.errors import SetupError
 from sandbox.kernel import links, process
-from sandbox.network import control, gate, ports
+from sandbox.network import control, gate, ports, shared_gate
 from sandbox.network.gate_request import Confinement, make_request, rules_of
 from sandbox.network.hosts_file import HostsFile
 from sandbox.network.network_process import start_network_process
@@ -127,6 +127,7 @@ class GatedNetwork(PrivateNetwork):
         # Each locks its network until it is complete: always in the same order, so that no two sandboxes wait for each other.
         for shared in sorted(self._shared, key=lambda one: one.name):
             shared.enter()
+        shared_gate.check_subnets({one.name: one.subnet for one in self._shared})
         if self.plan.uplink is not None:
             target = Target(pid=pid, inside=inside, interface=INTERFACE, ipv6=False)
             self._uplink = connect_outside(

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import combinations
 
+from sandbox.errors import SetupError
 from sandbox.kernel import links, routes
 from sandbox.kernel.routes import MAIN_TABLE, Route
 from sandbox.kernel.routing_rules import Rule, add_rule, remove_rule
@@ -72,6 +74,21 @@ def choose_subnet(taken: Iterable[str]) -> Subnet:
             if not any(block.overlaps(one) for one in used):
                 return Subnet(str(block))
     raise ValueError("every block of 10.0.0.0/8 is in use")
+
+
+def check_subnets(subnets: Mapping[str, str]) -> None:
+    """Check the networks of one sandbox, whose routes lead to one of them for each address; *subnets* are in CIDR notation.
+
+    Raises:
+        SetupError: two of them have common addresses.
+    """
+    for (one, first), (other, second) in combinations(subnets.items(), 2):
+        if ipaddress.ip_network(first).overlaps(ipaddress.ip_network(second)):
+            raise SetupError(
+                f"network {other}",
+                f"its addresses {second} overlap those of the network {one}, {first}",
+                hint=f"set another networks.{one}.subnet or networks.{other}.subnet in all files that join it",
+            )
 
 
 def prepare(gate: Gate, subnet: Subnet) -> None:

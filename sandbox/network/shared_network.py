@@ -77,6 +77,11 @@ class SharedNetwork:
         return self._plan.uplink is not None
 
     @property
+    def subnet(self) -> str:
+        """Its addresses in CIDR notation, after :meth:`enter`."""
+        return self._subnet.text
+
+    @property
     def step(self) -> str:
         """The name of the membership in messages."""
         return f"network {self.name}"

@@ -325,6 +325,17 @@ def test_two_files_that_disagree_about_a_network_are_an_error_that_names_both(
         assert "10.5.0.3/32" in done.facts_text()
 
 
+def test_two_networks_with_common_addresses_cannot_be_joined(launcher: Launcher, around: StandIn) -> None:
+    with asking(launcher, around, member_of("backend")):  # its addresses are chosen
+        spec = member_of("other", "backend").replace(
+            "[networks.other]", '[networks.other]\nsubnet = "10.89.0.0/16"'
+        )
+        done = up(launcher, around, spec, "true")
+    assert done.status == 125
+    assert "its addresses 10.89.0.0/24 overlap those of the network other, 10.89.0.0/16" in done.err
+    assert "networks.backend.subnet" in done.err
+
+
 def test_a_network_without_a_free_address_is_an_error_that_names_the_setting(
     launcher: Launcher, around: StandIn
 ) -> None:

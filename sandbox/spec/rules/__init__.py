@@ -48,6 +48,7 @@ RULES: tuple[Rule, ...] = (
     Rule((), storage.device_targets_differ),
     Rule((), network.ports_differ),
     Rule(("networks",), network.subnets_have_addresses),
+    Rule(("network.networks", "networks"), network.joined_subnets_differ),
     Rule((), process.build_steps_do_one_thing),
 )
 

@@ -65,10 +65,22 @@ def aliases_need_networks(spec: Spec) -> Iterator[Problem]:
     if spec.network.aliases and not spec.network.networks:
         yield Problem(
             path=("network", "aliases"),
-            message="aliases are names in networks, and the sandbox joins none",
-            hint="set network.networks, or remove it",
+            message="aliases are names in networks, but the sandbox joins none",
+            hint="set network.networks, or remove aliases",
             part="key",
         )
+
+
+_LONGEST_PREFIX = 29
+_RESERVED = {
+    "0.0.0.0/8": "a machine that has no address yet",
+    "127.0.0.0/8": "the loopback interface",
+    "169.254.0.0/16": "link-local addresses",
+    "192.0.0.0/24": "the gates of sandboxes",
+    "198.18.0.0/15": "the names of network.egress",
+    "224.0.0.0/3": "multicast and future use",
+}
+"""Networks of which members cannot have addresses, and what each is for."""
 
 
 def subnets_have_addresses(spec: Spec) -> Iterator[Problem]:
@@ -76,22 +88,43 @@ def subnets_have_addresses(spec: Spec) -> Iterator[Problem]:
         subnet = network.subnet
         if subnet is None:
             continue
-        hint = 'write a network such as "10.89.0.0/24"'
+        message = None
         if ":" in subnet:
-            yield Problem(
-                path=("networks", name, "subnet"),
-                message="networks of sandboxes have IPv4 addresses",
-                hint=hint,
-            )
+            message = "networks of sandboxes have IPv4 addresses"
         elif not 8 <= int(subnet.partition("/")[2]) <= _LONGEST_PREFIX:
+            message = f"the prefix length is 8 to {_LONGEST_PREFIX}, so that there are addresses for the gateway and for members"
+        elif reserved := next((one for one in _RESERVED if _have_common_addresses(subnet, one)), None):
+            message = f"{reserved} is reserved for {_RESERVED[reserved]}"
+        if message is not None:
             yield Problem(
                 path=("networks", name, "subnet"),
-                message=f"the prefix of a network has 8 to {_LONGEST_PREFIX} bits, for the gateway and at least one member",
-                hint=hint,
+                message=message,
+                hint='write a network such as "10.89.0.0/24"',
             )
 
 
-_LONGEST_PREFIX = 29
+def joined_subnets_differ(spec: Spec) -> Iterator[Problem]:
+    seen: list[tuple[str, str]] = []
+    for name in spec.network.networks:
+        subnet = spec.networks[name].subnet if name in spec.networks else None
+        if subnet is None or ":" in subnet:
+            continue
+        for other, theirs in seen:
+            if _have_common_addresses(subnet, theirs):
+                yield Problem(
+                    path=("networks", name, "subnet"),
+                    message=f"contains addresses of networks.{other}.subnet, which the sandbox joins, too",
+                    hint="choose another network, or remove one of the two settings",
+                )
+                break
+        else:
+            seen.append((name, subnet))
+
+
+def _have_common_addresses(one: str, other: str) -> bool:
+    from ipaddress import ip_network
+
+    return ip_network(one).overlaps(ip_network(other))
 
 
 def some_settings_need_a_network(spec: Spec) -> Iterator[Problem]:
@@ -102,12 +135,12 @@ def some_settings_need_a_network(spec: Spec) -> Iterator[Problem]:
         if key in _NEED_A_PRIVATE_NETWORK and mode != "private":
             message, hint = (
                 f'needs network.mode = "private", but the mode is {quote(mode)}',
-                'set mode = "private", or remove it',
+                f'set mode = "private", or remove {key}',
             )
         elif mode == "none":
             message, hint = (
                 f"needs a network, but network.mode is {quote(mode)}",
-                'set mode = "private", or remove it',
+                f'set mode = "private", or remove {key}',
             )
         else:
             continue
