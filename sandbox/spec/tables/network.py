@@ -10,6 +10,7 @@ from sandbox.spec.decode import Record
 from sandbox.spec.settings import setting
 from sandbox.spec.values.addresses import (
     AddressCodec,
+    AliasCodec,
     DomainCodec,
     EndpointCodec,
     HostService,
@@ -85,14 +86,15 @@ class Network:
     )
     networks: tuple[str, ...] = setting(
         ListOf(Text(NETWORK_NAME, NETWORK_NAME_RULE), distinct=True),
-        doc="Networks of [networks] that the sandbox joins. Their members reach each other by name. Without `egress`, "
-        'other machines are reached through the first one that is not internal. They imply mode = "private".',
+        doc="Names of networks that the sandbox joins; the file defines each in [networks.NAME]. The members of a network reach "
+        "each other by name. Without `egress`, the sandbox reaches other machines through the first network that is not "
+        'internal. The key implies mode = "private".',
         example=["backend"],
         default=(),
     )
     aliases: tuple[str, ...] = setting(
-        ListOf(DomainCodec(), distinct=True),
-        doc="Further names of the sandbox in its networks, besides sandbox.name.",
+        ListOf(AliasCodec(), distinct=True),
+        doc="Names by which members of its networks reach the sandbox, besides sandbox.name.",
         example=["db"],
         default=(),
     )
@@ -127,9 +129,12 @@ class NetworkDefinition:
 
     subnet: str | None = setting(
         SubnetCodec(),
-        doc="The addresses of the network, IPv4; without it, a block that this machine has no route to.",
+        doc="The IPv4 addresses of the network; without it, those of the running members, or a block that this machine has no route to.",
         example="10.89.0.0/24",
     )
     internal: bool = setting(
-        Boolean(), doc="Whether the network has no connection to other networks.", example=True, default=False
+        Boolean(),
+        doc="Whether the members reach only each other through the network, and no other machine.",
+        example=True,
+        default=False,
     )

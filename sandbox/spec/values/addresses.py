@@ -292,6 +292,22 @@ def check_domain(text: str) -> str:
     return text
 
 
+class AliasCodec(DomainCodec):
+    """A name of a sandbox for others: a domain name that is no address, and not that of the loopback interface."""
+
+    def decode(self, value: object, _cursor: Cursor, /) -> str:
+        text = expect_text(self, value)
+        hint = 'write a name such as "db"'
+        if not _DOMAIN.fullmatch(text.removesuffix(".")):
+            raise Invalid(f"{shown(text)} is not a domain name", hint)
+        last = text.removesuffix(".").rpartition(".")[2].lower()
+        if last.isdecimal():
+            raise Invalid(f"programs take {shown(text)} for an address", hint)
+        if last == "localhost":
+            raise Invalid(f"{shown(text)} is the loopback interface of each sandbox", hint)
+        return text
+
+
 class EndpointCodec(Codec[str]):
     """The destination of a connection: a domain name, an address or a network, each with or without a port."""
 
