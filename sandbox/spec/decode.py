@@ -217,7 +217,8 @@ def _meaning(
     if root and where == "profile" and len(inside) == 1 and inside[0] in settings_of(root):
         return f"the name of the profile is missing: [profile.NAME.{inside[0]}]", None
     above = other_engines.hint_for_misplaced_key(key, value, cursor.path, root) if root else None
-    if above is not None and isinstance(value, (dict, list)):
+    elsewhere = f"{key}s" in settings or (root and _tables_with(key, root))
+    if root and above and isinstance(value, (dict, list)) and (_fits(key, value, root) or not elsewhere):
         return above, None
     if root and (known := other_engines.meaning_of_key(key, cursor.path, root)):
         return known
@@ -227,6 +228,12 @@ def _meaning(
         return f"did you mean {format_key(meant)}?", meant
     enforced = [name for name, setting in settings.items() if setting.enforced]
     return above or f"known keys: {', '.join(enforced)}", None
+
+
+def _fits(key: str, value: object, root: type) -> bool:
+    """Return whether the top-level setting *key* takes values of the type of *value*."""
+    setting = settings_of(root).get(key)
+    return setting is not None and type_name(value) in setting.codec.toml_types
 
 
 def _hint_for_table(value: object, cursor: Cursor) -> str | None:

@@ -118,6 +118,9 @@ def test_the_hint_for_a_value_in_place_of_a_table_names_the_key_that_takes_it(ta
 @pytest.mark.parametrize("value", ["[1]", "{ a = 1 }"])
 def test_the_hint_for_a_top_level_key_below_a_header_names_its_place(key: str, value: str) -> None:
     said = hint(f"{ROOT}[process]\n{key} = {value}\n", f"process.{key}")
+    if (key, value) == ("networks", "[1]"):  # a list there is the one of another table
+        assert said == "networks belongs in [network]"
+        return
     assert said.endswith(": all keys below [process] belong to that table")
     assert f"[{key}" in said or said.startswith("move it above the first [table]")
 
