@@ -14,7 +14,7 @@ def network_section(case: Case) -> Iterator[Fact]:
     joined = next((join.asked for join in case.plan.joins if join.kind == "net"), None)
     host = "net" not in case.plan.namespaces and joined is None
     keys = ("network.mode", "namespaces.net")
-    origin = case.effective(*keys, "network.egress")
+    origin = case.effective(*keys, "network.egress", "network.networks")
     network = case.plan.network
     value = joined or ("host" if host else "none" if network is None else "private")
     reaches = "only a loopback interface of its own"
@@ -27,15 +27,18 @@ def network_section(case: Case) -> Iterator[Fact]:
         listens = f"on every address of {joined}"
     elif network is not None:
         reaches = "other machines, but no address of this machine"
+        if network.memberships:
+            reaches = "other machines and the members of its networks, but no address of this machine"
         if network.uplink is not None and network.uplink.kind == "slirp4netns":
             reaches += "; by slirp4netns, which has no IPv6 and is slower than pasta"
         if network.egress is not None:
             reaches = "only the destinations below, over TCP"
+            reaches += ", and the members of its networks" if network.memberships else ""
+        listens = "on an interface of its own, which other machines reach only at the ports below"
+        if network.memberships:
+            listens = "on interfaces of its own: members of its networks reach every port, other machines only the ports below"
         if case.spec.network.egress is None and network.memberships and network.egress is not None:
             reaches = "only the members of its networks"
-        elif network.memberships:
-            reaches += ", and the members of its networks"
-        listens = "on an interface of its own, which other machines reach only at the ports below"
     yield Fact(label="reaches", text=reaches, value=value, origin=origin, keys=keys[:1])
     yield Fact(label="listens", text=listens, value=value, origin=origin)
     yield from _openings(case)
@@ -96,12 +99,12 @@ def _openings(case: Case) -> Iterator[Fact]:
     )
     if network.memberships:
         joined = [
-            f"{one.network} ({'internal' if one.uplink is None else f'connected by {one.uplink.program}'})"
+            f"{one.network} ({'internal' if one.uplink is None else f'connected with other machines by {one.uplink}'})"
             for one in network.memberships
         ]
         yield Fact(
             label="networks",
-            text=f"{', '.join(joined)}, as {' '.join(network.names)}",
+            text=f"{', '.join(joined)}; members find the sandbox as {' and '.join(network.names)}",
             value={"names": list(network.names), "networks": [one.network for one in network.memberships]},
             origin=case.effective("network.networks"),
             keys=("network.networks", "network.aliases"),
@@ -120,9 +123,12 @@ def _openings(case: Case) -> Iterator[Fact]:
                 keys=(key,),
             )
     does = "restarted" if network.on_failure == "restart" else "stopped"
+    ends = f"if it ends, nothing is reachable, and the sandbox is {does}"
+    if network.egress is None and any(one.uplink is not None for one in network.memberships):
+        ends = f"if sandbox-net ends, nothing is reachable, and the sandbox is {does}; what connects a network is started again"
     yield Fact(
         label="connected by",
-        text=f"{network.connected_by}; if it ends, nothing is reachable, and the sandbox is {does}",
+        text=f"{network.connected_by}; {ends}",
         value=network.connected_by,
         origin=case.effective("network.on_failure"),
         keys=("network.on_failure",),

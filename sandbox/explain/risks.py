@@ -143,10 +143,14 @@ def _network(case: Case) -> Iterator[Risk]:
         egress = case.plan.network.egress
         if egress is None:
             text = "The program reaches other machines, and can send all data that it reads to them."
-            yield _risk(case, "caution", text, "network.mode")
+            yield _risk(case, "caution", text, "network.mode", "network.networks")
         elif egress.allow:
             text = f"The program can send all data that it reads to {' '.join(egress.allow)}."
             yield _risk(case, "caution", text, "network.egress.allow")
+        if networks := [one.network for one in case.plan.network.memberships]:
+            where = f"the network{'s' if networks[1:] else ''} {' and '.join(networks)}"
+            text = f"The program and the other sandboxes in {where} can connect to each other, at every port."
+            yield _risk(case, "caution", text, "network.networks")
         if services := " ".join(map(str, case.plan.network.host_access)):
             yield _risk(
                 case,

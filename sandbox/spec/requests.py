@@ -149,7 +149,7 @@ def _network(spec: Spec) -> _Found:
     if network.mode == "host":
         text = "reaches everything that this machine reaches, including its own services, and can listen on its ports"
         yield "privilege", 'network.mode = "host"', text, "network.mode"
-    elif network.mode == "private" and network.egress is None:
+    elif network.mode == "private" and network.egress is None and not network.networks:
         yield "privilege", 'network.mode = "private"', "reaches other machines", "network.mode"
     for number, service in enumerate(network.host_access):
         key = f"network.host_access[{number}]"
@@ -166,7 +166,13 @@ def _network(spec: Spec) -> _Found:
         key = f"network.egress.allow[{number}]"
         yield "privilege", f"destination {destination}", "the program can connect to it, and send data", key
     for number, name in enumerate(network.networks):
-        yield "privilege", f"network {name}", "reaches the sandboxes there", f"network.networks[{number}]"
+        text = "the program and the other sandboxes there can connect to each other, at every port"
+        if network.egress is None and not spec.networks[name].internal:
+            text += "; reaches other machines"
+        yield "privilege", f"network {name}", text, f"network.networks[{number}]"
+    for number, name in enumerate(network.aliases):
+        text = "a name for other sandboxes in its networks, which find the program by it"
+        yield "privilege", f"alias {name}", text, f"network.aliases[{number}]"
     for number, address in enumerate(network.dns):
         yield (
             "privilege",
@@ -266,7 +272,7 @@ REQUESTING_KEYS = frozenset(
     "root.lazy root.writable root.optional process.inherit_env process.env_file volumes[].type volumes[].source volumes[].target "
     "volumes[].read_only volumes[].propagation devices[].path namespaces.user namespaces.mount namespaces.pid namespaces.net namespaces.ipc "
     "namespaces.uts namespaces.cgroup namespaces.time namespaces.optional ids.map ids.uid_map[].outside "
-    "ids.uid_map[].count ids.gid_map[].outside ids.gid_map[].count ids.optional network.mode network.ports network.networks network.egress.allow "
+    "ids.uid_map[].count ids.gid_map[].outside ids.gid_map[].count ids.optional network.mode network.ports network.networks network.aliases network.egress.allow "
     "network.dns network.host_access network.optional limits.io[].path limits.optional security.capabilities.add "
     "security.no_new_privileges security.seccomp security.seccomp.profile security.seccomp.allow security.seccomp.log "
     "security.optional sandboxes.NAME.file build[].copy.source build[].copy.from build[].network".split()

@@ -110,6 +110,7 @@ MACHINES: Mapping[str, Machine] = {
         environ={"HOME": "/home/user"},
         paths=(directory("/home/user/root"),),
     ),
+    "networks": Machine(paths=(directory("/home/user/root"),)),
     "variables": Machine(
         paths=(
             file(

@@ -19,7 +19,7 @@ HARMLESS = frozenset(
     "ids.gid_map[].inside ids.uid_map[].inside limits.core limits.cpu_time limits.cpu_weight limits.cpus limits.cpuset "
     "limits.file_size limits.io[].read limits.io[].read_operations limits.io[].write limits.io[].write_operations "
     "limits.memory limits.memory_high limits.oom_score_adj limits.open_files limits.pids limits.processes limits.stack "
-    "limits.swap limits.wall_time network.aliases network.egress.deny network.hosts network.on_failure network.search "
+    "limits.swap limits.wall_time network.egress.deny network.hosts network.on_failure network.search "
     "namespaces.time.boottime namespaces.time.monotonic networks.NAME.internal networks.NAME.subnet process.args process.command process.cwd process.env process.groups "
     "process.init process.stop_signal process.stop_timeout process.terminal process.umask process.user profile "
     "restart.delay restart.max restart.policy root.driver root.inodes root.layers[].immutable root.layers[].mount root.native root.pull root.server root.size "
@@ -67,6 +67,10 @@ def test_a_file_without_other_requests_requests_only_its_layers() -> None:
                 ("privilege", 'network.mode = "private"'),
                 ("privilege", "name server 9.9.9.9"),
             ],
+        ),
+        (
+            "[network]\nnetworks=['a']\naliases=['db']\n[networks.a]\ninternal=true",
+            [("privilege", "network a"), ("privilege", "alias db")],
         ),
         ("[namespaces]\nipc='host'", [("privilege", 'namespaces.ipc = "host"')]),
         ("[namespaces]\nuts='path:/proc/1/ns/uts'", [("path", "/proc/1/ns/uts")]),
@@ -116,3 +120,14 @@ def test_extended_files_are_requests(tmp_path: Path) -> None:
     spec = parse(b'extends = "base.toml"\n', path=str(tmp_path / "x.toml"), environ={})
     found = requests(spec)
     assert [request.what for request in found] == [str(tmp_path / "base.toml"), "/base.tar"]
+
+
+@pytest.mark.parametrize(
+    ("more", "reaches"),
+    [("[networks.a]\ninternal=true", False), ("egress={}\n[networks.a]", False), ("[networks.a]", True)],
+)
+def test_only_a_network_that_is_not_internal_reaches_other_machines(more: str, *, reaches: bool) -> None:
+    text = f"{ROOT}[network]\nnetworks=['a']\n{more}\n"
+    spec = parse(text.encode(), path="/files/x.toml", environ={}, unenforced="keep")
+    found = [request for request in requests(spec) if request.key.startswith("network.")]
+    assert [("other machines" in request.text) for request in found] == [reaches]
