@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 List and inspect the networks that running sandboxes share.
 
-A file joins a network by network.networks and defines it in [networks.NAME]. A network appears with its first member and
-disappears with its last one."""
+An environment file defines a network in [networks.NAME], and joins it by network.networks. A network exists as long as one of
+its members runs."""
 EPILOG = """\
 examples:
   sandbox network ls
@@ -52,19 +52,10 @@ def run(_arguments: argparse.Namespace) -> int:
 def _no_arguments(_parser: argparse.ArgumentParser) -> None: ...
 
 
-def _directories() -> list[str]:
-    """Return the directories that may have records: the run directory, and the state directory, which takes its place if it is unusable."""
-    from sandbox.state.location import default_path
-    from sandbox.state.run_directory import default_path as run_path
-
-    found = [run_path(os.environ, os.geteuid()), os.path.realpath(default_path(os.environ, os.geteuid()))]
-    return [path for path in found if os.path.isdir(os.path.join(path, "networks"))]
-
-
 def _networks() -> dict[str, NetworkRecord]:
-    from sandbox.state.shared_networks import list_networks
+    from sandbox.state.shared_networks import found_networks
 
-    return dict(pair for path in _directories() for pair in list_networks(path))
+    return found_networks(os.environ, os.geteuid())
 
 
 def _as_dict(name: str, record: NetworkRecord) -> dict[str, object]:
@@ -129,9 +120,11 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _prune(arguments: argparse.Namespace) -> int:
-    from sandbox.state.shared_networks import remove_ended
+    from sandbox.state.shared_networks import directories_with_records, remove_ended
 
-    removed = [name for path in _directories() for name in remove_ended(path)]
+    removed = [
+        name for path in directories_with_records(os.environ, os.geteuid()) for name in remove_ended(path)
+    ]
     if arguments.json:
         print_json({"removed": removed})
         return 0
@@ -143,5 +136,5 @@ def _prune(arguments: argparse.Namespace) -> int:
 _ACTIONS: dict[str, _Action] = {
     "ls": ("list the networks that have running members", _no_arguments, _ls),
     "inspect": ("print the addresses and names of the members", _inspect_arguments, _inspect),
-    "prune": ("remove the records of networks whose members were killed", _no_arguments, _prune),
+    "prune": ("remove the records of members whose launchers were killed", _no_arguments, _prune),
 }

@@ -136,6 +136,7 @@ def _completer(action: argparse.Action, verb: str, words: Collection[str]) -> Co
         "TEMPLATE": templates,
         "THING": things,
         "IMAGE": lambda prefix, **_: candidates.images(prefix),
+        "NETWORK": lambda **_: candidates.networks(),
         "SNAPSHOT": snapshots,
         "NEW": nothing,
     }

@@ -195,6 +195,17 @@ def sandboxes() -> Candidates:
     return {**named, **persistent_layers()}
 
 
+def networks() -> Candidates:
+    """Return the networks that have running members, each with the names of these."""
+    from sandbox.state.shared_networks import found_networks
+
+    try:
+        found = found_networks(os.environ, os.geteuid())
+    except (SandboxError, OSError):
+        return {}
+    return {name: " ".join(one.names[0] for one in record.running()) for name, record in found.items()}
+
+
 def files_and_sandboxes(prefix: str) -> Candidates:
     """Return the environment files that begin with *prefix*, and the names of sandboxes."""
     return {**paths(prefix, suffix=".toml"), **sandboxes()}

@@ -12,7 +12,7 @@ so readers compare each with the process that it names.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from sandbox.kernel.process import is_alive
@@ -169,6 +169,20 @@ def list_networks(run_directory: str) -> list[tuple[str, NetworkRecord]]:
         if record is not None and record.running():
             found.append((name, record))
     return found
+
+
+def directories_with_records(environ: Mapping[str, str], uid: int) -> list[str]:
+    """Return the directories that may have records: the run directory, and the state directory, which takes its place if it is unusable."""
+    from sandbox.state.location import default_path  # imported here, because `up` knows its directories
+    from sandbox.state.run_directory import default_path as run_path
+
+    found = [run_path(environ, uid), os.path.realpath(default_path(environ, uid))]
+    return [path for path in found if os.path.isdir(os.path.join(path, "networks"))]
+
+
+def found_networks(environ: Mapping[str, str], uid: int) -> dict[str, NetworkRecord]:
+    """Return the networks of the user *uid* that have running members, by name."""
+    return dict(pair for path in directories_with_records(environ, uid) for pair in list_networks(path))
 
 
 def remove_ended(run_directory: str) -> list[str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from sandbox.kernel.process import start_time
+from sandbox.state.shared_networks import NetworkDirectory, NetworkMember, NetworkRecord
 from tests.conftest import PROJECT
 
 #: A command whose verbs are those of an editor of environment files, asked through the environment as shells do.
@@ -25,6 +28,7 @@ def build(words):
             inner.add_argument("image", metavar="IMAGE", nargs="*" if action == "rm" else None)
         if action == "tag":
             inner.add_argument("new", metavar="NEW")
+    verbs.add_parser("network").add_argument("network", metavar="NETWORK")
     for verb in ("get", "set", "unset", "add", "reference", "run", "diff", "export"):
         inner = verbs.add_parser(verb)
         if verb not in words:
@@ -68,6 +72,7 @@ def ask(directory: Path, line: str, point: int | None = None) -> list[str]:
         env={
             "HOME": str(directory.parent),
             "SANDBOX_STATE_DIR": str(directory / ".state"),
+            "SANDBOX_RUN_DIR": str(directory / ".run"),
             "PYTHONPATH": PROJECT,
             "_ARGCOMPLETE": "1",
             "_ARGCOMPLETE_IFS": "\n",
@@ -108,6 +113,30 @@ def test_images_are_completed_by_their_names_and_as_layers(directory: Path) -> N
     assert ask(directory, "tool diff image:deb") == []
     (images / "images.json").write_text("damaged")
     assert ask(directory, "tool image rm we") == []
+
+
+def test_a_network_is_completed_with_those_that_have_running_members(directory: Path) -> None:
+    assert ask(directory, "tool network ") == []
+    for name, pid in (("backend", os.getpid()), ("front", os.getpid()), ("gone", 0)):
+        member = NetworkMember(
+            run="web-1",
+            names=("web",),
+            address="10.89.0.2",
+            link="m1",
+            file="/web.toml",
+            subnet=None,
+            internal=True,
+            pid=pid,
+            start=start_time(os.getpid()) or 0,
+            user_fd=3,
+            network_fd=4,
+            inode=5,
+        )
+        network = NetworkDirectory(str(directory / ".run"), name)
+        with network.locked():
+            network.write(NetworkRecord(subnet="10.89.0.0/24", internal=True, members=(member,)))
+    assert ask(directory, "tool network ") == ["backend", "front"]
+    assert ask(directory, "tool network b") == ["backend"]
 
 
 @pytest.mark.parametrize(
