@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sandbox.host.facts import HostFacts
 from sandbox.host.network_facts import NetworkFacts
 from sandbox.plan.findings import Findings
@@ -17,6 +19,9 @@ from sandbox.spec.model import Spec
 from unionfs._stdlib.dataclasses import dataclass
 
 _INSTALL = 'install the package passt (as root: apt-get install passt), or set mode = "host" or "none"'
+_INSTALL_FOR_NETWORK = (
+    "install the package passt (as root: apt-get install passt), or set internal = true in [networks.{}]"
+)
 _INSTALL_NFT = "install the package nftables (as root: apt-get install nftables), or set internal = true in [networks.{}]"
 
 _LOCKED_PORTS = (5, 16)
@@ -31,12 +36,6 @@ def plan_network(
         return None
     egress, definitions = spec.network.egress, [(one, spec.networks[one]) for one in spec.network.networks]
     ends_in_gate = egress is not None or (bool(definitions) and all(one.internal for _, one in definitions))
-    # With `egress`, its rules alone decide what is reached outside of the networks.
-    uplink = None
-    if not ends_in_gate or any(not one.internal for _, one in definitions):
-        uplink = _plan_uplink(facts, network, findings)
-        if uplink is None:
-            return None
     if network.nft is None:
         for index, (one, definition) in enumerate(definitions):
             if not definition.internal:
@@ -45,6 +44,12 @@ def plan_network(
                     f"the network {one} is not internal, and needs the program nft",
                     _INSTALL_NFT.format(one),
                 )
+    # With `egress`, its rules alone decide what is reached outside of the networks.
+    uplink = None
+    if not ends_in_gate or any(not one.internal for _, one in definitions):
+        uplink = _plan_uplink(facts, network, findings, [(one, made.internal) for one, made in definitions])
+        if uplink is None:
+            return None
     allowed = None
     if egress is not None:
         allowed = EgressPlan(
@@ -70,16 +75,24 @@ def plan_network(
     )
 
 
-def _plan_uplink(facts: HostFacts, network: NetworkFacts, findings: Findings) -> UplinkPlan | None:
+def _plan_uplink(
+    facts: HostFacts, network: NetworkFacts, findings: Findings, networks: Sequence[tuple[str, bool]]
+) -> UplinkPlan | None:
+    """Return what connects the sandbox, or those of *networks* (each with whether it is internal), with other machines."""
     if facts.is_real_root and network.nft is not None and facts.kernel_version >= _LOCKED_PORTS:
         return UplinkPlan(kind="bridge", program=network.nft, as_root=True)
     if network.pasta is not None:
         return UplinkPlan(kind="pasta", program=network.pasta, as_root=facts.is_real_root)
     if network.slirp4netns is not None:
         return UplinkPlan(kind="slirp4netns", program=network.slirp4netns, as_root=facts.is_real_root)
-    findings.refuse(
-        "network.mode", "a private network needs the program pasta, or at least slirp4netns", _INSTALL
-    )
+    needs = "needs the program pasta, or at least slirp4netns"
+    for index, (name, internal) in enumerate(networks):
+        if not internal:
+            message = f"the network {name} is not internal, and {needs}"
+            findings.refuse(f"network.networks[{index}]", message, _INSTALL_FOR_NETWORK.format(name))
+    if networks:
+        return None
+    findings.refuse("network.mode", f"a private network {needs}", _INSTALL)
     return None
 
 

@@ -143,6 +143,14 @@ def test_without_nft_only_internal_networks_can_be_joined() -> None:
         network_of(NETWORKS, NetworkFacts(pasta="/usr/bin/pasta"))
 
 
+def test_all_programs_that_an_open_network_lacks_are_named_at_its_key() -> None:
+    with pytest.raises(SpecError) as error:
+        network_of(NETWORKS, NetworkFacts())
+    assert [one.key for one in error.value.diagnostics] == ["network.networks[1]"] * 2
+    for part in ("install nftables", "install passt", "internal = true in [networks.front]"):
+        assert part in str(error.value)
+
+
 def test_the_gate_is_the_name_server_of_sandboxes_that_have_one() -> None:
     assert resolver(NETWORKS, NETWORK) == "nameserver 192.0.0.1\nsearch lan\n"
     assert resolver(INTERNAL, NETWORK) == "nameserver 192.0.0.1\n"
