@@ -12,13 +12,15 @@ so readers compare each with the process that it names.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from ipaddress import IPv4Network
 
 from sandbox.kernel.process import is_alive
 from sandbox.state import locks
 from sandbox.state.node import this_place
-from sandbox.state.trusted_files import read_json, replace_json
+from sandbox.state.trusted_files import distrust, read_json, replace_json
 from unionfs._stdlib.dataclasses import asdict, dataclass
 
 _VERSION = 1
@@ -26,6 +28,7 @@ _MEMBERS = "members.json"
 _LOCK, _UPLINK = "lock", "uplink"
 _ALL_LOCK = ".lock"  # no network has such a name
 _MAX_RECORD = 4 << 20
+_LONGEST_LINK = 15  # IFNAMSIZ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,10 +110,10 @@ class NetworkDirectory:
             place = this_place()
             if found["version"] != _VERSION or [place.boot, place.pid_namespace] != found["place"]:
                 return None
-            members = tuple(
-                NetworkMember(**{**one, "names": tuple(one["names"])}) for one in found["members"]
+            members = tuple(_decoded_member(one) for one in found["members"])
+            return NetworkRecord(
+                subnet=_network(found["subnet"]), internal=bool(found["internal"]), members=members
             )
-            return NetworkRecord(subnet=found["subnet"], internal=found["internal"], members=members)
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
@@ -144,6 +147,35 @@ class NetworkDirectory:
         return locks.take(os.path.join(self._path, _UPLINK), wait=False)
 
 
+def _decoded_member(fields: Mapping[str, object]) -> NetworkMember:
+    """Return the member with the *fields* of a record.
+
+    Raises:
+        KeyError, TypeError, ValueError: a field is missing, unknown or malformed.
+    """
+    names = fields["names"]
+    if not isinstance(names, list) or not names:
+        raise ValueError("no names")
+    member = NetworkMember(**{**fields, "names": tuple(map(str, names))})  # type: ignore[arg-type]
+    texts = (member.run, member.link, member.file, member.subnet or "")
+    numbers = (member.pid, member.start, member.user_fd, member.network_fd, member.inode)
+    if not (all(isinstance(one, str) for one in texts) and all(isinstance(one, int) for one in numbers)):
+        raise TypeError("a field of another type")
+    if len(member.link.encode()) > _LONGEST_LINK or member.pid <= 0:
+        raise ValueError("a value out of range")
+    _network(f"{member.address}/32")
+    return member
+
+
+def _network(text: str) -> str:
+    """Return *text*, an IPv4 network.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return str(IPv4Network(text))
+
+
 @contextmanager
 def addresses_locked(run_directory: str) -> Iterator[None]:
     """Lock the choice of addresses for networks, and for the bridge of root (`host_bridge`), in *run_directory*.
@@ -161,6 +193,15 @@ def addresses_locked(run_directory: str) -> Iterator[None]:
         os.close(fd)
 
 
+def has_networks(run_directory: str) -> bool:
+    """Return whether *run_directory* may have records of networks, and belongs with them to this user, who alone may write there."""
+    try:
+        found = [os.lstat(path) for path in (run_directory, os.path.join(run_directory, "networks"))]
+    except OSError:
+        return False
+    return all(stat.S_ISDIR(info.st_mode) and distrust(info) is None for info in found)
+
+
 def list_networks(run_directory: str) -> list[tuple[str, NetworkRecord]]:
     """Return the networks that have running members, by name."""
     found = []
@@ -172,12 +213,15 @@ def list_networks(run_directory: str) -> list[tuple[str, NetworkRecord]]:
 
 
 def directories_with_records(environ: Mapping[str, str], uid: int) -> list[str]:
-    """Return the directories that may have records: the run directory, and the state directory, which takes its place if it is unusable."""
+    """Return the directories that may have records: the run directory, and the state directory, which takes its place if it is unusable.
+
+    A directory that other users can write is left out: any user can create one at the default path of the run directory.
+    """
     from sandbox.state.location import default_path  # imported here, because `up` knows its directories
     from sandbox.state.run_directory import default_path as run_path
 
     found = [run_path(environ, uid), os.path.realpath(default_path(environ, uid))]
-    return [path for path in found if os.path.isdir(os.path.join(path, "networks"))]
+    return [path for path in found if has_networks(path)]
 
 
 def found_networks(environ: Mapping[str, str], uid: int) -> dict[str, NetworkRecord]:
@@ -194,6 +238,9 @@ def remove_ended(run_directory: str) -> list[str]:
     removed = []
     for name in _names(run_directory):
         directory = NetworkDirectory(run_directory, name)
+        record = directory.read()
+        if record is not None and len(record.running()) == len(record.members):
+            continue  # nothing to remove, so a supervisor that has locked it need not be waited for
         with directory.locked():
             record = directory.read()
             running = () if record is None else record.running()
@@ -206,7 +253,9 @@ def remove_ended(run_directory: str) -> list[str]:
 
 
 def _names(run_directory: str) -> Sequence[str]:
+    """Return the names of the directories of networks. Other files, also symbolic links, are not ours."""
     try:
-        return sorted(one for one in os.listdir(os.path.join(run_directory, "networks")) if one != _ALL_LOCK)
-    except FileNotFoundError:
+        with os.scandir(os.path.join(run_directory, "networks")) as found:
+            return sorted(one.name for one in found if one.is_dir(follow_symlinks=False))
+    except (FileNotFoundError, NotADirectoryError):
         return ()

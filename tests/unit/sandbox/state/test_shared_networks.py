@@ -1,13 +1,11 @@
-"""The records of networks: what is read back, who counts as a member, and what is removed."""
+"""The records of networks that several sandboxes share, also those that this program cannot have written."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,101 +14,141 @@ from sandbox.state.shared_networks import (
     NetworkDirectory,
     NetworkMember,
     NetworkRecord,
+    has_networks,
     list_networks,
     remove_ended,
 )
-from unionfs._stdlib.dataclasses import replace
 
 
-def member(pid: int | None = None, **changes: Any) -> NetworkMember:
-    """Return a member whose supervisor is this process, or *pid*."""
-    pid = os.getpid() if pid is None else pid
-    made = NetworkMember(
-        run="web-1",
+def member(pid: int, start: int) -> NetworkMember:
+    return NetworkMember(
+        run="r1",
         names=("web", "www"),
         address="10.89.0.2",
-        link="m1",
+        link="m0011223344",
         file="/web.toml",
         subnet=None,
         internal=True,
         pid=pid,
-        start=start_time(pid) or 0,
-        user_fd=3,
-        network_fd=4,
-        inode=5,
+        start=start,
+        user_fd=5,
+        network_fd=6,
+        inode=7,
     )
-    return replace(made, **changes)
 
 
-def ended() -> NetworkMember:
-    """Return a member whose supervisor has ended."""
-    with subprocess.Popen(["sleep", "60"]) as process:
-        made = member(process.pid, link="m2", address="10.89.0.3")
-        process.kill()
-    return made
+def own_member() -> NetworkMember:
+    return member(os.getpid(), start_time(os.getpid()) or 0)
 
 
-def network(*members: NetworkMember) -> NetworkRecord:
+def write(run: Path, record: NetworkRecord, name: str = "backend") -> Path:
+    directory = NetworkDirectory(str(run), name)
+    with directory.locked():
+        directory.write(record)
+    return run / "networks" / name / "members.json"
+
+
+def record_of(*members: NetworkMember) -> NetworkRecord:
     return NetworkRecord(subnet="10.89.0.0/24", internal=True, members=members)
 
 
-def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
-    directory = NetworkDirectory(str(tmp_path), "back")
-    assert directory.read() is None
-    record = network(member(), ended())
-    with directory.locked():
-        directory.write(record)
-    assert directory.read() == record
-    assert record.running() == record.members[:1]
-    assert list_networks(str(tmp_path)) == [("back", record)]
+def test_a_record_is_read_as_written_and_disappears_with_its_last_member(tmp_path: Path) -> None:
+    record = record_of(own_member())
+    path = write(tmp_path, record)
+    assert NetworkDirectory(str(tmp_path), "backend").read() == record
+    assert list_networks(str(tmp_path)) == [("backend", record)]
+    write(tmp_path, record_of())
+    assert not path.parent.exists()
+
+
+def test_members_that_have_ended_are_removed_and_others_stay(tmp_path: Path) -> None:
+    own = own_member()
+    write(tmp_path, record_of(own, member(own.pid, own.start + 1)))
+    write(tmp_path, record_of(member(own.pid, own.start + 1)), "ended")
+    assert remove_ended(str(tmp_path)) == ["ended"]
+    assert list_networks(str(tmp_path)) == [("backend", record_of(own))]
+
+
+def test_a_network_without_an_ended_member_is_not_waited_for(tmp_path: Path) -> None:
+    write(tmp_path, record_of(own_member()))
+    with NetworkDirectory(str(tmp_path), "backend").locked():
+        assert remove_ended(str(tmp_path)) == []
 
 
 @pytest.mark.parametrize(
-    "content",
-    ["", "[]", "{}", '{"version": 2}', '{"version": 1, "place": ["another boot", "pid:[1]"], "members": []}'],
+    ("key", "value"),
+    [
+        ("names", []),
+        ("names", "web"),
+        ("link", "m" * 16),
+        ("link", 7),
+        ("address", "10.89.0"),
+        ("pid", "1/../1"),
+        ("pid", -1),
+        ("start", None),
+        ("user_fd", 1.5),
+        ("subnet", ["10.89.0.0/24"]),
+        ("unknown", 1),
+    ],
 )
-def test_a_record_that_is_damaged_or_of_another_boot_is_none(tmp_path: Path, content: str) -> None:
-    directory = NetworkDirectory(str(tmp_path), "back")
-    with directory.locked():
-        (tmp_path / "networks/back/members.json").write_text(content)
-    assert directory.read() is None
+def test_a_record_with_a_malformed_member_is_none(tmp_path: Path, key: str, value: object) -> None:
+    path = write(tmp_path, record_of(own_member()))
+    content = json.loads(path.read_text())
+    content["members"][0][key] = value
+    path.write_text(json.dumps(content))
+    assert NetworkDirectory(str(tmp_path), "backend").read() is None
     assert list_networks(str(tmp_path)) == []
 
 
-def test_a_member_of_another_shape_makes_the_record_none(tmp_path: Path) -> None:
-    directory = NetworkDirectory(str(tmp_path), "back")
-    with directory.locked():
-        directory.write(network(member()))
-    path = tmp_path / "networks/back/members.json"
-    content = json.loads(path.read_text())
-    del content["members"][0]["pid"]
-    path.write_text(json.dumps(content))
-    assert directory.read() is None
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("subnet", "backend"),
+        ("subnet", None),
+        ("members", 7),
+        ("members", [7]),
+        ("version", 2),
+        ("place", ["an earlier boot", os.readlink("/proc/self/ns/pid")]),
+    ],
+)
+def test_a_record_that_is_malformed_or_of_another_boot_is_none_and_removed(
+    tmp_path: Path, key: str, value: object
+) -> None:
+    path = write(tmp_path, record_of(own_member()))
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    assert NetworkDirectory(str(tmp_path), "backend").read() is None
+    assert remove_ended(str(tmp_path)) == ["backend"]
+    assert not path.parent.exists()
 
 
-def test_a_process_that_has_the_pid_of_a_member_is_none(tmp_path: Path) -> None:
-    assert not member(start=1).is_running
-    assert not ended().is_running
+def test_other_files_beside_the_networks_stay(tmp_path: Path) -> None:
+    networks, elsewhere = tmp_path / "networks", tmp_path / "elsewhere"
+    networks.mkdir()
+    elsewhere.mkdir()
+    for name in ("lock", "uplink", "members.json"):
+        (elsewhere / name).touch()
+    (networks / "link").symlink_to(elsewhere)
+    (networks / "dangling").symlink_to(tmp_path / "nowhere")
+    (networks / "file").touch()
+    os.mkfifo(networks / "fifo")
+    assert list_networks(str(tmp_path)) == []
+    assert remove_ended(str(tmp_path)) == []
+    assert sorted(os.listdir(elsewhere)) == ["lock", "members.json", "uplink"]
+    assert len(os.listdir(networks)) == 4
 
 
-def test_with_its_last_member_the_directory_of_a_network_disappears(tmp_path: Path) -> None:
-    directory = NetworkDirectory(str(tmp_path), "back")
-    with directory.locked():
-        directory.write(network(member()))
-        directory.write(network())
-    assert os.listdir(tmp_path / "networks") == []
-
-
-def test_records_of_members_that_have_ended_are_removed(tmp_path: Path) -> None:
-    for name, members in (("gone", [ended()]), ("left", [member(), ended()])):
-        directory = NetworkDirectory(str(tmp_path), name)
-        with directory.locked():
-            directory.write(network(*members))
-    assert [name for name, _ in list_networks(str(tmp_path))] == ["left"]
-    assert remove_ended(str(tmp_path)) == ["gone"]
-    assert NetworkDirectory(str(tmp_path), "left").read() == network(member())
-    assert os.listdir(tmp_path / "networks") == ["left"]
-    assert remove_ended(str(tmp_path / "absent")) == []
+def test_a_directory_that_others_can_write_is_not_used(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert not has_networks(str(run))
+    write(run, record_of(own_member()))
+    assert has_networks(str(run))
+    for path in (run, run / "networks"):
+        path.chmod(0o777)
+        assert not has_networks(str(run))
+        path.chmod(0o700)
+    link = tmp_path / "link"
+    link.symlink_to(run)
+    assert not has_networks(str(link))
 
 
 def test_who_waits_for_a_network_that_disappears_gets_a_new_one(tmp_path: Path) -> None:
@@ -119,16 +157,16 @@ def test_who_waits_for_a_network_that_disappears_gets_a_new_one(tmp_path: Path) 
     def enter() -> None:
         with directory.locked():
             seen.append(directory.read())
-            directory.write(network(member()))
+            directory.write(record_of(own_member()))
 
     with directory.locked():
-        directory.write(network(member()))
+        directory.write(record_of(own_member()))
         waiting = threading.Thread(target=enter)
         waiting.start()
-        directory.write(network())
+        directory.write(record_of())
     waiting.join(60)
     assert seen == [None]
-    assert directory.read() == network(member())
+    assert directory.read() == record_of(own_member())
 
 
 def test_one_process_at_a_time_connects_a_network(tmp_path: Path) -> None:
