@@ -266,6 +266,8 @@ class GatedNetwork(PrivateNetwork):
         if self._uplink is not None:
             self._uplink.close()
         for one in self._shared:
+            one.disconnect()
+        for one in self._shared:
             one.leave()
         if self._pidfd >= 0:
             os.close(self._pidfd)

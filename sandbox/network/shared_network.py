@@ -26,6 +26,11 @@ from sandbox.plan.network_values import MembershipPlan, NetworkPlan
 from sandbox.state.shared_networks import NetworkDirectory, NetworkMember, NetworkRecord, list_networks
 
 _IN = select.POLLIN
+#: Bytes of the names of all members, each with what is beside it. One message has all of them (`control.SetMembers`), and each
+#: member has room for them in its /etc/hosts.
+_MOST_NAMES, _BYTES_BESIDE = 128 << 10, 24
+#: A record that another program has changed may lead to any file: opening a FIFO must not block.
+_OPEN_NAMESPACE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class SharedNetwork:
@@ -131,7 +136,8 @@ class SharedNetwork:
         """Open or make the gate, and record this member. The others read the record when they are told of the link."""
         record = self._directory.read()
         running = () if record is None else record.running()
-        self._check_definition(running)
+        if record is not None:
+            self._check_definition(record, running)
         found = self._find_gate(running)
         if record is not None and found is not None:
             self._gate = found
@@ -158,12 +164,18 @@ class SharedNetwork:
             )
         self.address = address
         members = (*others, self._as_member(gate, address))
+        if sum(len(name) + _BYTES_BESIDE for member in members for name in member.names) > _MOST_NAMES:
+            raise SetupError(
+                self.step,
+                f"the names of its members take more than {_MOST_NAMES >> 10} KiB",
+                hint="use fewer network.aliases",
+            )
         self._directory.write(
             NetworkRecord(subnet=self._subnet.text, internal=self._plan.uplink is None, members=members)
         )
 
-    def _check_definition(self, running: Sequence[NetworkMember]) -> None:
-        """Refuse a definition that contradicts that of a running member."""
+    def _check_definition(self, record: NetworkRecord, running: Sequence[NetworkMember]) -> None:
+        """Refuse a definition that contradicts that of a running member, or the subnet that was chosen for the running members."""
         for other in running:
             ours: object
             theirs: object
@@ -179,6 +191,14 @@ class SharedNetwork:
                 f"but {str(theirs).lower()} in {other.file}, whose sandbox {other.names[0]} is running",
                 hint="make both files equal, or give the networks different names",
             )
+        if running and self._plan.subnet not in (None, record.subnet):
+            raise SetupError(
+                self.step,
+                f"networks.{self.name}.subnet is {self._plan.subnet} in {self._network.file}, "
+                f"but the running sandbox {running[0].names[0]} of {running[0].file} is in {record.subnet}, "
+                "which was chosen for a file without a subnet",
+                hint="make both files equal, or start this sandbox first",
+            )
 
     def _find_gate(self, running: Sequence[NetworkMember]) -> Gate | None:
         """Open the gate through the descriptors of a running member."""
@@ -187,7 +207,7 @@ class SharedNetwork:
                 fds = []
                 try:
                     for number in (other.user_fd, other.network_fd):
-                        fds.append(os.open(f"/proc/{other.pid}/fd/{number}", os.O_RDONLY | os.O_CLOEXEC))
+                        fds.append(os.open(f"/proc/{other.pid}/fd/{number}", _OPEN_NAMESPACE))
                         stack.callback(os.close, fds[-1])
                 except OSError:
                     continue  # it has ended meanwhile
@@ -336,10 +356,11 @@ class SharedNetwork:
         if self._uplink is not None:
             self._uplink.reap()
 
-    def leave(self) -> None:
-        """Remove the sandbox from the network, and close the descriptors. Leaving twice does nothing.
+    def disconnect(self) -> None:
+        """End the uplink, and unlock the network if joining it failed. Disconnecting twice does nothing.
 
-        The link is only brought down: it disappears with the network namespace of the sandbox, and removing it would take 28 ms.
+        A sandbox that is in several networks disconnects all of them before it leaves one, which locks that network again.
+        Otherwise, two supervisors could wait for each other.
         """
         if self._uplink_lock >= 0:
             os.close(self._uplink_lock)  # first: another member takes it when the interface disappears
@@ -349,6 +370,12 @@ class SharedNetwork:
         with suppress(OSError):
             self._end_masquerading()
         self._entering.close()
+
+    def leave(self) -> None:
+        """Remove the sandbox from the network, and close the descriptors, after :meth:`disconnect`. Leaving twice does nothing.
+
+        The link is only brought down: it disappears with the network namespace of the sandbox, and removing it would take 28 ms.
+        """
         gate, self._gate = self._gate, None
         if gate is None:
             return

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -334,6 +336,63 @@ def test_two_networks_with_common_addresses_cannot_be_joined(launcher: Launcher,
     assert done.status == 125
     assert "its addresses 10.89.0.0/24 overlap those of the network other, 10.89.0.0/16" in done.err
     assert "networks.backend.subnet" in done.err
+
+
+def test_a_subnet_that_was_chosen_for_other_members_is_not_that_of_the_file(
+    launcher: Launcher, around: StandIn
+) -> None:
+    with asking(launcher, around, member_of("backend", name="web")):
+        done = up(launcher, around, member_of("backend") + 'subnet = "10.5.0.0/29"\n', "true")
+        assert done.status == 125
+        for part in ("subnet is 10.5.0.0/29 in", "other.toml", "sandbox web of", "is in 10.89.0.0/24"):
+            assert part in done.err
+        done = up(launcher, around, member_of("backend") + 'subnet = "10.89.0.0/24"\n', "true")
+        assert done.status == 0, done.err
+
+
+def test_a_sandbox_that_cannot_join_all_its_networks_does_not_wait_for_one_that_joins_them(
+    launcher: Launcher, around: StandIn
+) -> None:
+    spec = member_of("one", "two")
+    with asking(launcher, around, member_of("two", name="web") + 'subnet = "10.5.0.0/29"\n'):
+        lock = os.open(launcher.run / "networks" / "two" / "lock", os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            processes = []
+            for number, subnet in enumerate(('subnet = "10.6.0.0/29"\n', "")):
+                path = launcher.write(spec + subnet, f"joining{number}.toml")
+                command = around.in_host(*launcher.arguments(path, ("true",)))
+                processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, env=launcher.environ))
+                waits_for = launcher.run / "networks" / ("two" if number == 0 else "one") / "lock"
+                wait_for(lambda place=waits_for, pid=processes[-1].pid: waits(pid, place), "the lock")
+        finally:
+            os.close(lock)
+        for process, status in zip(processes, (125, 0), strict=True):
+            _, err = process.communicate(timeout=PATIENCE)
+            assert process.returncode == status, err
+
+
+def waits(pid: int, lock: Path) -> bool:
+    """Return whether the process *pid* waits for the flock(2) of the file *lock*."""
+    with open("/proc/locks", encoding="ascii") as file:
+        waiting = [line.split()[5:7] for line in file if line.split()[1] == "->"]
+    return any(int(one) == pid and place.endswith(f":{lock.stat().st_ino}") for one, place in waiting)
+
+
+def test_names_of_members_have_a_limit(launcher: Launcher, around: StandIn) -> None:
+    def with_aliases(number: int) -> str:
+        names = [f"a{one}.{'x' * 60}.{'y' * 60}.{'z' * 60}" for one in range(number)]
+        return member_of("backend", name=f"web{number}", more=f"aliases = {json.dumps(names)}\n")
+
+    with asking(launcher, around, member_of("backend", name="client")) as client:
+        with serving(launcher, around, with_aliases(500), 80) as server:
+            found = f"tcp a499.{'x' * 60}.{'y' * 60}.{'z' * 60} 80"
+            wait_for(lambda: ask(client, found) == ["sandbox 80 10.89.0.2"], "the name")
+            done = up(launcher, around, with_aliases(400), "true")
+            assert done.status == 125
+            assert "network backend: the names of its members take more than 128 KiB" in done.err
+            assert server.poll() is None
+        wait_for(lambda: ask(client, found) == ["gaierror"], "the end of the name")
 
 
 def test_a_network_without_a_free_address_is_an_error_that_names_the_setting(
