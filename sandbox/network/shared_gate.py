@@ -5,9 +5,10 @@ could answer ARP for each other, and the reverse path filter drops each packet w
 (net.ipv4.conf.all.rp_filter = 1, networking/ip-sysctl.rst of the kernel). The rules of the gate, by priority:
 
     0    packets for addresses of the gate: the gateway, and those of the host, which end here (`closed_host`)
-    60   packets for members use the main table, which has one route for each
-    61   other packets of members are refused: always in an internal network, otherwise while the uplink is not ready
-    62   other packets of a member with `network.egress` are refused
+    60   packets for members use a table of their own, which has one route for each
+    61   packets for other addresses of the subnet are refused: the default route would lead them to another machine
+    62   other packets of members are refused: always in an internal network, otherwise while the uplink is not ready
+    63   other packets of a member with `network.egress` are refused
          other packets use the main table, whose default route is that of the uplink
 """
 
@@ -20,7 +21,7 @@ from itertools import combinations
 
 from sandbox.errors import SetupError
 from sandbox.kernel import links, routes
-from sandbox.kernel.routes import MAIN_TABLE, Route
+from sandbox.kernel.routes import Route
 from sandbox.kernel.routing_rules import Rule, add_rule, remove_rule
 from sandbox.network.gate import Gate, Settings, enter_as_root
 from sandbox.network.nft import Nft
@@ -40,7 +41,8 @@ UPLINK = "up0"
 """The interface of the gate that leads to other machines."""
 
 _LOOPBACK = "lo"
-_TO_MEMBERS, _CLOSED, _RESTRICTED = 60, 61, 62
+_MEMBERS_TABLE = 100
+_TO_MEMBERS, _ABSENT, _CLOSED, _RESTRICTED = 60, 61, 62, 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,8 @@ def prepare(gate: Gate, subnet: Subnet) -> None:
     links.set_up(gate.netlink, loopback)
     links.add_address(gate.netlink, loopback, subnet.gateway, 32)
     everything = Route.to(subnet.text)
-    add_rule(gate.netlink, Rule(priority=_TO_MEMBERS, table=MAIN_TABLE, destination=everything))
+    add_rule(gate.netlink, Rule(priority=_TO_MEMBERS, table=_MEMBERS_TABLE, destination=everything))
+    add_rule(gate.netlink, Rule(priority=_ABSENT, table=None, destination=everything))
     add_rule(gate.netlink, _closing(subnet))
 
 
@@ -161,7 +164,7 @@ def add_member(
     for destination in (subnet.text, *(["0.0.0.0/0"] if default else [])):
         routes.add_route(inside, Route.to(destination, inner), gateway=gateway.destination)
     links.set_up(gate.netlink, outer)
-    routes.add_route(gate.netlink, Route.to(address, outer))
+    routes.add_route(gate.netlink, Route.to(address, outer), table=_MEMBERS_TABLE)
 
 
 def remove_member(gate: Gate, link: str) -> None:

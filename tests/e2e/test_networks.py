@@ -277,6 +277,20 @@ def test_egress_decides_what_a_member_reaches_outside_of_the_network(
         assert "internet" not in found[3]
 
 
+def test_addresses_of_the_subnet_without_a_member_are_refused(launcher: Launcher, around: StandIn) -> None:
+    # Another machine has the address. The default route leads there.
+    absent = "10.5.0.6"
+    command = around.enter(around.internet, ["--keep-caps", "ip", "address", "add", absent, "dev", "in0"])
+    subprocess.run(command, check=True)
+    assert from_host(around, f"tcp {absent} 8000")[0].startswith("internet")
+    subnet = 'subnet = "10.5.0.0/29"\n'
+    spec = reaching(member_of("front")) + subnet
+    limited = reaching(member_of("front", more="egress = {}\n")) + subnet
+    for one in (spec, limited):
+        done = answers(launcher, around, one, f"tcp {absent} 8000", f"tcp {absent} 8000 eth0")
+        assert not [answer for answer in done if answer.startswith("internet")]
+
+
 def test_a_member_of_two_networks_reaches_both_and_connects_neither(
     launcher: Launcher, around: StandIn
 ) -> None:
