@@ -26,6 +26,8 @@ from sandbox.plan.network_values import MembershipPlan, NetworkPlan
 from sandbox.state.shared_networks import NetworkDirectory, NetworkMember, NetworkRecord, list_networks
 
 _IN = select.POLLIN
+#: How long a running supervisor waits for another one, which may be stopped (SIGSTOP) or wait for pasta.
+_LOCKED_SECONDS = 10.0
 #: Bytes of the names of all members, each with what is beside it. One message has all of them (`control.SetMembers`), and each
 #: member has room for them in its /etc/hosts.
 _MOST_NAMES, _BYTES_BESIDE = 128 << 10, 24
@@ -344,11 +346,11 @@ class SharedNetwork:
 
     def _replace_uplink(self) -> str | None:
         try:
-            with self._directory.locked(), ExitStack() as stack:
+            with self._directory.locked(_LOCKED_SECONDS), ExitStack() as stack:
                 self._begin_uplink(stack)
                 self._complete_uplink()
         except (SetupError, OSError) as error:
-            return f"{self.step}: {error}"
+            return f"{self.step}: {error.strerror if isinstance(error, OSError) else error}"
         return None
 
     def reap(self) -> None:
@@ -380,15 +382,19 @@ class SharedNetwork:
         if gate is None:
             return
         try:
-            with self._directory.locked():
+            with self._directory.locked(_LOCKED_SECONDS):
                 record = self._directory.read()
                 if record is not None:
                     others = tuple(one for one in record.running() if one.link != self._link)
                     self._directory.write(
                         NetworkRecord(subnet=record.subnet, internal=record.internal, members=others)
                     )
-                shared_gate.end_member(gate, self._link)
         except OSError as error:
+            # Others see that this supervisor has ended, and the next one that joins removes it from the record.
             self._warn(f"{self.step}: the record cannot be changed: {error.strerror}")
+        try:
+            shared_gate.end_member(gate, self._link)
+        except OSError as error:
+            self._warn(f"{self.step}: the sandbox cannot be disconnected: {error.strerror}")
         finally:
             gate.close()

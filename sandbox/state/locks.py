@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.state.run_record import Lock
 
+#: flock(2) has no timeout.
+_RETRY_SECONDS = 0.02
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -36,22 +40,33 @@ def exclusively_locked(directory: str) -> Iterator[None]:
 
 
 @contextmanager
-def created_and_locked(directory: str, name: str) -> Iterator[None]:
+def created_and_locked(directory: str, name: str, *, seconds: float | None = None) -> Iterator[None]:
     """Lock the file *name* in *directory* exclusively, creating both if they are missing.
 
     Another process that has the lock may remove both, the lock last.
 
+    Args:
+        directory: has the file.
+        name: of the file.
+        seconds: how long to wait for another process that has the lock; None for any time.
+
     Raises:
+        TimeoutError: another process still has the lock.
         OSError: they cannot be created or locked.
     """
     path = os.path.join(directory, name)
+    deadline = None if seconds is None else time.monotonic() + seconds
     while True:
         try:
             os.makedirs(directory, mode=0o700, exist_ok=True)
-            fd = take(path, wait=True)
+            fd = take(path, wait=deadline is None)
         except FileNotFoundError:
             continue  # the directory was removed meanwhile
-        assert fd is not None
+        if fd is None:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(errno.ETIMEDOUT, "another process keeps it locked", path)
+            time.sleep(_RETRY_SECONDS)
+            continue
         if has_name(fd, path):
             break
         os.close(fd)

@@ -84,13 +84,14 @@ class NetworkDirectory:
         self._path = os.path.join(run_directory, "networks", name)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, seconds: float | None = None) -> Iterator[None]:
         """Create the directory if it is missing, and lock it exclusively; for short operations only.
 
         Raises:
+            TimeoutError: another process keeps it locked longer than *seconds*.
             OSError: it cannot be created or locked.
         """
-        with locks.created_and_locked(self._path, _LOCK):
+        with locks.created_and_locked(self._path, _LOCK, seconds=seconds):
             yield
 
     @contextmanager

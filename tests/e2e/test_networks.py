@@ -386,6 +386,23 @@ def test_a_sandbox_that_cannot_join_all_its_networks_does_not_wait_for_one_that_
             assert process.returncode == status, err
 
 
+def test_a_member_ends_although_another_process_keeps_the_network_locked(
+    launcher: Launcher, around: StandIn
+) -> None:
+    with asking(launcher, around, member_of("backend", name="web")) as process:
+        lock = os.open(launcher.run / "networks" / "backend" / "lock", os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            _, err = process.communicate("\n", timeout=PATIENCE)
+        finally:
+            os.close(lock)
+    assert process.returncode == 0
+    assert "network backend: the record cannot be changed: another process keeps it locked" in err
+    assert list_networks(launcher) == []
+    done = up(launcher, around, member_of("backend"), "sh", "-c", "ip -o -4 address show dev eth0")
+    assert "10.89.0.2/32" in done.facts_text()
+
+
 def waits(pid: int, lock: Path) -> bool:
     """Return whether the process *pid* waits for the flock(2) of the file *lock*."""
     with open("/proc/locks", encoding="ascii") as file:
