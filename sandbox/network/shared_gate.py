@@ -93,6 +93,12 @@ def check_subnets(subnets: Mapping[str, str]) -> None:
             )
 
 
+def overlapping(subnet: str, taken: Iterable[str]) -> str | None:
+    """Return the first of *taken* that has an address of *subnet*, networks in CIDR notation; None if none has."""
+    own = ipaddress.ip_network(subnet)
+    return next((one for one in taken if own.overlaps(ipaddress.ip_network(one))), None)
+
+
 def prepare(gate: Gate, subnet: Subnet) -> None:
     """Make *gate*, which has no links, the router of an internal network.
 

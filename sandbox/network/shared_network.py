@@ -218,11 +218,19 @@ class SharedNetwork:
         return None
 
     def _choose_subnet(self) -> Subnet:
-        if self._plan.subnet is not None:
-            return Subnet(self._plan.subnet)
         with netlink.open_socket() as host:
             taken = [str(route) for route in routes.main_routes(host) if route.family == socket.AF_INET]
         taken = [one for one in taken if not one.endswith("/0")]
+        if self._plan.subnet is not None:
+            used = shared_gate.overlapping(self._plan.subnet, taken)
+            if self._plan.uplink is not None and used is not None:
+                raise SetupError(
+                    self.step,
+                    f"networks.{self.name}.subnet is {self._plan.subnet} in {self._network.file}, "
+                    f"but this machine has a route to {used}",
+                    hint="choose another subnet, or none",
+                )
+            return Subnet(self._plan.subnet)
         taken += [record.subnet for _, record in list_networks(self._run_directory)]
         try:
             return shared_gate.choose_subnet(taken)

@@ -36,6 +36,11 @@ def plan_network(
         return None
     egress, definitions = spec.network.egress, [(one, spec.networks[one]) for one in spec.network.networks]
     ends_in_gate = egress is not None or (bool(definitions) and all(one.internal for _, one in definitions))
+    if definitions and f".{name}".endswith(".localhost"):
+        # Other members would take the connections that their programs mean for themselves to this sandbox.
+        findings.refuse(
+            "sandbox.name", "every member of a network has this name for itself", "choose another name"
+        )
     if network.nft is None:
         for index, (one, definition) in enumerate(definitions):
             if not definition.internal:

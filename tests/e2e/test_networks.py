@@ -364,6 +364,14 @@ def test_a_subnet_that_was_chosen_for_other_members_is_not_that_of_the_file(
         assert done.status == 0, done.err
 
 
+def test_a_subnet_to_which_this_machine_has_a_route_is_refused(launcher: Launcher, around: StandIn) -> None:
+    spec = reaching(member_of("front")) + 'subnet = "10.77.0.0/25"\n'
+    done = up(launcher, around, spec, "true")
+    assert done.status == 125
+    assert "networks.front.subnet is 10.77.0.0/25 in" in done.err
+    assert "but this machine has a route to 10.77.0.0/24" in done.err
+
+
 def test_a_sandbox_that_cannot_join_all_its_networks_does_not_wait_for_one_that_joins_them(
     launcher: Launcher, around: StandIn
 ) -> None:

@@ -138,6 +138,13 @@ def test_slirp4netns_connects_the_sandbox_where_pasta_is_missing() -> None:
     assert "slirp4netns has no IPv6, and is slower than pasta" in made.describe()
 
 
+def test_a_member_does_not_take_the_name_that_each_sandbox_has_for_itself() -> None:
+    for name in ("localhost", "db.localhost"):
+        with pytest.raises(SpecError, match=r"every member of a network has this name for itself"):
+            plan(f'[sandbox]\nname = "{name}"\n' + ROOT + INTERNAL)
+        assert plan(f'[sandbox]\nname = "{name}"\n' + ROOT).network is None
+
+
 def test_without_nft_only_internal_networks_can_be_joined() -> None:
     with pytest.raises(SpecError, match=r"the network front is not internal[\s\S]*apt-get install nftables"):
         network_of(NETWORKS, NetworkFacts(pasta="/usr/bin/pasta"))
