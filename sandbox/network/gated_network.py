@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import struct
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 
@@ -27,6 +28,8 @@ from sandbox.spec.values.addresses import Port
 
 _READY_SECONDS = 20.0
 _COUNTS_SECONDS = 1.0
+#: How long the supervisor, which must not block, waits for a process that does not read (SO_SNDTIMEO, socket(7)).
+_SEND_SECONDS = 5
 
 
 class GatedNetwork(PrivateNetwork):
@@ -87,6 +90,7 @@ class GatedNetwork(PrivateNetwork):
                 self._connect_gate(inside, made, sandbox[1])
                 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 self._control = ours
+                ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_SECONDS, 0))
                 stack.callback(theirs.close)
                 request = make_request(
                     self.plan,
@@ -212,8 +216,12 @@ class GatedNetwork(PrivateNetwork):
 
     def _send_members(self, shared: SharedNetwork) -> None:
         assert self._control is not None
-        with suppress(OSError):  # it has ended, which is noticed next
-            control.send(self._control, control.SetMembers.of(shared.name, shared.members))
+        try:
+            sent = control.send(self._control, control.SetMembers.of(shared.name, shared.members))
+        except OSError:
+            return  # it has ended, which is noticed next
+        if not sent:
+            self.fail("sandbox-net, which answers names, does not read what it is sent")
 
     def _on_event(self, event: object) -> None:
         if isinstance(event, control.Refused):

@@ -418,11 +418,25 @@ def waits(pid: int, lock: Path) -> bool:
     return any(int(one) == pid and place.endswith(f":{lock.stat().st_ino}") for one, place in waiting)
 
 
-def test_names_of_members_have_a_limit(launcher: Launcher, around: StandIn) -> None:
-    def with_aliases(number: int) -> str:
-        names = [f"a{one}.{'x' * 60}.{'y' * 60}.{'z' * 60}" for one in range(number)]
-        return member_of("backend", name=f"web{number}", more=f"aliases = {json.dumps(names)}\n")
+def with_aliases(number: int) -> str:
+    """Return the file of a member of "backend" with *number* long aliases."""
+    names = [f"a{one}.{'x' * 60}.{'y' * 60}.{'z' * 60}" for one in range(number)]
+    return member_of("backend", name=f"web{number}", more=f"aliases = {json.dumps(names)}\n")
 
+
+def test_a_supervisor_does_not_wait_for_a_process_that_reads_no_names(
+    launcher: Launcher, around: StandIn
+) -> None:
+    with asking(launcher, around, member_of("backend", name="client")) as client:
+        os.kill(child_of(client, "sandbox-net"), signal.SIGSTOP)
+        for _ in range(4):
+            assert up(launcher, around, with_aliases(500), "true").status == 0
+        _, err = client.communicate(timeout=PATIENCE)
+    assert client.returncode == 125
+    assert "sandbox-net, which answers names, does not read what it is sent" in err
+
+
+def test_names_of_members_have_a_limit(launcher: Launcher, around: StandIn) -> None:
     with asking(launcher, around, member_of("backend", name="client")) as client:
         with serving(launcher, around, with_aliases(500), 80) as server:
             found = f"tcp a499.{'x' * 60}.{'y' * 60}.{'z' * 60} 80"
