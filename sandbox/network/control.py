@@ -127,6 +127,9 @@ def receive(channel: socket.socket) -> Event | Command | None:
             continue  # the other side left messages of ours unread; its own can still be received
         if not data:
             return None
-        name, fields = json.loads(data)
-        return _KINDS[name](**fields)
+        try:
+            name, fields = json.loads(data)
+            return _KINDS[name](**fields)
+        except (TypeError, KeyError, RecursionError) as error:
+            raise ValueError(f"a malformed message: {error}") from None
     return None

@@ -156,7 +156,7 @@ class GatedNetwork(PrivateNetwork):
         assert self._control is not None
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
-        event = control.receive(self._control) if poll.poll(_READY_SECONDS * 1000) else None
+        event = self._receive() if poll.poll(_READY_SECONDS * 1000) else None
         if isinstance(event, control.Ready):
             return event
         if isinstance(event, control.Failed):
@@ -195,7 +195,7 @@ class GatedNetwork(PrivateNetwork):
         """Warn of a refusal, follow changes of members, and fail at the end of the process or the uplink."""
         assert self._control is not None
         if fd in (self._control.fileno(), self._pidfd):
-            self._on_event(control.receive(self._control) if fd == self._control.fileno() else None)
+            self._on_event(self._receive() if fd == self._control.fileno() else None)
             return
         for one in self._shared:
             if fd in one.interest():
@@ -223,6 +223,14 @@ class GatedNetwork(PrivateNetwork):
         if not sent:
             self.fail("sandbox-net, which answers names, does not read what it is sent")
 
+    def _receive(self) -> object:
+        """Return the next message of the process; None if it has ended or sends what it never should."""
+        assert self._control is not None
+        try:
+            return control.receive(self._control)
+        except ValueError:
+            return None
+
     def _on_event(self, event: object) -> None:
         if isinstance(event, control.Refused):
             remedy = f"; to allow it: {event.remedy}" if event.remedy else ""
@@ -241,7 +249,7 @@ class GatedNetwork(PrivateNetwork):
             poll = select.poll()
             poll.register(self._control, select.POLLIN)
             while poll.poll(_COUNTS_SECONDS * 1000):
-                event = control.receive(self._control)
+                event = self._receive()
                 if isinstance(event, control.Counts):
                     return event.refused
                 if event is None:

@@ -64,3 +64,15 @@ def test_the_end_of_the_other_side_is_an_error_for_the_sender() -> None:
         theirs.close()
         with pytest.raises(BrokenPipeError):
             control.send(ours, control.RequestCounts())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"{", b"[]", b"7", b'["Unknown", {}]', b'["Counts", {"x": 1}]', b'["Counts", 7]', b"[" * 9999, b"\xff"],
+)
+def test_a_malformed_message_is_a_value_error(data: bytes) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        ours.send(data)
+        with pytest.raises(ValueError, match=r"."):
+            control.receive(theirs)
