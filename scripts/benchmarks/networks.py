@@ -137,7 +137,9 @@ def make_trials(
     if BETWEEN in chosen:
         runs = {
             _MEMBERS: _between(
-                *(_member(plain, corpus, directory, name) for name in ("sender", "receiver")), megabytes
+                _member(plain, corpus, directory, "sender"),
+                _member(plain, corpus, directory, "receiver"),
+                megabytes,
             ),
             _LOOPBACK: _alone(plain, megabytes),
         }

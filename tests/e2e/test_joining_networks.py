@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import os
 import signal
@@ -86,8 +87,8 @@ def test_a_sandbox_that_cannot_join_all_its_networks_does_not_wait_for_one_that_
                 path = launcher.write(spec + subnet, f"joining{number}.toml")
                 command = around.in_host(*launcher.arguments(path, ("true",)))
                 processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, env=launcher.environ))
-                waits_for = launcher.run / "networks" / ("two" if number == 0 else "one") / "lock"
-                wait_for(lambda place=waits_for, pid=processes[-1].pid: waits(pid, place), "the lock")
+                place = launcher.run / "networks" / ("two" if number == 0 else "one") / "lock"
+                wait_for(functools.partial(waits, processes[-1].pid, place), "the lock")
         finally:
             os.close(lock)
         for process, status in zip(processes, (125, 0), strict=True):
