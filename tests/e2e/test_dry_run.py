@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.support import HOST_ROOT, PATIENCE, Launcher, Outcome, sandbox, several_ids
+from tests.e2e.support import HOST_ROOT, PATIENCE, Launcher, sandbox, several_ids
 from tests.e2e.test_explain import SPECS
 
 pytestmark = [pytest.mark.fuse, pytest.mark.userns]
@@ -60,16 +60,6 @@ def test_state_directory_that_cannot_be_used_is_refused_by_all_three(launcher: L
     why = sandbox(launcher, "explain", path)
     assert why.status == 1
     assert "can be written by other users" in " ".join(why.out.split())  # `explain` folds long lines
-
-
-def test_unenforced_optional_key_is_reported_by_all_three(launcher: Launcher) -> None:
-    path = launcher.write(HOST_ROOT + '[network]\nmode = "private"\nnetworks = []\noptional = ["networks"]\n')
-    warning = "sandbox: warning: not enforced: network.networks: this version does not enforce it\n"
-    assert sandbox(launcher, "up", path, "--", "true") == Outcome(0, "", warning)
-    assert sandbox(launcher, "up", "--dry-run", path).err == warning
-    why = sandbox(launcher, "explain", path)
-    assert why.status == 0
-    assert "network.networks = [] is not enforced: this version does not enforce it" in why.out
 
 
 def snapshot(*roots: Path) -> list[tuple[str, int, int, int]]:
