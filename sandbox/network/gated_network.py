@@ -260,16 +260,16 @@ class GatedNetwork(PrivateNetwork):
         return None
 
     def reap(self) -> None:
-        """Wait for the end of the processes."""
+        """Wait for the end of the processes that have ports of the host."""
         if self._pid:
             os.waitpid(self._pid, 0)
             self._pid = 0
             for pid in self._children:
                 with suppress(ChildProcessError):
                     os.waitpid(pid, 0)  # the signal at the end of their parent has killed them
-        for one in (self._uplink, *self._shared):
+        for one in (self._uplink, *(one.uplink for one in self._shared)):
             if one is not None:
-                one.reap()
+                one.leave()
 
     def close(self) -> None:
         """End the processes, leave the networks, and close the descriptors."""

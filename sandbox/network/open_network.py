@@ -66,9 +66,11 @@ class OpenNetwork(PrivateNetwork):
             self.fail(reason)
 
     def reap(self) -> None:
-        """Wait for the end of the uplink."""
-        if self._uplink is not None:
+        """Wait for the end of the uplink, if it has ports of the host."""
+        if self._uplink is not None and self.ports:
             self._uplink.reap()
+        elif self._uplink is not None:
+            self._uplink.leave()
 
     def close(self) -> None:
         """End the uplink, and close the descriptors."""

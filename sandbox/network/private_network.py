@@ -73,7 +73,7 @@ class PrivateNetwork(ABC):
 
     @abstractmethod
     def reap(self) -> None:
-        """Wait for the end of the processes after :meth:`close`: their ports are free then. Meanwhile, other things can be ended."""
+        """Wait after :meth:`close` until the ports of the host are free. Meanwhile, other things can be ended."""
 
     def fail(self, reason: str) -> None:
         """Close the network because of *reason*, and warn: nothing is reachable any more."""

@@ -361,10 +361,10 @@ class SharedNetwork:
             return f"{self.step}: {error.strerror if isinstance(error, OSError) else error}"
         return None
 
-    def reap(self) -> None:
-        """Wait for the end of the uplink after :meth:`leave`."""
-        if self._uplink is not None:
-            self._uplink.reap()
+    @property
+    def uplink(self) -> Uplink | None:
+        """What connects the network with other machines, if this member does."""
+        return self._uplink
 
     def disconnect(self) -> None:
         """End the uplink, and unlock the network if joining it failed. Disconnecting twice does nothing.

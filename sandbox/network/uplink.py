@@ -69,6 +69,9 @@ class Uplink(ABC):
     def reap(self) -> None:  # noqa: B027 - most kinds have nothing to wait for
         """Wait for the end of the processes after :meth:`close`."""
 
+    def leave(self) -> None:  # noqa: B027
+        """Do not wait for the end of the processes after :meth:`close`: they have no port of the host, and run no longer."""
+
 
 class ProgramUplink(Uplink):
     """A program that connects a namespace, and the addresses of the host that are closed there."""
@@ -161,6 +164,10 @@ class ProgramUplink(Uplink):
     def reap(self) -> None:
         """Wait for the end of the program after :meth:`close`. Until then, its interface may exist."""
         self._program.reap()
+
+    def leave(self) -> None:
+        """Do not wait for the end of the program after :meth:`close`."""
+        self._program.leave()
 
     def close(self) -> None:
         """End the program, and close the descriptors. Closing twice does nothing."""
