@@ -166,7 +166,6 @@ _EQUIVALENTS = {
     "start": "up",
     "validate": "check",
     "lint": "check",
-    "inspect": "explain",
     "clone": "fork",
     "restore": "rollback",
     "revert": "rollback",
@@ -174,8 +173,8 @@ _EQUIVALENTS = {
     "help": "--help",
 }
 """Verbs of similar programs, and the equivalents in this one."""
-_WITHOUT_EQUIVALENT = frozenset(("attach", "create", "exec", "kill", "logs", "ps", "restart", "stop"))
-"""Verbs of similar programs for containers in the background, which have no equivalent in this one."""
+_WITHOUT_EQUIVALENT = frozenset(("attach", "create", "exec", "pause", "restart"))
+"""Verbs of similar programs for running containers, which have no equivalent in this one."""
 
 
 def _unknown(verb: str) -> str:
@@ -183,7 +182,7 @@ def _unknown(verb: str) -> str:
         return f"{verb!r} is not a command; did you mean {_EQUIVALENTS[verb]}?"
     if verb in _WITHOUT_EQUIVALENT:
         return (
-            f"{verb!r} is not a command: a sandbox runs in the foreground, and a signal to its `sandbox up` ends it; "
+            f"{verb!r} is not a command: no command can enter or change a running sandbox yet; "
             "`sandbox --help` lists the commands"
         )
     from difflib import get_close_matches  # slow to import, and only needed for a mistake

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sandbox.state.location import Locations
 
 DESCRIPTION = """\
-Remove the leftovers of ended sandboxes and interrupted commands of this machine, what no image uses any more, and
+Remove sandboxes in the background that have ended, the leftovers of others and of interrupted commands of this machine, what no image uses any more, and
 unreferenced unpacked archives. An archive is unreferenced if no running sandbox and no persistent layer uses it, and
 all environment files that were started with it are gone. An archive that has changed after unpacking is unreferenced,
 too, and so is the image of a layout or an archive that has changed or is gone. Other images have names, and are
@@ -104,6 +104,7 @@ def _remove(where: Locations, items: Sequence[KeptItem]) -> tuple[list[KeptItem]
     from sandbox.runtime.bridge_sweep import sweep_bridge
     from sandbox.state import run_directory
     from sandbox.state.directory import StateDirectory
+    from sandbox.state.runs import list_runs
 
     run_path, _ = run_directory.prepare(run_directory.default_path(os.environ, os.geteuid()), warn)
     directory = StateDirectory(where.state, run_path, where.images)
@@ -112,6 +113,14 @@ def _remove(where: Locations, items: Sequence[KeptItem]) -> tuple[list[KeptItem]
         sweep_bridge(directory.run_path, warn)
     finally:
         directory.close()
+    for run in list_runs(where.state):
+        if run.state == "ended" and run.record is not None and run.record.background:
+            try:
+                kept_removal.remove_run(where, run)
+            except SandboxError as error:
+                warn(error.message)
+            else:
+                left.append(run.id)
     removed = []
     for item in items:
         try:

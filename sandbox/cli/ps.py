@@ -17,9 +17,9 @@ DESCRIPTION = """\
 List the running sandboxes of this account: the id of each run, the name of the sandbox, its state and since when it has
 been in it, the forwarded ports, and the program.
 
-A sandbox is starting, running or stopping (after SIGTERM, until its program ends). With --all, also list sandboxes whose
-supervisor was killed, until the next command removes what they left, and those of other machines that share the state
-directory."""
+A sandbox is starting, running, stopping (after SIGTERM, until its program ends) or exited. With --all, also list those in the
+background that have ended, until `sandbox rm` removes them, those whose supervisor was killed, and those of other machines that
+share the state directory."""
 EPILOG = """examples:
   sandbox ps
   sandbox ps --json
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--all",
         "-a",
         action="store_true",
-        help="also list those that were killed, and those of other machines",
+        help="also list those that have ended, and those of other machines",
     )
     add_json(parser)
 
@@ -52,14 +52,14 @@ def run(arguments: argparse.Namespace) -> int:
     shown.sort(key=lambda run: (run.record and run.record.began) or 0.0)
     now = time.time()
     if arguments.json:
-        print_json([_as_dict(run, here.boot) for run in shown])
+        print_json([as_dict(run, here.boot) for run in shown])
         return 0
     rows = []
     for run in shown:
         record = run.record
         assert record is not None
-        state = _state(run, here.boot)
-        since = record.since if run.state == "running" else None
+        state = state_of(run, here.boot)
+        since = record.since if run.state == "running" or record.phase == "exited" else None
         rows.append(
             [
                 run.id,
@@ -76,11 +76,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _state(run: Run, boot: str) -> str:
+def state_of(run: Run, boot: str) -> str:
+    """Return the state of *run* for people; *boot* is the id of the present boot of this machine."""
     record = run.record
     assert record is not None
     if run.state == "running":
-        return record.phase
+        return "stopping" if record.phase == "exited" else record.phase  # its supervisor removes the rest
+    if record.phase == "exited":
+        reason = f": {record.reason}" if record.reason else ""
+        return "exited" + ("" if record.status is None else f" {record.status}") + reason
     if run.state == "ended":
         restarted = record.place is not None and record.place.boot != boot
         return "exited, machine restarted" if restarted else "exited, supervisor was killed"
@@ -88,15 +92,18 @@ def _state(run: Run, boot: str) -> str:
     return f"on {host or 'another machine'}" if run.state == "elsewhere" else "unknown"
 
 
-def _as_dict(run: Run, boot: str) -> dict[str, object]:
+def as_dict(run: Run, boot: str) -> dict[str, object]:
+    """Return *run* for JSON."""
     record = run.record
     assert record is not None
     return {
         "id": run.id,
         "name": record.name,
-        "state": _state(run, boot),
+        "state": state_of(run, boot),
         "began": record.began,
         "since": record.since,
+        "status": record.status,
+        "background": record.background,
         "file": record.file,
         "command": list(record.command),
         "ports": list(record.ports),

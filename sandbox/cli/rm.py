@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Remove a persistent layer (layer:NAME), a layer kept by `up --keep-changes` (changes:ID), a named volume
 (volume:NAME), an unpacked archive (archive:NAME, or a prefix of its name), an image (image:NAME), or what an ended
-sandbox has left or kept (its id, or a prefix of it).
+sandbox has left or kept (its id, or a prefix of it): the record, the log and the changes of one in the background. With
+--force, a running sandbox is stopped first.
 
 An item that is in use is not removed, even if a sandbox of another machine that shares the state directory uses it.
 Files are removed under the ids that they belong to. There is no confirmation, and a layer or volume cannot be
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="layer:NAME, changes:ID, volume:NAME, archive:NAME, image:NAME or the id of a run",
     )
+    parser.add_argument("--force", "-f", action="store_true", help="stop running sandboxes first")
     add_json(parser)
 
 
@@ -57,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         failures: list[tuple[str, SandboxError]] = []
         for thing in pending:
             try:
-                _remove(where, thing)
+                _remove(where, thing, force=arguments.force)
             except SandboxError as error:
                 failures.append((thing, error))
                 continue
@@ -76,11 +78,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _remove(where: Locations, thing: str) -> None:
-    from sandbox.lifecycle import kept_removal
+def _remove(where: Locations, thing: str, *, force: bool) -> None:
+    from sandbox.lifecycle import kept_removal, running
 
     found = kept_removal.find(where, thing)
     if isinstance(found, tuple):
         kept_removal.remove_kept(where, *found)
+    elif force:
+        running.remove(where, found)
     else:
-        kept_removal.remove_run(found)
+        kept_removal.remove_run(where, found)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sandbox.images.resolve import Fetch
     from sandbox.images.stored_images import ImageRecord
     from sandbox.plan import Plan
+    from sandbox.runtime.detaching import Background
     from sandbox.runtime.report import Report
     from sandbox.runtime.supervisor import Supervisor
     from sandbox.runtime.timeline import Timeline
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
 #: Seconds between the end of a sandbox whose network has failed and its restart.
 _RESTART_SECONDS = 1.0
 
-DESCRIPTION = "Start the sandbox that FILE describes, in the foreground, and wait for its program."
+DESCRIPTION = """\
+Start the sandbox that FILE describes, and wait for its program. With --detach, run it in the background: print the id of the run, and
+return when the program has been executed. Its output is in the log (`sandbox logs`). When it has ended, its record, its log and
+what it changed stay until `sandbox rm`."""
 EPILOG = (
     "keys: ctrl-p ctrl-z suspends this command, and fg or bg of the shell resumes it. All other keys go to the program. The program continues while this command is suspended; limits.wall_time takes effect when the command is resumed.\n\n"
     "background: if started with &, the program gets no terminal, unless process.terminal = true\n\n"
@@ -49,6 +53,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "command", nargs="*", metavar="COMMAND", help="run this command instead of that of the file"
     )
     add_overrides(parser)
+    parser.add_argument(
+        "--detach", "-d", action="store_true", help="run it in the background, and print the id of the run"
+    )
+    parser.add_argument(
+        "--rm", action="store_true", help="with --detach: remove everything of it when it ends"
+    )
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="with --detach: stop and remove a sandbox in the background that has the name",
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="print the operations, in order, and do nothing"
     )
@@ -93,6 +108,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Start the sandbox and wait; return the exit status of its program."""
     if arguments.dry_run:
         return _dry_run(arguments)
+    # SIG_IGN is inherited from the parent. With it, the kernel would reap child processes before waitpid(2) returns their status.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if arguments.detach:
+        return _run_in_background(arguments)
+    if arguments.rm or arguments.replace:
+        from sandbox.errors import SandboxError
+
+        raise SandboxError("--rm and --replace need --detach")
     # Standard output is the program's, so errors are printed as text.
     as_json, arguments.json = arguments.json, False
     if as_json and not arguments.report:
@@ -102,8 +125,6 @@ def run(arguments: argparse.Namespace) -> int:
             "--json needs --dry-run or --report: otherwise standard output belongs to the program",
             hint="add --dry-run for the plan, or --report for the resources used",
         )
-    # SIG_IGN is inherited from the parent. With it, the kernel would reap child processes before waitpid(2) returns their status.
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     spec = None
     while True:
         spec, supervisor, status = _run_once(arguments, spec, as_json=as_json)
@@ -113,12 +134,21 @@ def run(arguments: argparse.Namespace) -> int:
         time.sleep(_RESTART_SECONDS)
 
 
+def _run_in_background(arguments: argparse.Namespace) -> int:
+    """Start the sandbox in the background; return the exit status."""
+    from sandbox.cli.background import run_in_background
+
+    return run_in_background(
+        arguments, lambda background: _run_once(arguments, None, as_json=False, background=background)[2]
+    )
+
+
 def _run_once(
-    arguments: argparse.Namespace, spec: Spec | None, *, as_json: bool
+    arguments: argparse.Namespace, spec: Spec | None, *, as_json: bool, background: Background | None = None
 ) -> tuple[Spec, Supervisor, int]:
     """Start the sandbox and wait for its end; return its specification, its supervisor and the exit status.
 
-    *spec* is the specification of an earlier run; None to read the file.
+    *spec* is the specification of an earlier run; None to read the file. *background* is that of a sandbox in the background.
     """
     import gc
 
@@ -146,6 +176,10 @@ def _run_once(
             server.start()
         facts, directory, secret, plan = _make_plan(spec, arguments)
         timeline.mark("planned")
+        if background is not None:
+            from sandbox.cli.background import check_plan
+
+            check_plan(plan, directory, replace=arguments.replace)
     except BaseException:
         server.abandon()
         raise
@@ -185,7 +219,10 @@ def _run_once(
         timeline=timeline,
         secret=secret,
         progress=_make_progress,
-        keep_changes=arguments.keep_changes,
+        keep_changes=arguments.keep_changes or (background is not None and not arguments.rm),
+        log=None if background is None else background.output_log(),
+        keep_record=background is not None and not arguments.rm,
+        on_start=None if background is None else background.report,
         on_end=_after_the_program(arguments, plan, warn, note),
     )
     # Existing objects are exempt from collection, so that forked children do not write to (and so copy) their pages.

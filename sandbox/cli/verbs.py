@@ -10,10 +10,12 @@ from sandbox.errors import EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EX
 GROUPS: dict[str, dict[str, str]] = {
     "run": {
         "up": "start the sandbox of an environment file and wait for it",
-        "ps": "list running sandboxes",
+        "logs": "print what a sandbox in the background has printed",
+        "ps": "list sandboxes",
         "stop": "end sandboxes, and wait until they are gone",
         "kill": "send a signal to the programs of sandboxes",
         "wait": "wait for the end of sandboxes",
+        "inspect": "print the state, the processes and the places of a sandbox",
         "top": "list the processes of a sandbox",
         "port": "print the ports of the host that lead to a running sandbox",
         "network": "list and inspect the networks that running sandboxes share",

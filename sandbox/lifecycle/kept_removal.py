@@ -79,15 +79,15 @@ def _canonical(kind: Kind, name: str) -> str:
     return normalized(name) if kind == "image" else name
 
 
-def remove_run(run: Run) -> None:
-    """Remove the leftovers of the ended *run*.
+def remove_run(where: Locations, run: Run) -> None:
+    """Remove the leftovers of the ended *run*, and what it has kept: its record, its log and its ephemeral layer.
 
     Raises:
         StateError: it has not ended, or belongs to another machine.
     """
     if run.state == "running":
         raise StateError(
-            f"sandbox {run.shown()} is running", hint="end it first: send SIGTERM to its `sandbox up`"
+            f"sandbox {run.shown()} is running", hint=f"`sandbox stop {run.id}` ends it, or add --force"
         )
     if run.state != "ended":
         raise StateError(
@@ -99,6 +99,8 @@ def remove_run(run: Run) -> None:
         raise StateError(
             f"the leftovers of sandbox {run.id} cannot be removed", hint=f"remove {run.path} by hand"
         )
+    if run.record is not None and run.record.background and run.id in list_names(where, "changes"):
+        remove_kept(where, "changes", run.id)
 
 
 def remove_kept(where: Locations, kind: Kind, name: str) -> None:

@@ -17,6 +17,11 @@ from sandbox.state.runs import Run, list_runs
 from sandbox.state.sandbox_directory import announce_kill
 from sandbox.state.selection import by_prefix, is_file, selects
 
+# A plain name instead of typing.TYPE_CHECKING: importing typing costs milliseconds of each start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.state.location import Locations
+
 #: Signals that the supervisor passes on to the program (sandbox/runtime/signals.py).
 PASSED_ON = (
     signal.SIGHUP,
@@ -75,17 +80,52 @@ def choose(state_directory: str, arguments: Sequence[str], *, every: bool) -> li
         return runs
     found: dict[str, Run] = {}
     for argument in arguments:
-        chosen = [
-            run
-            for run in runs
-            if run.record and selects(argument, (run.record.name, run.id), run.record.file)
-        ]
-        if not chosen and not is_file(argument):
-            chosen = by_prefix(argument, runs, lambda run: run.id)
+        chosen = _selected(runs, argument)
         if not chosen:
             raise StateError(f"no sandbox {argument} is running", hint="`sandbox ps` lists those that are")
         found.update((run.id, run) for run in chosen)
     return list(found.values())
+
+
+def newest(state_directory: str, argument: str) -> Run:
+    """Return the newest run that *argument* selects: a running one, or one in the background that has ended.
+
+    Raises:
+        StateError: there is none, or *argument* is the beginning of several ids.
+    """
+    runs = [
+        run
+        for run in list_runs(state_directory)
+        if run.record is not None and (run.state == "running" or run.record.background)
+    ]
+    chosen = _selected(runs, argument)
+    if not chosen:
+        raise StateError(f"there is no sandbox {argument}", hint="`sandbox ps --all` lists all")
+    return max(chosen, key=lambda run: (run.record and run.record.began) or 0.0)
+
+
+def _selected(runs: Sequence[Run], argument: str) -> list[Run]:
+    chosen = [
+        run for run in runs if run.record and selects(argument, (run.record.name, run.id), run.record.file)
+    ]
+    if not chosen and not is_file(argument):
+        chosen = by_prefix(argument, runs, lambda run: run.id)
+    return chosen
+
+
+def remove(where: Locations, run: Run) -> None:
+    """Stop *run*, if it runs, and remove its record, its log and the layer that it has kept.
+
+    Raises:
+        StateError: it does not end, or a part cannot be removed.
+    """
+    from sandbox.lifecycle.kept_removal import remove_run
+
+    if run.state == "running":
+        stop([run], None, lambda _run, _by: None)
+    again = next((one for one in list_runs(where.state) if one.id == run.id), None)
+    if again is not None:  # otherwise it was in the foreground, or was started with --rm
+        remove_run(where, again)
 
 
 def stop(runs: Sequence[Run], seconds: float | None, on_end: Callable[[Run, str], None]) -> None:
@@ -102,7 +142,7 @@ def stop(runs: Sequence[Run], seconds: float | None, on_end: Callable[[Run, str]
     waiting: list[tuple[Run, RunningProcess]] = []
     try:
         for run in runs:
-            supervisor = _supervisor(run)
+            supervisor = supervisor_of(run)
             if supervisor is None:
                 on_end(run, "itself")
                 continue
@@ -141,21 +181,23 @@ def send(run: Run, number: int) -> None:
         raise StateError(
             f"{signal.Signals(number).name} cannot be sent to a sandbox", hint=f"send one of {names}"
         )
-    supervisor = _supervisor(run)
+    supervisor = supervisor_of(run)
     if supervisor is not None:
         with closing(supervisor):
             supervisor.send(number)
 
 
-def wait(run: Run) -> None:
-    """Wait for the end of *run*."""
-    supervisor = _supervisor(run)
+def wait(state_directory: str, run: Run) -> int | None:
+    """Wait for the end of *run*, and return its exit status; None if that is not known, as in the foreground."""
+    supervisor = supervisor_of(run)
     if supervisor is not None:
         with closing(supervisor):
             supervisor.ends_within(None)
+    again = next((one for one in list_runs(state_directory) if one.id == run.id), None)
+    return None if again is None or again.record is None else again.record.status
 
 
-def _supervisor(run: Run) -> RunningProcess | None:
+def supervisor_of(run: Run) -> RunningProcess | None:
     """Open the supervisor of *run*; None if it has ended.
 
     Raises:
@@ -182,7 +224,7 @@ def _is_locked_elsewhere(record: RunRecord) -> bool:
 
 def _kill_init(run: Run) -> None:
     """Kill process 1 of *run*, with which every process of the sandbox ends; before it exists, the supervisor."""
-    supervisor = _supervisor(run)
+    supervisor = supervisor_of(run)
     if supervisor is None:
         return
     with closing(supervisor):

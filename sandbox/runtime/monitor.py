@@ -41,6 +41,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.runtime.control import ControlSocket
     from sandbox.runtime.freezing import LayerRequests
+    from sandbox.runtime.log import OutputLog
     from sandbox.runtime.seccomp_trace import DenialTracer
 
 #: Errors of a FUSE mount whose server has closed it (fs/fuse/dev.c).
@@ -97,6 +98,8 @@ class Monitor:
         trace_denials: Callable[[int], DenialTracer] | None = None,
         control: ControlSocket | None = None,
         requests: LayerRequests | None = None,
+        log: OutputLog | None = None,
+        on_start: Callable[[], None] | None = None,
         system: System | None = None,
     ) -> None:
         """Prepare to watch *handle*.
@@ -113,6 +116,8 @@ class Monitor:
             trace_denials: makes what answers for the listener of a traced filter.
             control: the socket over which commands ask the supervisor.
             requests: executes what they ask.
+            log: receives the output of the program; None if that has the launcher's own files.
+            on_start: called when the program has been executed.
             system: the calls of the loop.
         """
         self._plan = plan
@@ -126,6 +131,8 @@ class Monitor:
         self._trace_denials = trace_denials
         self._control = control
         self._requests = requests
+        self._log = log
+        self._on_start = on_start
         self._system = System() if system is None else system
         self._channel_open = True
         self._server_open = resources.served
@@ -190,6 +197,7 @@ class Monitor:
             fds = [*fds, self.denials.fileno()]
         interest = self.relay.interest() if self.relay is not None else {}
         asked = self._control.interest() if self._control is not None and self._serving else {}
+        logged = {} if self._log is None else self._log.interest()
         network = self._handle.network
         connected = {} if network is None else network.interest()
         waits = []
@@ -199,8 +207,11 @@ class Monitor:
             waits.append(patience)
         timeout = None if not waits else max(0, min(int(min(waits) * 1000) + 1, _LONGEST_POLL))
         ready = self._system.poll(
-            {**dict.fromkeys(fds, select.POLLIN), **interest, **asked, **connected}, timeout
+            {**dict.fromkeys(fds, select.POLLIN), **interest, **asked, **logged, **connected}, timeout
         )
+        for fd in logged:
+            if fd in ready and self._log is not None:
+                self._log.handle(fd)
         for fd in interest:
             if fd in ready and self.relay is not None:
                 self.relay.handle(fd, ready[fd])
@@ -299,7 +310,10 @@ class Monitor:
         elif isinstance(message, Started):
             self._timeline.mark("started", message.at)
             life.enter(Phase.RUNNING)
-            self._record_phase("running")
+            if Deadline.STOP not in life.deadlines:  # otherwise it is stopping already
+                self._record_phase("running")
+            if self._on_start is not None:
+                self._on_start()
             self._trace("started")
         elif isinstance(message, ProgramEnded):
             self._timeline.mark("ended")

@@ -59,12 +59,13 @@ class SandboxResources:
         secret: bytes | None = None,
         measure: bool,
         keep_changes: bool = False,
+        in_background: bool = False,
         progress: Callable[[], Progress] | None = None,
     ) -> None:
         """Create nothing yet. With *measure*, :meth:`prepare` creates a cgroup even if no limit needs one.
 
-        *keep_changes*: the ephemeral layer outlives the run. *progress* creates the progress display for an archive that is
-        read.
+        *keep_changes*: the ephemeral layer outlives the run. *in_background*: no command waits for it. *progress* makes the
+        display of the progress of an archive that is read.
         """
         #: The plan; :meth:`prepare` updates it once the kind of root (served or direct bind) is known.
         self.plan = plan
@@ -76,10 +77,11 @@ class SandboxResources:
         self._secret = secret
         self._measure = measure
         self._keep_changes = keep_changes
+        self._in_background = in_background
         #: Whether the program ran, so that there are changes to keep.
         self.program_ran = False
         self._progress = progress
-        #: The digests of archives by path, which a persistent layer records.
+        #: The digests of archives by path, for the record of a persistent layer.
         self._digests: dict[str, str] = {}
         self._layers: list[ServedLayer] = []
         #: The layers below the writable one as a later command opens them again, bottom first.
@@ -141,7 +143,9 @@ class SandboxResources:
         self.trampoline = create_trampoline(self._facts.machine)
         undo.callback(os.close, self.trampoline)
         undo.callback(lambda: self.network is not None and self.network.reap())
-        self.run = self._state.new_run(plan.ids, name=plan.name, uses=_uses(plan))
+        self.run = self._state.new_run(
+            plan.ids, name=plan.name, uses=_uses(plan) | {"background": self._in_background}
+        )
         undo.callback(self._remove_run)
         if plan.network is not None:
             self._make_network(undo)
@@ -399,12 +403,11 @@ class SandboxResources:
             return
         try:
             self.run.remove()
+            return
         except SandboxError as error:
             reason = error.message
         except OSError as error:
             reason = f"{self.run.path}: {error.strerror}"
-        else:
-            return
         self._warn(f"the run directory cannot be removed, and the next command tries again: {reason}")
 
     def _chown_to_root(self) -> None:

@@ -86,6 +86,7 @@ class Startup:
         trace: Callable[[str], None],
         confinement: execve.Confinement,
         measure: bool,
+        outputs: Sequence[int] = (),
     ) -> None:
         """Prepare to start *plan* and to fill *handle*.
 
@@ -97,6 +98,7 @@ class Startup:
             trace: receives each operation as a line.
             confinement: what the program is started under.
             measure: process 1 counts what the program leaves behind.
+            outputs: standard output and error of the program; empty for those of this process.
         """
         self._plan = plan
         self._facts = facts
@@ -105,6 +107,7 @@ class Startup:
         self._trace = trace
         self._confinement = confinement
         self._measure = measure
+        self._outputs = outputs
         self._stage1 = 0
 
     def fork_stage1(self, theirs: Channel) -> None:
@@ -137,6 +140,8 @@ class Startup:
             if self._plan.process.empty_input:
                 process.empty_standard_input()
             trampoline, joined = self._confinement.trampoline, self._resources.joined
+            for place, fd in enumerate(self._outputs, 1):
+                os.dup2(fd, place)
             process.close_descriptors_but({0, 1, 2, theirs.fileno(), trampoline, *joined.values()})
 
         stage1.run_stage1(
@@ -180,7 +185,8 @@ class Startup:
             handle.channel.send(Adopted(self._measure))
             timeline.mark("namespaces")
             # Process 1 goes on meanwhile: the record is for sandboxes that join these namespaces.
-            resources.run.record({"namespaces": handle.namespaces, "init": handle.init_pid})
+            pids = {"init": handle.init_pid, "server": handle.server.pid if resources.served else None}
+            resources.run.record({"namespaces": handle.namespaces, **pids})
         except OSError as error:
             raise SetupError.from_os_error("stage 1", "start", error) from None
         finally:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from sandbox.errors import SetupError
+from sandbox.errors import EXIT_FAILURE, SandboxError, SetupError
 from sandbox.host.facts import HostFacts
 from sandbox.kernel import process
 from sandbox.plan import Plan
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from sandbox.images.reading import Progress
     from sandbox.runtime.control import ControlSocket
     from sandbox.runtime.freezing import LayerRequests
+    from sandbox.runtime.log import OutputLog
     from sandbox.runtime.report import Report
     from sandbox.runtime.seccomp_trace import DenialTracer
 
@@ -61,6 +62,9 @@ class Supervisor:
         secret: bytes | None = None,
         progress: Callable[[], Progress] | None = None,
         keep_changes: bool = False,
+        log: OutputLog | None = None,
+        keep_record: bool = False,
+        on_start: Callable[[str], None] | None = None,
         on_end: Callable[[str], None] | None = None,
     ) -> None:
         """Prepare to run *plan*; the server, started or not, belongs to the supervisor from now on.
@@ -78,6 +82,9 @@ class Supervisor:
             secret: authenticates compiled filters that are cached; without it none is cached.
             progress: makes the display of the progress of an archive that is read.
             keep_changes: the ephemeral layer outlives the run.
+            log: of a sandbox in the background; it receives the output of the program, and belongs to the supervisor from now on.
+            keep_record: the record and the log outlive the run, too.
+            on_start: called with the id of the run when the program has been executed.
             on_end: called with the id of the run when the program has ended, while the writable layer still exists.
         """
         self._plan = plan
@@ -92,6 +99,9 @@ class Supervisor:
         self._secret = secret
         self._progress = progress
         self._keep_changes = keep_changes
+        self._log = log
+        self._keep_record = keep_record
+        self._on_start = on_start
         self._on_end = on_end
         self._filter: bytes | None = None
         self._resources: SandboxResources
@@ -108,12 +118,30 @@ class Supervisor:
         """
         try:
             with ExitStack() as undo:
+                if self._log is not None:
+                    undo.callback(self._log.finish)
                 undo.callback(self._server.stop)
-                return self._run(undo)
+                return self._run_and_record(undo)
         except Interrupted as interrupted:
             return 128 + interrupted.number
         except OSError as error:  # of a step without a name: no descriptor, process or memory was left
             raise SetupError.from_os_error("start", "set-up", error) from error
+
+    def _run_and_record(self, undo: ExitStack) -> int:
+        """Run the sandbox, and record how it ended, if the record outlives the run."""
+        status, reason = EXIT_FAILURE, ""
+        try:
+            status = self._run(undo)
+        except SandboxError as error:
+            reason = error.message
+            raise
+        except Interrupted as interrupted:
+            status, reason = 128 + interrupted.number, f"signal {interrupted.number}"
+            raise
+        finally:
+            if self._keep_record and self._life.phase is Phase.ENDED and self._resources.program_ran:
+                self._resources.run.retire(status=status, reason=reason)
+        return status
 
     def _run(self, undo: ExitStack) -> int:
         undo.callback(StandardDescriptors.now().restore)
@@ -136,9 +164,12 @@ class Supervisor:
             trace=self._trace,
             confinement=self._confinement(theirs),
             measure=self._measure,
+            outputs=() if self._log is None else self._log.outputs,
         )
         startup.fork_stage1(theirs)
         theirs.close()
+        if self._log is not None:
+            self._log.close_outputs()
         with signals.ending():
             startup.run(self._timeline)
         started = time.monotonic()
@@ -178,12 +209,15 @@ class Supervisor:
             secret=self._secret,
             measure=self._measure,
             keep_changes=self._keep_changes,
+            in_background=self._log is not None,
             progress=self._progress,
         )
         self._resources.open_joined(undo)
         _open_pipes_for_reopening()
         serving_filter = self._compile_filters()
         self._resources.prepare(undo)
+        if self._log is not None:
+            self._log.begin(self._resources.run.record_path)
         self._resources.settle(self._server, self._trace)
         self._plan = self._resources.plan
         return serving_filter
@@ -227,7 +261,15 @@ class Supervisor:
             trace_denials=self._trace_denials,
             control=control,
             requests=requests,
+            log=self._log,
+            on_start=self._report_start,
         )
+
+    def _report_start(self) -> None:
+        if self._on_start is not None:
+            self._on_start(os.path.basename(self._resources.run.path))
+        if self._log is not None:
+            self._log.take_over()
 
     def _control_socket(self, undo: ExitStack) -> tuple[ControlSocket | None, LayerRequests | None]:
         """Listen for commands about a writable layer that lasts. Without one there are none, and the start imports nothing."""

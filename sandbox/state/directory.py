@@ -320,7 +320,7 @@ class StateDirectory:
 
         with locks.exclusively_locked(self.run_path):
             ended = sweeping.find_ended(self.path, self.run_path, self._place)
-        return sweeping.sweep(ended)
+        return sweeping.sweep(ended, keep=True)
 
     def close(self) -> None:
         """Close the descriptor of the state directory."""

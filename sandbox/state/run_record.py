@@ -49,10 +49,17 @@ class RunRecord:
     #: When the run began, and since when it has been in its phase, in seconds since 1970; None in records of older versions.
     began: float | None = None
     since: float | None = None
-    #: "starting", "running" or "stopping".
+    #: "starting", "running", "stopping" or, of a run in the background, "exited".
     phase: str = "starting"
+    #: Whether no command waits for it: its record and log stay when it has ended.
+    background: bool = False
+    #: The exit status, and why it ended, if it has.
+    status: int | None = None
+    reason: str = ""
     #: The pid of process 1, as the supervisor sees it; None before it exists.
     init: int | None = None
+    #: The pid of the file system's server; None without one.
+    server: int | None = None
     #: The numbers of the supervisor's descriptors of the run's namespaces, by kind.
     namespaces: tuple[tuple[str, int], ...] = ()
     #: The source of its root in the mount table, if its processes are to be found by that.
@@ -95,7 +102,11 @@ def read(state: object) -> RunRecord | None:
         began=_time(state.get("began")),
         since=_time(state.get("since")),
         phase=_text(state.get("phase")) or "starting",
+        background=state.get("background") is True,
+        status=_number(state.get("status")),
+        reason=_text(state.get("reason")) or "",
         init=_number(state.get("init")),
+        server=_number(state.get("server")),
         namespaces=tuple(
             (str(kind), fd)
             for kind, fd in (namespaces.items() if isinstance(namespaces, dict) else ())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
@@ -97,6 +98,8 @@ class RunDirectory:
             raise _in_use(in_use, _read_state(path) or {})
         self._fds = [fd]
         self._lasting = resume
+        #: Whether the record outlives the run.
+        self._retired = False
         self._reserved = reserved
         #: The writable layer and those below, if they are recorded here.
         self.stack: RecordedStack | None = None
@@ -210,6 +213,23 @@ class RunDirectory:
         return os.path.lexists(os.path.join(self.path, _KILLED))
 
     @property
+    def record_path(self) -> str:
+        """The directory of the record."""
+        return self._records
+
+    def retire(self, *, status: int, reason: str) -> None:
+        """Keep the record, with the exit status and why the sandbox ended, when the run is removed.
+
+        Nothing is done where the record is not in a directory of its own. A full disk changes nothing: the record then seems
+        to be that of a sandbox whose supervisor was killed.
+        """
+        if self._records == self.path:
+            return
+        with suppress(OSError):
+            self.record({"phase": "exited", "since": time.time(), "status": status, "reason": reason})
+            self._retired = True
+
+    @property
     def layer_path(self) -> str:
         """The directory in which :meth:`subdirectory` creates the parts of the writable layer."""
         return self._layer
@@ -256,7 +276,7 @@ class RunDirectory:
         """Remove the directories with their content, that of the record last, and release the lock."""
         self._release_reserved()
         try:
-            for path in dict.fromkeys((self.path, self._records)):
+            for path in dict.fromkeys((self.path, *(() if self._retired else (self._records,)))):
                 remove_directory(path, self._ids)
         finally:
             self.close()

@@ -15,10 +15,11 @@ from sandbox.kernel import cgroups
 from sandbox.kernel.process import end_rooted
 from sandbox.state.layer_records import ids_from_json
 from sandbox.state.locks import claim
-from sandbox.state.node import Place
+from sandbox.state.node import Place, this_place
 from sandbox.state.removal import NEW, remove_directory
 from sandbox.state.run_record import Lock, RunRecord
 from sandbox.state.runs import is_empty, is_private, lock_of, paths_in, read_run_record, state_of
+from sandbox.state.trusted_files import read_json, replace_json
 from unionfs._stdlib.dataclasses import dataclass
 
 _FORGOTTEN = 86400.0
@@ -50,7 +51,12 @@ def find_ended(state_directory: str, run_directory: str, here: Place) -> list[En
     records = os.path.join(state_directory, "run")
     places = os.path.join(run_directory, "run")
     try:
-        found.extend(ended for path in paths_in(records) if (ended := claim_ended(path, here)) is not None)
+        for path in paths_in(records):
+            record = read_run_record(path)
+            if record is not None and record.background and record.phase == "exited":
+                continue  # `sandbox rm` removes it
+            if (ended := _claim(path, record, here)) is not None:
+                found.append(ended)
         for path in paths_in(places) if places != records else ():
             record = read_run_record(path)
             if record is None and _is_new(path):
@@ -155,8 +161,11 @@ def _is_forgotten(path: str) -> bool:
         return False
 
 
-def sweep(ended: list[EndedRun]) -> list[str]:
-    """Remove what the *ended* runs have left, and release their locks; return the names of the runs that were removed."""
+def sweep(ended: list[EndedRun], *, keep: bool = False) -> list[str]:
+    """Remove what the *ended* runs have left, and release their locks; return the names of the runs that were removed.
+
+    With *keep*, the record and the log of a run in the background stay: its supervisor was killed, and nobody has seen it yet.
+    """
     swept = []
     for run in ended:
         try:
@@ -165,12 +174,26 @@ def sweep(ended: list[EndedRun]) -> list[str]:
                 end_rooted(record.root)
             if record is not None and cgroups.remove_stale(record.cgroups):
                 continue  # keep the record: the next command finds the remaining cgroups by it
-            for path in run.paths:
+            kept = keep and record is not None and record.background
+            if record is not None and kept:
+                _record_end(run.paths[-1], record)
+            for path in run.paths[:-1] if kept else run.paths:
                 remove_directory(path, None if record is None else ids_from_json(record.ids))
             swept.append(run.id)
-        except (SandboxError, OSError):
+        except (SandboxError, OSError, ValueError):
             pass  # the next command tries again
         finally:
             with suppress(OSError):
                 run.close()
     return swept
+
+
+def _record_end(path: str, record: RunRecord) -> None:
+    """Record in *path* that the supervisor of *record* has ended without doing so itself."""
+    here = this_place()
+    restarted = record.place is not None and record.place.boot != here.boot
+    state = read_json(os.path.join(path, "state.json"))
+    reason = "machine restarted" if restarted else "supervisor was killed"
+    replace_json(
+        os.path.join(path, "state.json"), {**state, "phase": "exited", "since": time.time(), "reason": reason}
+    )

@@ -166,6 +166,21 @@ def test_several_runs_of_one_name_are_told_apart_by_the_beginnings_of_their_ids(
         second.wait(PATIENCE)
 
 
+def test_inspect_prints_what_is_known_of_a_sandbox(launcher: Launcher) -> None:
+    with running(launcher, "web") as web:
+        wait_for(lambda: listed(launcher)["web"]["state"] == "running", "the state")
+        found = json.loads(sandbox(launcher, "inspect", "--json", "web").out)
+        assert (found["name"], found["state"], found["supervisor"]) == ("web", "running", {"pid": web.pid})
+        assert all(alive(found[role]["pid"]) for role in ("init", "server"))
+        assert found["record"] == str(launcher.state / "run" / found["id"])
+        assert found["log"] is None
+        assert os.readlink(found["namespaces"]["pid"]).startswith("pid:[")
+        lines = sandbox(launcher, "inspect", "web").out.splitlines()
+        assert "state: running" in lines
+        assert f"supervisor: pid {web.pid}" in lines
+    assert "there is no sandbox web" in sandbox(launcher, "inspect", "web").err
+
+
 def test_top_lists_the_processes_with_their_ids_inside_and_outside(launcher: Launcher) -> None:
     with running(launcher, "web", "sleep 600 & echo ready; wait"):
         found = json.loads(sandbox(launcher, "top", "--json", "web").out)

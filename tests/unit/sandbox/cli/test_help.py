@@ -22,6 +22,7 @@ from tests.conftest import PROJECT
 
 #: Modules of the package that are no verbs.
 SHARED = {
+    "background",
     "check_here",
     "main",
     "options",
@@ -225,8 +226,8 @@ def meaning(action: argparse.Action) -> tuple[object, ...]:
 
 #: `fmt --diff` shows what it would change in a file, `up --diff` what the program has changed. `--list` lists what the verb is about.
 #: `explain --all` prints all that there is, `logout --all` is about all registries. `-a` and `-t` are as in podman: `ps -a` lists
-#: more sandboxes, `stop -a` ends all; `build -t` is a tag, `stop -t` a time.
-DIFFERENT = ("--all", "--diff", "--list", "-a", "-t")
+#: more sandboxes, `stop -a` ends all; `build -t` is a tag, `stop -t` a time, `logs -f` follows, `build -f` names a file, `rm -f` stops first.
+DIFFERENT = ("--all", "--diff", "--list", "-a", "-t", "-f", "--force")
 
 
 @each_verb
@@ -287,9 +288,8 @@ def test_messages_are_coloured_on_a_terminal_only(
     ("verb", "hint"),
     [
         ("run", "did you mean up?"),
-        ("inspect", "did you mean explain?"),
         ("version", "did you mean --version?"),
-        ("exec", "a signal to its `sandbox up` ends it"),
+        ("exec", "no command can enter or change a running sandbox yet"),
     ],
 )
 def test_a_verb_of_other_programs_of_the_kind_is_answered_with_what_there_is_here(
