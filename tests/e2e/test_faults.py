@@ -218,6 +218,11 @@ class Machine:
         self.name = name
         self.spec = directory / "faulty.toml"
         self.spec.write_text(spec)
+        self.has_network = "[network]" in spec
+        #: Begins each command: a network namespace in place of the machine's, in which root would make a bridge.
+        self.prefix: tuple[str, ...] = ()
+        if self.has_network and os.geteuid() == 0:
+            self.prefix = ("unshare", "--net", "sh", "-c", 'ip link set lo up; exec "$@"', "sh")
         self._calls: dict[str, list[str]] = {}
 
     def run(self, role: str, number: int, failure: str) -> tuple[Launcher, subprocess.CompletedProcess[str]]:
@@ -225,9 +230,7 @@ class Machine:
         place.mkdir()
         launcher = Launcher(place)
         command = [sys.executable, "-m", "tests.e2e.faulty", role, str(number), failure, "up", str(self.spec)]
-        if "[network]" in self.spec.read_text() and os.geteuid() == 0:
-            # A network namespace in place of the machine's, in which root would make a bridge.
-            launcher.prefix = ("unshare", "--net", "sh", "-c", 'ip link set lo up; exec "$@"', "sh")
+        launcher.prefix = self.prefix
         command = [*launcher.prefix, *command]
         return launcher, completed(command, {**launcher.environ, "FAULTY_RECORD": str(place / "record")})
 
