@@ -42,7 +42,7 @@ def test_only_if_the_launcher_sets_forwarding_the_table_closes_it_for_others() -
 @pytest.mark.networks
 @pytest.mark.parametrize("alone", [True, False])
 def test_nft_accepts_the_table(alone: bool) -> None:
-    command = ["unshare", "--user", "--map-root-user", "--net", "nft", "--check", "--file", "-"]
+    command = ["unshare", "--user", "--map-root-user", "--net", "/usr/sbin/nft", "--check", "--file", "-"]
     done = subprocess.run(
         command,
         input=table_rules(SUBNET, alone=alone),
