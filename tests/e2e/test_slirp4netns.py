@@ -87,7 +87,7 @@ def test_the_program_reaches_other_machines_over_ipv4_only(launcher: Launcher, a
 @pytest.mark.root
 def test_root_of_the_machine_publishes_a_port(launcher: Launcher) -> None:
     """slirp4netns is not root of the machine then, but the root of the sandbox."""
-    script = 'mount --bind /dev/null /usr/bin/pasta && exec "$@"'
+    script = 'for hidden in /usr/bin/pasta /usr/sbin/nft; do mount --bind /dev/null $hidden; done; exec "$@"'
     launcher.prefix = ("unshare", "--mount", "sh", "-c", script, "sh")
     spec = '[sandbox]\nname = "web"\n' + HOST_ROOT + '[network]\nmode = "private"\nports = ["0:80"]\n'
     with serving(launcher, None, spec, 80) as process:
